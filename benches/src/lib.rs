@@ -1,0 +1,1 @@
+//! Benchmarks of `tower-quota` beside its peers; see the bench targets.

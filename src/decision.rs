@@ -1,0 +1,137 @@
+//! Demands, and what is decided about them: pure values, no clock, no I/O.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limit::Limit;
+use crate::resource::{ResourceId, ResourceType};
+use crate::workspace::WorkspaceId;
+
+/// Units of one resource type that a request may turn into rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Demand {
+    /// Of what.
+    pub resource: ResourceId,
+    /// How many rows at most.
+    pub units: u64,
+}
+
+impl Demand {
+    /// A demand for `units` rows of `resource`.
+    pub const fn new(resource: ResourceId, units: u64) -> Self {
+        Self { resource, units }
+    }
+
+    /// A demand for one row of `resource`.
+    pub const fn one(resource: ResourceId) -> Self {
+        Self::new(resource, 1)
+    }
+}
+
+/// How many rows there are, beside how many there may be.
+///
+/// ```
+/// use tower_quota::{Limit, Usage};
+///
+/// let usage = Usage { current: 45, limit: Limit::of(50) };
+/// assert_eq!((usage.percent(), usage.remaining()), (90, Some(5)));
+/// assert!(!usage.would_exceed(5) && usage.would_exceed(6));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Rows that exist.
+    pub current: u64,
+    /// The limit in force.
+    pub limit: Limit,
+}
+
+impl Usage {
+    /// Usage in whole percent of the limit, rounded down: 100 appears only at the limit or above it. A limit of 0 is
+    /// always 100, unlimited is always 0.
+    pub fn percent(self) -> u64 {
+        match self.limit.rows() {
+            None => 0,
+            Some(0) => 100,
+            Some(limit) => {
+                let percent = u128::from(self.current) * 100 / u128::from(limit);
+                u64::try_from(percent).unwrap_or(u64::MAX)
+            }
+        }
+    }
+
+    /// How many more rows the limit allows; `None` without a limit, 0 at the limit and above it.
+    pub fn remaining(self) -> Option<u64> {
+        self.limit.rows().map(|limit| limit.saturating_sub(self.current))
+    }
+
+    /// Whether `units` more rows would be over the limit.
+    pub fn would_exceed(self, units: u64) -> bool {
+        self.remaining().is_some_and(|remaining| units > remaining)
+    }
+}
+
+/// Why a demand was refused, with the evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// Whose limit it is.
+    pub workspace: WorkspaceId,
+    /// What was asked for.
+    pub resource: Arc<ResourceType>,
+    /// Rows that exist, by a count made in this decision.
+    pub current_usage: u64,
+    /// The limit in force.
+    pub limit: u64,
+    /// Units asked for.
+    pub requested: u64,
+    /// Units that are left, beside rows and reservations.
+    pub remaining: u64,
+    /// Units held by requests still in flight, where only those stand in the way.
+    pub reserved: Option<u64>,
+    /// When to try again, where trying again may help.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// The message of the wire contract, for example `Segment quota exceeded`.
+    pub fn message(&self) -> String {
+        format!("{} quota exceeded", self.resource.label())
+    }
+}
+
+/// An answer to "would this be allowed now?": advice, since only a reservation makes a creation safe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Check {
+    /// Rows and limit, before the demand.
+    pub usage: Usage,
+    /// Why a reservation would be refused now, in a mode that refuses; `None` when it would be granted.
+    pub refusal: Option<Refusal>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(current: u64, limit: Limit) -> Usage {
+        Usage { current, limit }
+    }
+
+    #[test]
+    fn percent_is_rounded_down_and_saturates() {
+        assert_eq!(usage(999, Limit::of(1000)).percent(), 99);
+        assert_eq!(usage(1000, Limit::of(1000)).percent(), 100);
+        assert_eq!(usage(75, Limit::of(50)).percent(), 150);
+        assert_eq!(usage(0, Limit::of(0)).percent(), 100);
+        assert_eq!(usage(u64::MAX, Limit::Unlimited).percent(), 0);
+        assert_eq!(usage(u64::MAX, Limit::of(1)).percent(), u64::MAX);
+    }
+
+    #[test]
+    fn remaining_never_wraps() {
+        assert_eq!(usage(60, Limit::of(50)).remaining(), Some(0));
+        assert!(usage(60, Limit::of(50)).would_exceed(1));
+        assert!(!usage(u64::MAX, Limit::Unlimited).would_exceed(u64::MAX));
+        assert!(usage(1, Limit::finite(Limit::MAX).unwrap()).would_exceed(u64::MAX));
+    }
+}

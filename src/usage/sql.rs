@@ -1,0 +1,6 @@
+/// stub
+#[derive(Debug)]
+pub struct SqliteUsage;
+/// stub
+#[derive(Debug)]
+pub struct SqlTable;
