@@ -28,6 +28,34 @@ impl Demand {
     }
 }
 
+/// A demand, and whether the rows it is about may exist already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Charge {
+    pub(crate) demand: Demand,
+    pub(crate) existing: Existing,
+}
+
+/// Which rows a demand is about, where an existing row costs nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// Every unit is a new row.
+    No,
+    /// The units are the rows that have these values in `column`, as far as they don't exist.
+    Rows {
+        /// The host's column.
+        column: Arc<str>,
+        /// One value per unit.
+        values: Vec<String>,
+    },
+}
+
+impl Charge {
+    /// A charge for new rows.
+    pub(crate) const fn new(resource: ResourceId, units: u64) -> Self {
+        Self { demand: Demand::new(resource, units), existing: Existing::No }
+    }
+}
+
 /// How many rows there are, beside how many there may be.
 ///
 /// ```

@@ -2,18 +2,20 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-
-type Source = Box<dyn StdError + Send + Sync>;
+use std::sync::Arc;
 
 /// What went wrong in a call to this crate.
 ///
 /// A refusal is not an error: it is [`Decision::Refused`](crate::Decision::Refused). An `Error` means that no decision
 /// could be made, or that what was asked for makes no sense. The `is_*` methods tell which, and
 /// [`source`](StdError::source) keeps what a database driver or a closure of the host said.
+///
+/// Cloning is cheap enough to tell several waiters of one failure.
+#[derive(Clone)]
 pub struct Error {
     kind: Kind,
-    message: String,
-    source: Option<Source>,
+    message: Arc<str>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,7 @@ enum Kind {
 
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into().into(), source: None }
     }
 
     /// A set-up that can't work: it says what to write instead, and is meant for the operator at start-up.
@@ -63,8 +65,8 @@ impl Error {
 
     /// Keeps the error that lies behind this one.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into().into());
         self
     }
 

@@ -3,19 +3,24 @@
 use std::future::Future;
 use std::pin::Pin;
 
+mod clock;
 mod decision;
 mod engine;
 mod error;
+mod ledger;
 mod limit;
 mod mode;
 mod problem;
 mod resource;
 mod store;
+mod sync;
 mod usage;
 mod workspace;
 
 pub use decision::{Check, Demand, Refusal, Usage};
-pub use engine::{Correction, Quota, QuotaView, Recount};
+pub use engine::{
+    Correction, Decision, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation, Settling, SettlingBarrier,
+};
 pub use error::Error;
 pub use limit::{FiniteLimit, Limit, LimitSet};
 pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource};

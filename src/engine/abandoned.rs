@@ -1,0 +1,132 @@
+//! Units whose outcome nobody told: when they are settled.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::tenant::Tenant;
+use crate::BoxFuture;
+use crate::resource::ResourceId;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+type Barrier = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Source>> + Send + Sync>;
+
+/// When no transaction of an abandoned request can commit any more.
+///
+/// A request is abandoned when its client hangs up, its handler panics, times out or answers with a server error. The
+/// handler's transaction may still commit afterwards: a driver sends a `COMMIT` and its caller is dropped before the
+/// answer comes. Until that can't happen any more, the request's units stay taken.
+#[derive(Clone)]
+pub enum Settling {
+    /// After this time, which the database must enforce: no shorter than the sum of its time-outs for a statement, a
+    /// lock and an idle transaction.
+    After(Duration),
+    /// When a closure has returned; see [`Settling::barrier`].
+    Barrier(SettlingBarrier),
+}
+
+/// The closure of a [`Settling::Barrier`].
+#[derive(Clone)]
+pub struct SettlingBarrier(Barrier);
+
+impl Settling {
+    /// Settles abandoned units when `barrier` has returned `Ok`, called after they were abandoned: it proves that all
+    /// that was sent to the database before has ended. For an embedded SQLite database to which one pooled connection
+    /// writes, taking that connection from the pool is such a proof.
+    ///
+    /// ```
+    /// use tower_quota::Settling;
+    /// # #[derive(Clone)] struct Pool; impl Pool { async fn acquire(&self) -> Result<(), std::io::Error> { Ok(()) } }
+    /// # let writer = Pool;
+    /// let settling = Settling::barrier(move || {
+    ///     let writer = writer.clone();
+    ///     async move { writer.acquire().await.map(drop) }
+    /// });
+    /// # let _ = settling;
+    /// ```
+    pub fn barrier<F, Fut, E>(barrier: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Source>,
+    {
+        Self::Barrier(SettlingBarrier(Arc::new(move || {
+            let passed = barrier();
+            Box::pin(async move { passed.await.map_err(Into::into) })
+        })))
+    }
+}
+
+impl Default for Settling {
+    /// Ten seconds: twice the time for which SQLite drivers wait for a lock by default.
+    fn default() -> Self {
+        Self::After(Duration::from_secs(10))
+    }
+}
+
+impl fmt::Debug for Settling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(time) => f.debug_tuple("After").field(time).finish(),
+            Self::Barrier(barrier) => barrier.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for SettlingBarrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Barrier")
+    }
+}
+
+/// Units whose request is gone.
+#[derive(Debug)]
+pub(crate) struct Abandoned {
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) resource: ResourceId,
+    pub(crate) units: u64,
+    pub(crate) since: Instant,
+}
+
+impl Abandoned {
+    /// No commit is possible any more: the units count as rows until the next count tells.
+    fn settle(self) {
+        if let Some(key) = self.tenant.key(self.resource) {
+            key.wake_if(key.cell.post(self.units));
+        }
+    }
+}
+
+/// Settles abandoned units, in the order in which they came, until the engine is gone.
+pub(crate) async fn settle(mut abandoned: mpsc::UnboundedReceiver<Abandoned>, settling: Settling) {
+    const BATCH: usize = 1024;
+    let mut batch = Vec::new();
+    while abandoned.recv_many(&mut batch, BATCH).await > 0 {
+        match &settling {
+            Settling::After(time) => {
+                for unit in batch.drain(..) {
+                    sleep_until(unit.since + *time).await;
+                    unit.settle();
+                }
+            }
+            Settling::Barrier(SettlingBarrier(barrier)) => {
+                pass(barrier).await;
+                batch.drain(..).for_each(Abandoned::settle);
+            }
+        }
+    }
+}
+
+async fn pass(barrier: &Barrier) {
+    const LONGEST: Duration = Duration::from_secs(5);
+    let mut pause = Duration::from_millis(20);
+    while let Err(error) = barrier().await {
+        tracing::warn!(error = %error, "abandoned units stay taken: the barrier failed, and is tried again");
+        sleep(pause).await;
+        pause = LONGEST.min(pause * 2);
+    }
+}

@@ -1,0 +1,167 @@
+//! How an engine is set up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::abandoned::{Settling, settle};
+use super::{Inner, ModeCell, Quota, Tenants, maintain};
+use crate::clock::CoarseClock;
+use crate::error::Error;
+use crate::mode::{EnforcementMode, ModeSource};
+use crate::resource::ResourceCatalog;
+use crate::store::QuotaStore;
+use crate::usage::UsageSource;
+use crate::workspace::WorkspaceFormat;
+
+/// What happens to a workspace that has no quota record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Provisioning {
+    /// The catalog's defaults are in force, and the record is made when it is first read or changed.
+    #[default]
+    Automatic,
+    /// Nothing is decided: [`Error::is_not_found`], `QUOTA_NOT_FOUND` over HTTP. A `PUT` makes the record.
+    Explicit,
+}
+
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) provisioning: Provisioning,
+    pub(crate) workspace_format: WorkspaceFormat,
+    pub(crate) refresh_after: Duration,
+    pub(crate) max_wait: Duration,
+    pub(crate) io_timeout: Duration,
+}
+
+/// Builds a [`Quota`].
+#[must_use]
+pub struct QuotaBuilder {
+    catalog: ResourceCatalog,
+    store: Option<Arc<dyn QuotaStore>>,
+    usage: Option<Arc<dyn UsageSource>>,
+    mode: Option<EnforcementMode>,
+    settling: Settling,
+    capacity: u64,
+    config: Config,
+}
+
+impl QuotaBuilder {
+    pub(super) fn new(catalog: ResourceCatalog) -> Self {
+        Self {
+            catalog,
+            store: None,
+            usage: None,
+            mode: None,
+            settling: Settling::default(),
+            capacity: 100_000,
+            config: Config {
+                provisioning: Provisioning::default(),
+                workspace_format: WorkspaceFormat::default(),
+                refresh_after: Duration::from_secs(60),
+                max_wait: Duration::from_secs(1),
+                io_timeout: Duration::from_secs(5),
+            },
+        }
+    }
+
+    /// Where quota records are kept. Required.
+    pub fn store(mut self, store: impl QuotaStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// How rows are counted. Required.
+    pub fn usage(mut self, usage: impl UsageSource) -> Self {
+        self.usage = Some(Arc::new(usage));
+        self
+    }
+
+    /// The enforcement mode. Without it, `QUOTA_ENFORCEMENT_MODE` decides, and where that isn't set, `enforce`.
+    pub fn mode(mut self, mode: EnforcementMode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// When abandoned units are settled; ten seconds after by default.
+    pub fn settling(mut self, settling: Settling) -> Self {
+        self.settling = settling;
+        self
+    }
+
+    /// What happens to a workspace that has no record.
+    pub fn provisioning(mut self, provisioning: Provisioning) -> Self {
+        self.config.provisioning = provisioning;
+        self
+    }
+
+    /// Which spellings name the same workspace; byte for byte by default.
+    pub fn workspace_format(mut self, format: WorkspaceFormat) -> Self {
+        self.config.workspace_format = format;
+        self
+    }
+
+    /// How many workspaces are kept in memory, beside those that have requests in flight; 100,000 by default.
+    pub fn capacity(mut self, workspaces: u64) -> Self {
+        self.capacity = workspaces;
+        self
+    }
+
+    /// After what time limits are read and rows are counted again while a workspace is in use, to see what changed
+    /// around the engine; a minute by default. Requests go on meanwhile with what is known, up to twice this age.
+    pub fn refresh_after(mut self, time: Duration) -> Self {
+        self.config.refresh_after = time;
+        self
+    }
+
+    /// How long a request waits where only requests in flight stand in its way; a second by default.
+    pub fn max_wait(mut self, time: Duration) -> Self {
+        self.config.max_wait = time;
+        self
+    }
+
+    /// How long one call of the store or one count may take; five seconds by default.
+    pub fn io_timeout(mut self, time: Duration) -> Self {
+        self.config.io_timeout = time;
+        self
+    }
+
+    /// Builds the engine and starts its two background tasks, which end with its last clone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] when the store or the usage source is missing, when `QUOTA_ENFORCEMENT_MODE` is none of the
+    /// four modes, when a time is zero, or outside a tokio runtime.
+    pub fn build(self) -> Result<Quota, Error> {
+        let store = self.store.ok_or_else(|| Error::config("the quota needs a store: call `store` on its builder"))?;
+        let usage = self.usage.ok_or_else(|| Error::config("the quota needs counts: call `usage` on its builder"))?;
+        let times = [
+            ("refresh_after", self.config.refresh_after),
+            ("max_wait", self.config.max_wait),
+            ("io_timeout", self.config.io_timeout),
+        ];
+        if let Some((name, _)) = times.iter().find(|(_, time)| time.is_zero()) {
+            return Err(Error::config(format!("`{name}` can't be zero")));
+        }
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|error| Error::config("build the quota inside a tokio runtime").with_source(error))?;
+        let (mode, source) = match (self.mode, EnforcementMode::from_env()?) {
+            (Some(mode), _) => (mode, ModeSource::Code),
+            (None, Some(mode)) => (mode, ModeSource::Environment),
+            (None, None) => (EnforcementMode::default(), ModeSource::Default),
+        };
+        let (abandon, abandoned) = mpsc::unbounded_channel();
+        let inner = Arc::new(Inner {
+            tenants: Tenants::new(self.capacity, self.catalog.len(), abandon),
+            catalog: self.catalog,
+            store,
+            usage,
+            mode: ModeCell::new(mode, source),
+            clock: CoarseClock::new(),
+            config: self.config,
+        });
+        runtime.spawn(settle(abandoned, self.settling));
+        runtime.spawn(maintain(Arc::downgrade(&inner)));
+        Ok(Quota(inner))
+    }
+}

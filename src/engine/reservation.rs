@@ -1,0 +1,219 @@
+//! What a granted demand is: units that are the caller's until it tells how they ended.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::abandoned::Abandoned;
+use super::tenant::{Key, Tenant};
+use crate::decision::Refusal;
+use crate::resource::ResourceId;
+use crate::workspace::WorkspaceId;
+
+/// Units of one key, held.
+///
+/// Ends exactly once: by one of its methods, or by being dropped, which gives the units back if nobody could have
+/// used them yet, and hands them to the settling of abandoned units otherwise.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    // `None` once it has ended.
+    tenant: Option<Arc<Tenant>>,
+    resource: ResourceId,
+    units: u64,
+    kind: Kind,
+    begun: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Create,
+    /// Rows that existed when the edit began; remembers how many counts had been applied by then.
+    Edit {
+        counts: u64,
+    },
+}
+
+impl Unit {
+    /// `units` that the caller has taken from the key.
+    pub(crate) fn taken(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
+        Self { tenant: Some(tenant), resource, units, kind: Kind::Create, begun: false }
+    }
+
+    /// Keeps `edits` of the units for rows that exist: as an edit, they cost nothing. The others go back.
+    pub(crate) fn split_edit(mut self, edits: u64, counts: u64) -> Self {
+        let (units, tenant) = (self.units, self.tenant.clone());
+        if let Some(key) = tenant.as_ref().and_then(|tenant| tenant.key(self.resource)) {
+            key.wake_if(key.cell.give_back(units.saturating_sub(edits)));
+        }
+        self.tenant = None;
+        Self { tenant, resource: self.resource, units: edits, kind: Kind::Edit { counts }, begun: false }
+    }
+
+    pub(crate) fn resource(&self) -> ResourceId {
+        self.resource
+    }
+
+    /// How many units.
+    pub(crate) fn len(&self) -> u64 {
+        self.units
+    }
+
+    fn end(&mut self, end: impl FnOnce(&Key) -> bool) {
+        let Some(tenant) = self.tenant.take() else { return };
+        if let Some(key) = tenant.key(self.resource) {
+            key.wake_if(end(key));
+        }
+    }
+
+    fn post(mut self) {
+        let (units, kind) = (self.units, self.kind);
+        self.end(|key| match kind {
+            Kind::Create => key.cell.post(units),
+            Kind::Edit { counts } => key.cell.end_edit(units, counts),
+        });
+    }
+
+    fn void(mut self) {
+        let units = self.units;
+        self.end(|key| key.cell.give_back(units));
+    }
+
+    /// `rows` of the units became rows; the others can't any more.
+    fn post_some(&mut self, rows: u64) {
+        let (rows, units, kind) = (rows.min(self.units), self.units, self.kind);
+        self.end(|key| match kind {
+            Kind::Create => {
+                let heard = key.cell.post(rows);
+                key.cell.give_back(units - rows) || heard
+            }
+            Kind::Edit { counts } => key.cell.end_edit(units, counts),
+        });
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        let (units, resource, begun) = (self.units, self.resource, self.begun);
+        if !begun {
+            return self.end(|key| key.cell.give_back(units));
+        }
+        let Some(tenant) = self.tenant.take() else { return };
+        let abandoned = tenant.abandoned.clone();
+        // The receiver is gone only when the engine is, and its ledger with it.
+        let _ = abandoned.send(Abandoned { tenant, resource, units, since: Instant::now() });
+    }
+}
+
+/// The units of a request, most often of one key.
+#[derive(Debug, Default)]
+pub(crate) enum Units {
+    #[default]
+    None,
+    One(Unit),
+    Many(Vec<Unit>),
+}
+
+impl Units {
+    pub(crate) fn push(&mut self, unit: Unit) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(unit),
+            Self::One(first) => Self::Many(vec![first, unit]),
+            Self::Many(mut units) => {
+                units.push(unit);
+                Self::Many(units)
+            }
+        };
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Unit] {
+        match self {
+            Self::None => &[],
+            Self::One(unit) => std::slice::from_ref(unit),
+            Self::Many(units) => units,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Unit] {
+        match self {
+            Self::None => &mut [],
+            Self::One(unit) => std::slice::from_mut(unit),
+            Self::Many(units) => units,
+        }
+    }
+
+    fn for_each(self, end: impl Fn(Unit)) {
+        match self {
+            Self::None => {}
+            Self::One(unit) => end(unit),
+            Self::Many(units) => units.into_iter().for_each(end),
+        }
+    }
+}
+
+/// Units that may be turned into rows.
+///
+/// It ends exactly once. [`post`](Self::post) it when the rows exist, [`void`](Self::void) it when no transaction that
+/// would make them can still begin or commit. Dropped, its outcome is *unknown*: the units stay taken until the
+/// engine's [`Settling`](crate::Settling) says that no abandoned transaction can commit any more, and a count then tells
+/// how many rows there are. So a dropped reservation costs time, and never a row too many.
+///
+/// Drop the transaction before the reservation: declare the reservation first.
+#[must_use = "a reservation that is dropped counts as abandoned"]
+pub struct Reservation {
+    units: Units,
+    warnings: Vec<Refusal>,
+}
+
+impl Reservation {
+    pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
+        Self { units, warnings }
+    }
+
+    /// From now on a transaction may make rows: to be dropped is no longer to be void.
+    pub(crate) fn begin(&mut self) {
+        for unit in self.units.as_mut_slice() {
+            unit.begun = true;
+        }
+    }
+
+    /// All rows exist.
+    pub fn post(self) {
+        self.units.for_each(Unit::post);
+    }
+
+    /// No row exists, and none can come to exist.
+    pub fn void(self) {
+        self.units.for_each(Unit::void);
+    }
+
+    /// `rows` of `resource` exist, and no more can come to exist; call it for each resource type that was reserved,
+    /// those that it was not called for end with the reservation.
+    pub fn post_some(&mut self, resource: ResourceId, rows: u64) {
+        for unit in self.units.as_mut_slice().iter_mut().filter(|unit| unit.resource == resource) {
+            unit.post_some(rows);
+        }
+    }
+
+    /// What was over the limit, in a mode that lets it pass.
+    pub fn warnings(&self) -> &[Refusal] {
+        &self.warnings
+    }
+
+    pub(crate) fn units(&self) -> &[Unit] {
+        self.units.as_slice()
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units: Vec<_> = self.units().iter().map(|unit| (unit.resource, unit.units)).collect();
+        f.debug_struct("Reservation").field("units", &units).field("warnings", &self.warnings).finish()
+    }
+}
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tenant").field(&self.id as &WorkspaceId).finish()
+    }
+}

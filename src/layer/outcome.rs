@@ -1,0 +1,178 @@
+//! What a response says about the rows that the request was to create.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::answer::{rate_limit_headers, warning_header};
+use super::body::ResponseBody;
+use crate::engine::{Inner, Reservation};
+use crate::resource::ResourceId;
+use crate::workspace::WorkspaceId;
+
+/// How a reservation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The rows exist.
+    Posted,
+    /// No row exists, and none can come to exist.
+    Voided,
+    /// Nobody can tell yet.
+    Unknown,
+}
+
+/// nginx's status for a client that closed the connection.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+impl Outcome {
+    fn of_status(status: StatusCode) -> Self {
+        match status {
+            _ if status.is_success() => Self::Posted,
+            // A handler that was cut off by a time-out may have made its rows.
+            StatusCode::REQUEST_TIMEOUT => Self::Unknown,
+            _ if status.as_u16() == CLIENT_CLOSED_REQUEST => Self::Unknown,
+            _ if status.is_client_error() => Self::Voided,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The outcome that gRPC headers or trailers tell; `None` when they have no `grpc-status`.
+pub(super) fn grpc_outcome(headers: &HeaderMap) -> Option<Outcome> {
+    let status = headers.get("grpc-status")?;
+    Some(match status.as_bytes() {
+        // OK
+        b"0" => Outcome::Posted,
+        // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
+        // OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED: the server refused the call.
+        b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"11" | b"12" | b"16" => Outcome::Voided,
+        _ => Outcome::Unknown,
+    })
+}
+
+/// Whether a message is gRPC's, by its content type.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
+    let Some(rest) = content_type.as_bytes().strip_prefix(b"application/grpc") else { return false };
+    // `application/grpc-web` has its trailers inside the body, where nobody else reads them.
+    matches!(rest.first(), None | Some(b'+' | b';'))
+}
+
+/// What is left to do for a request once its outcome is known.
+#[derive(Debug)]
+pub(super) struct Pending {
+    reservation: Reservation,
+    after: Option<After>,
+    headers: bool,
+}
+
+/// What else the engine is told after a success.
+pub(super) struct After {
+    pub(super) quota: Arc<Inner>,
+    pub(super) workspace: WorkspaceId,
+    pub(super) resources: Vec<ResourceId>,
+    pub(super) what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Rows were deleted.
+    Deleted,
+    /// Only a count tells how many rows were made.
+    Count,
+}
+
+impl Pending {
+    pub(super) fn new(reservation: Reservation, after: Option<After>, headers: bool) -> Self {
+        Self { reservation, after, headers }
+    }
+
+    /// From now on the handler may create rows.
+    pub(super) fn begin(&mut self) {
+        self.reservation.begin();
+    }
+
+    pub(super) fn end(self, outcome: Outcome) {
+        match outcome {
+            Outcome::Posted => {
+                self.reservation.post();
+                if let Some(after) = self.after {
+                    after.tell();
+                }
+            }
+            Outcome::Voided => self.reservation.void(),
+            // Dropped, the reservation is settled as abandoned.
+            Outcome::Unknown => drop(self.reservation),
+        }
+    }
+
+    /// Settles the request by its response, or by the trailers that are still to come.
+    pub(super) fn settle<B>(self, response: Response<B>) -> Response<ResponseBody<B>> {
+        let (mut parts, body) = response.into_parts();
+        if let Some(warning) = warning_header(self.reservation.warnings()) {
+            parts.headers.insert(HeaderName::from_static("quota-warning"), warning);
+        }
+        if self.headers {
+            rate_limit_headers(&mut parts.headers, &self.reservation);
+        }
+        if parts.status == StatusCode::OK && is_grpc(&parts.headers) {
+            let Some(outcome) = grpc_outcome(&parts.headers) else {
+                return Response::from_parts(parts, ResponseBody::watched(body, self));
+            };
+            self.end(outcome);
+        } else {
+            self.end(Outcome::of_status(parts.status));
+        }
+        Response::from_parts(parts, ResponseBody::passed(body))
+    }
+}
+
+impl After {
+    fn tell(self) {
+        match self.what {
+            What::Deleted => self.quota.deleted(self.workspace.as_str(), self.resources.into_iter()),
+            What::Count => self.quota.count_behind(&self.workspace),
+        }
+    }
+}
+
+impl std::fmt::Debug for After {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("After").field("what", &self.what).finish_non_exhaustive()
+    }
+}
+
+/// For header values that are made of numbers and checked identifiers.
+pub(super) fn header_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses() {
+        let outcome = |status| Outcome::of_status(StatusCode::from_u16(status).unwrap());
+        for status in [200, 201, 202, 204, 299] {
+            assert_eq!(outcome(status), Outcome::Posted, "{status}");
+        }
+        for status in [400, 401, 404, 409, 422, 429] {
+            assert_eq!(outcome(status), Outcome::Voided, "{status}");
+        }
+        for status in [101, 303, 408, 499, 500, 502, 503, 504, 599] {
+            assert_eq!(outcome(status), Outcome::Unknown, "{status}");
+        }
+    }
+
+    #[test]
+    fn grpc_messages() {
+        let named = |content_type: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            is_grpc(&headers)
+        };
+        assert!(named("application/grpc") && named("application/grpc+proto") && named("application/grpc;x=y"));
+        assert!(!named("application/grpc-web+proto") && !named("application/json"));
+    }
+}

@@ -1,0 +1,172 @@
+//! Request bodies that are read before the inner service sees them.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use pin_project::pin_project;
+
+use crate::problem::{ErrorCode, Problem};
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// How a [`QuotaLayer`](crate::QuotaLayer) treats request bodies; the type parameter of the layer and its service.
+///
+/// Implemented by [`Untouched`], [`Replayed`] and, with feature `axum`, `AxumBody`.
+pub trait BodyMode<B>: sealed::Sealed {
+    /// The body that the inner service takes.
+    type Body;
+
+    /// Hands on a body that nobody read.
+    fn pass(body: B) -> Self::Body;
+
+    /// Reads a body of at most `cap` bytes, and makes it whole again.
+    ///
+    /// # Errors
+    ///
+    /// 413 when it is longer, 400 when it breaks off.
+    fn read(body: B, cap: usize) -> impl Future<Output = Result<(Bytes, Self::Body), Problem>> + Send;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Untouched {}
+    impl Sealed for super::Replayed {}
+    #[cfg(feature = "axum")]
+    impl Sealed for super::AxumBody {}
+}
+
+/// Request bodies are never read, and keep their type.
+#[derive(Debug, Clone, Copy)]
+pub enum Untouched {}
+
+/// Request bodies that a rule needs are read; the inner service takes a [`RequestBody`].
+#[derive(Debug, Clone, Copy)]
+pub enum Replayed {}
+
+/// Request bodies that a rule needs are read; the inner service takes axum's own body type.
+#[cfg(feature = "axum")]
+#[derive(Debug, Clone, Copy)]
+pub enum AxumBody {}
+
+impl<B: Send> BodyMode<B> for Untouched {
+    type Body = B;
+
+    fn pass(body: B) -> B {
+        body
+    }
+
+    async fn read(body: B, _cap: usize) -> Result<(Bytes, B), Problem> {
+        // `QuotaLayer::new` takes no map that asks for this; a rule that did would find all fields absent.
+        Ok((Bytes::new(), body))
+    }
+}
+
+impl<B> BodyMode<B> for Replayed
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    type Body = RequestBody<B>;
+
+    fn pass(body: B) -> RequestBody<B> {
+        RequestBody(Inner::Untouched(body))
+    }
+
+    async fn read(body: B, cap: usize) -> Result<(Bytes, RequestBody<B>), Problem> {
+        let (data, trailers) = collect(body, cap).await?;
+        Ok((data.clone(), RequestBody(Inner::Replayed { data: Some(data).filter(|data| !data.is_empty()), trailers })))
+    }
+}
+
+#[cfg(feature = "axum")]
+impl BodyMode<axum::body::Body> for AxumBody {
+    type Body = axum::body::Body;
+
+    fn pass(body: axum::body::Body) -> axum::body::Body {
+        body
+    }
+
+    async fn read(body: axum::body::Body, cap: usize) -> Result<(Bytes, axum::body::Body), Problem> {
+        let (data, body) = Replayed::read(body, cap).await?;
+        Ok((data, axum::body::Body::new(body)))
+    }
+}
+
+async fn collect<B>(body: B, cap: usize) -> Result<(Bytes, Option<HeaderMap>), Problem>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let too_large = || {
+        let message = format!("the body is larger than {cap} bytes, the most that this route's quota rule reads");
+        Problem::new(ErrorCode::PayloadTooLarge, message)
+    };
+    if usize::try_from(body.size_hint().lower()).map_or(true, |least| least > cap) {
+        return Err(too_large());
+    }
+    match Limited::new(body, cap).collect().await {
+        Ok(collected) => {
+            let trailers = collected.trailers().cloned();
+            Ok((collected.to_bytes(), trailers))
+        }
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Problem::new(ErrorCode::InvalidRequest, "the body broke off before its end; send it whole")),
+    }
+}
+
+/// The request body of an inner service behind [`QuotaLayer::reading_bodies`](crate::QuotaLayer::reading_bodies):
+/// the same bytes and trailers, whether they were read before or not.
+#[pin_project]
+pub struct RequestBody<B>(#[pin] Inner<B>);
+
+#[pin_project(project = InnerProjection)]
+enum Inner<B> {
+    Untouched(#[pin] B),
+    Replayed { data: Option<Bytes>, trailers: Option<HeaderMap> },
+}
+
+impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(match self.project().0.project() {
+            InnerProjection::Untouched(body) => ready!(body.poll_frame(context)),
+            InnerProjection::Replayed { data, trailers } => {
+                data.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers)).map(Ok)
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Untouched(body) => body.is_end_stream(),
+            Inner::Replayed { data, trailers } => data.is_none() && trailers.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Untouched(body) => body.size_hint(),
+            Inner::Replayed { data, .. } => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+}
+
+impl<B> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
+}

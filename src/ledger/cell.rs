@@ -1,0 +1,358 @@
+//! One key: its state, its pool of units, and the queue of those who wait for a count.
+
+use std::collections::VecDeque;
+
+use super::key::{KeyState, Mark};
+use super::pool::Pool;
+use crate::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A key at the memory authority. `W` stands for whoever waits; the cell itself neither waits nor wakes.
+///
+/// The pool is open only while nobody waits, so that late-comers can't overtake the queue. Whatever changes the state
+/// takes the lock, closes the pool and so brings its contents into the state, and opens it again with all headroom.
+#[derive(Debug)]
+pub(crate) struct Cell<W> {
+    pool: Pool,
+    ledger: Mutex<Ledger<W>>,
+}
+
+#[derive(Debug)]
+struct Ledger<W> {
+    key: KeyState,
+    limit: Option<u64>,
+    /// In order of arrival, which is the order of service.
+    queue: VecDeque<Waiting<W>>,
+    /// A resolver is at work on the queue.
+    resolving: bool,
+    /// Something happened since the last count began that may change the queue's fate.
+    changed: bool,
+    /// Nothing is granted any more: the key lives on in another cell.
+    retired: bool,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    units: u64,
+    who: W,
+    /// A count that began after this arrival has been applied.
+    counted: bool,
+}
+
+/// The answer to a demand that the pool could not meet at once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// The units are the caller's.
+    Granted,
+    /// The caller is in the queue. With `resolve`, it must see to it that somebody resolves the queue.
+    Queued {
+        /// No resolver is at work.
+        resolve: bool,
+    },
+    /// The cell is out of use: look the key up again.
+    Retired,
+}
+
+/// The end of somebody's waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The units are the waiter's.
+    Granted,
+    /// Rows and demand together are over the limit.
+    Over(Standing),
+    /// Rows and demand fit, but units of others are in the way.
+    Blocked(Standing),
+}
+
+/// Where a key stands: the evidence of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Rows by the last count, and those posted since.
+    pub(crate) rows: u64,
+    /// Units that requests in flight may still turn into rows.
+    pub(crate) reserved: u64,
+    /// The limit in force; `None` is unlimited.
+    pub(crate) limit: Option<u64>,
+    /// Units that could be granted.
+    pub(crate) remaining: u64,
+}
+
+/// A count in the making.
+#[derive(Debug)]
+pub(crate) struct Round {
+    mark: Mark,
+    /// The limit when the count began: counting may stop above it.
+    pub(crate) limit: Option<u64>,
+}
+
+/// What a resolver has to do next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The queue is empty, and the resolver is discharged.
+    Done,
+    /// Count the rows.
+    Count(Round),
+    /// Wait until something changes, or until the patience of the first in the queue is at its end.
+    Wait,
+}
+
+impl<W> Cell<W> {
+    /// A key of which nothing is known but its limit.
+    pub(crate) fn new(limit: Option<u64>) -> Self {
+        let ledger = Ledger {
+            key: KeyState::default(),
+            limit,
+            queue: VecDeque::new(),
+            resolving: false,
+            changed: false,
+            retired: false,
+        };
+        Self { pool: Pool::closed(), ledger: Mutex::new(ledger) }
+    }
+
+    /// The common admission: takes `units` from the pool, and answers how many are left in it.
+    pub(crate) fn try_take(&self, units: u64) -> Option<u64> {
+        self.pool.take(units)
+    }
+
+    /// Admits `units`, or queues `who` until a count has told.
+    pub(crate) fn admit(&self, units: u64, who: W) -> Admission {
+        let mut ledger = self.collect();
+        if ledger.retired {
+            return Admission::Retired;
+        }
+        let granted = ledger.queue.is_empty() && ledger.grant(units);
+        if granted {
+            self.reopen(&mut ledger);
+            return Admission::Granted;
+        }
+        ledger.queue.push_back(Waiting { units, who, counted: false });
+        let resolve = !ledger.resolving;
+        ledger.resolving = true;
+        Admission::Queued { resolve }
+    }
+
+    /// Takes `units` past the limit, for a request that passes anyway. `false` when the cell is out of use.
+    pub(crate) fn force(&self, units: u64) -> bool {
+        let mut ledger = self.collect();
+        if ledger.retired {
+            return false;
+        }
+        ledger.key.force(units);
+        self.reopen(&mut ledger);
+        true
+    }
+
+    /// `units` became rows, or may have. `true` when a resolver waits to hear it.
+    pub(crate) fn post(&self, units: u64) -> bool {
+        !self.pool.settle(units) && self.change(|ledger| ledger.key.post(units))
+    }
+
+    /// `units` can't become rows any more. `true` when a resolver waits to hear it.
+    pub(crate) fn give_back(&self, units: u64) -> bool {
+        !self.pool.put_back(units) && self.change(|ledger| ledger.key.give_back(units))
+    }
+
+    /// How many counts have been applied so far: what an edit remembers.
+    pub(crate) fn counts(&self) -> u64 {
+        self.lock().key.applied()
+    }
+
+    /// An edit of `units` existing rows ended, that took its units when [`counts`](Self::counts) was `counts`. `true`
+    /// when a resolver waits to hear it.
+    pub(crate) fn end_edit(&self, units: u64, counts: u64) -> bool {
+        self.change(|ledger| ledger.key.end_edit(units, counts))
+    }
+
+    /// Rows were deleted, or something else happened that a new count may tell. `true` when a resolver waits to hear it.
+    pub(crate) fn touch(&self) -> bool {
+        self.change(|_| ())
+    }
+
+    /// Puts a new limit in force. `true` when a resolver waits to hear it.
+    pub(crate) fn set_limit(&self, limit: Option<u64>) -> bool {
+        self.change(|ledger| ledger.limit = limit)
+    }
+
+    /// The rows must be counted anew before anything is granted.
+    pub(crate) fn forget(&self) -> bool {
+        self.change(|ledger| ledger.key.forget())
+    }
+
+    /// The resolver is gone without an end: everybody leaves the queue unserved.
+    pub(crate) fn abort(&self) {
+        let mut ledger = self.collect();
+        ledger.queue.clear();
+        ledger.resolving = false;
+        self.reopen(&mut ledger);
+    }
+
+    /// Where the key stands; `None` before its first count.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        let mut ledger = self.collect();
+        let standing = ledger.key.believed().map(|rows| ledger.standing(rows));
+        self.reopen(&mut ledger);
+        standing
+    }
+
+    /// Units that requests in flight may still turn into rows.
+    pub(crate) fn reserved(&self) -> u64 {
+        let mut ledger = self.collect();
+        let reserved = ledger.key.leased();
+        self.reopen(&mut ledger);
+        reserved
+    }
+
+    /// Takes the mark of a count that is not the resolver's.
+    pub(crate) fn begin_count(&self) -> Round {
+        let mut ledger = self.collect();
+        let round = ledger.begin_count();
+        self.reopen(&mut ledger);
+        round
+    }
+
+    /// Applies such a count. Answers what was believed before (`None`: nothing), and whether a resolver waits to hear it.
+    pub(crate) fn finish_count(&self, round: &Round, rows: u64) -> (Option<u64>, bool) {
+        let mut believed = None;
+        let wake = self.change(|ledger| {
+            believed = ledger.key.believed();
+            ledger.key.apply(round.mark, rows);
+        });
+        (believed, wake)
+    }
+
+    /// Serves the head of the queue as far as it fits, and tells the resolver what to do next.
+    pub(crate) fn step(&self, verdicts: &mut Vec<(W, Verdict)>) -> Step {
+        let mut ledger = self.collect();
+        ledger.serve(verdicts);
+        if ledger.queue.is_empty() {
+            ledger.resolving = false;
+            self.reopen(&mut ledger);
+            return Step::Done;
+        }
+        if ledger.changed || ledger.queue.iter().any(|waiting| !waiting.counted) {
+            ledger.changed = false;
+            // These, and no later arrival, are told by the count that begins now.
+            for waiting in &mut ledger.queue {
+                waiting.counted = true;
+            }
+            let round = ledger.begin_count();
+            return Step::Count(round);
+        }
+        Step::Wait
+    }
+
+    /// Applies the resolver's count: grants in order, and refuses those for whom rows and demand are over the limit.
+    pub(crate) fn resolve(&self, round: &Round, rows: u64, verdicts: &mut Vec<(W, Verdict)>) {
+        let mut ledger = self.collect();
+        ledger.key.apply(round.mark, rows);
+        ledger.serve(verdicts);
+        let (limit, standing) = (ledger.limit, ledger.standing(rows));
+        let over = |waiting: &Waiting<W>| {
+            waiting.counted && limit.is_some_and(|limit| rows.saturating_add(waiting.units) > limit)
+        };
+        ledger.end(over, Verdict::Over(standing), verdicts);
+        ledger.serve(verdicts);
+    }
+
+    /// The resolver's count failed: those whom it should have told leave the queue.
+    pub(crate) fn fail(&self) -> Vec<W> {
+        let mut ledger = self.collect();
+        let (failed, rest) = ledger.queue.drain(..).partition::<VecDeque<_>, _>(|waiting| waiting.counted);
+        ledger.queue = rest;
+        failed.into_iter().map(|waiting| waiting.who).collect()
+    }
+
+    /// Ends the waiting of those who are `done` with it.
+    pub(crate) fn expire(&self, done: impl Fn(&W) -> bool, verdicts: &mut Vec<(W, Verdict)>) {
+        let mut ledger = self.collect();
+        let rows = ledger.key.believed().unwrap_or(0);
+        let standing = ledger.standing(rows);
+        // Whoever has not been counted for has no evidence yet, and waits for it.
+        ledger.end(|waiting| waiting.counted && done(&waiting.who), Verdict::Blocked(standing), verdicts);
+        ledger.serve(verdicts);
+    }
+
+    /// The first in the queue.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&W) -> T) -> Option<T> {
+        self.lock().queue.front().map(|waiting| look(&waiting.who))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Ledger<W>)) -> bool {
+        let mut ledger = self.collect();
+        change(&mut ledger);
+        ledger.changed = true;
+        self.reopen(&mut ledger);
+        ledger.resolving
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger<W>> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the lock and brings the pool's contents into the state.
+    fn collect(&self) -> MutexGuard<'_, Ledger<W>> {
+        let mut ledger = self.lock();
+        let contents = self.pool.close();
+        ledger.key.give_back(contents.idle);
+        ledger.key.post(contents.settled);
+        ledger
+    }
+
+    /// Opens the pool with all headroom, if nobody waits and anything may be granted at all.
+    fn reopen(&self, ledger: &mut Ledger<W>) {
+        if ledger.retired || !ledger.queue.is_empty() {
+            return;
+        }
+        if ledger.limit.is_some() && ledger.key.believed().is_none() {
+            return;
+        }
+        let lease = ledger.key.headroom(ledger.limit).min(Pool::MAX);
+        ledger.key.force(lease);
+        self.pool.open(lease);
+    }
+}
+
+impl<W> Ledger<W> {
+    fn grant(&mut self, units: u64) -> bool {
+        self.key.grant(units, self.limit)
+    }
+
+    fn begin_count(&self) -> Round {
+        Round { mark: self.key.mark(), limit: self.limit }
+    }
+
+    fn serve(&mut self, verdicts: &mut Vec<(W, Verdict)>) {
+        while let Some(first) = self.queue.pop_front() {
+            if !self.grant(first.units) {
+                self.queue.push_front(first);
+                return;
+            }
+            verdicts.push((first.who, Verdict::Granted));
+        }
+    }
+
+    fn end(&mut self, ends: impl Fn(&Waiting<W>) -> bool, verdict: Verdict, verdicts: &mut Vec<(W, Verdict)>) {
+        let (ended, rest) = self.queue.drain(..).partition::<VecDeque<_>, _>(ends);
+        self.queue = rest;
+        verdicts.extend(ended.into_iter().map(|waiting| (waiting.who, verdict)));
+    }
+
+    /// The pool is closed while this is asked, so that what is leased is held by requests in flight.
+    fn standing(&self, rows: u64) -> Standing {
+        Standing { rows, reserved: self.key.leased(), limit: self.limit, remaining: self.key.headroom(self.limit) }
+    }
+}
+
+/// Takes cells out of use, all or none: none when one of them has units out or somebody waiting.
+///
+/// Nothing else locks two cells at once, so that the order of the slice is as good as any.
+pub(crate) fn retire_all<'a, W: 'a>(cells: impl Iterator<Item = &'a Cell<W>> + Clone) -> bool {
+    let mut ledgers: Vec<_> = cells.clone().map(Cell::collect).collect();
+    let idle = ledgers.iter().all(|ledger| ledger.key.leased() == 0 && ledger.queue.is_empty() && !ledger.resolving);
+    for (cell, ledger) in cells.zip(&mut ledgers) {
+        ledger.retired |= idle;
+        cell.reopen(ledger);
+    }
+    idle
+}
