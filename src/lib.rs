@@ -31,7 +31,7 @@ pub use store::SqliteStore;
 pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};
 pub use usage::{ClosureUsage, UsageSource};
 #[cfg(feature = "sqlite")]
-pub use usage::{SqlTable, SqliteUsage};
+pub use usage::{SqlTable, SqliteUsage, SqliteUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};
 
 /// A boxed future, as the crate's object-safe traits return it.

@@ -62,6 +62,46 @@ pub enum Expect {
     Versions(Vec<u64>),
 }
 
+impl Expect {
+    /// Whether the condition holds for a record of `version`, or for a record that isn't there.
+    fn holds(&self, version: Option<u64>) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Existing => version.is_some(),
+            Self::Versions(versions) => version.is_some_and(|version| versions.contains(&version)),
+        }
+    }
+
+    /// The error for a condition that doesn't hold.
+    fn unmet(&self, workspace: &WorkspaceId) -> Error {
+        // The versions come from a caller's header, of which a message repeats a few.
+        const SHOWN: usize = 8;
+        match self {
+            Self::Anything | Self::Existing => Error::conflict(format!(
+                "the update expects a quota record of workspace {workspace:?}, and there is none"
+            )),
+            Self::Versions(versions) => {
+                let mut named: Vec<String> = versions.iter().take(SHOWN).map(u64::to_string).collect();
+                if versions.len() > SHOWN {
+                    named.push("…".to_owned());
+                }
+                Error::conflict(format!(
+                    "the update expects the quota record of workspace {workspace:?} to have version {}, and it has \
+                     another or isn't there: read it again",
+                    if named.is_empty() { "(none named)".to_owned() } else { named.join(" or ") }
+                ))
+            }
+        }
+    }
+}
+
+/// The time of a change, in whole seconds: what clients of the quota API have always been sent, and, as text of one
+/// length, what SQL can compare.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
 /// Keeps quota records.
 ///
 /// Every call is one atomic step: of two concurrent updates, the later sees what the earlier wrote. A call that fails

@@ -13,7 +13,7 @@ mod sql;
 
 pub use closure::ClosureUsage;
 #[cfg(feature = "sqlite")]
-pub use sql::{SqlTable, SqliteUsage};
+pub use sql::{SqlTable, SqliteUsage, SqliteUsageBuilder};
 
 /// Counts the rows that exist.
 ///
