@@ -299,17 +299,19 @@ impl<W> Cell<W> {
         ledger
     }
 
-    /// Opens the pool with all headroom, if nobody waits and anything may be granted at all.
+    /// Opens the pool with all headroom, if nobody waits and there is any.
+    ///
+    /// Without headroom it stays closed: the bound may be over the limit, and units that are given back must not go
+    /// round again.
     fn reopen(&self, ledger: &mut Ledger<W>) {
         if ledger.retired || !ledger.queue.is_empty() {
             return;
         }
-        if ledger.limit.is_some() && ledger.key.believed().is_none() {
-            return;
-        }
         let lease = ledger.key.headroom(ledger.limit).min(Pool::MAX);
-        ledger.key.force(lease);
-        self.pool.open(lease);
+        if lease > 0 {
+            ledger.key.force(lease);
+            self.pool.open(lease);
+        }
     }
 }
 

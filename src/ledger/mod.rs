@@ -15,5 +15,6 @@ mod key;
 mod pool;
 
 pub(crate) use cell::{Admission, Cell, Round, Standing, Step, Verdict, retire_all};
-pub(crate) use key::{KeyState, Mark};
-pub(crate) use pool::Pool;
+
+#[cfg(test)]
+mod tests;
