@@ -12,6 +12,7 @@ mod limit;
 mod mode;
 mod problem;
 mod resource;
+mod rules;
 mod store;
 mod sync;
 mod usage;
@@ -26,6 +27,10 @@ pub use limit::{FiniteLimit, Limit, LimitSet};
 pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource};
 pub use problem::{ErrorCode, Problem, ProblemFormat};
 pub use resource::{ResourceCatalog, ResourceCatalogBuilder, ResourceId, ResourceSpec, ResourceType};
+pub use rules::{
+    Amount, Charge, Decoding, Direct, Existing, MappedRule, Match, OnFailure, Operation, PathReading, Predicate, Probe,
+    Resolved, ResolvedCharge, RouteMap, RouteMapBuilder, Rule, WorkspaceClaim, WorkspaceResolver, WorkspaceSource,
+};
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};

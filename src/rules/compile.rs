@@ -1,0 +1,272 @@
+//! From a rule as it is written to a rule as it is applied; everything that can't work is found here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::Method;
+
+use super::path::{PathReading, Template};
+use super::resolve::{Existing, ResolvedCharge, merge};
+use super::rule::{
+    Amount, Charge, OnFailure, Operation, Predicate, Probe, ProbeSource, Resource, Rule, WorkspaceSource,
+};
+use crate::error::Error;
+use crate::resource::{ResourceCatalog, ResourceId, check_identifier};
+
+/// What holds for all rules of a map that don't say otherwise.
+#[derive(Debug, Clone)]
+pub(super) struct Defaults {
+    pub(super) reading: PathReading,
+    pub(super) workspace: Vec<WorkspaceSource>,
+    pub(super) body_cap: usize,
+}
+
+/// A rule of a [`RouteMap`](super::RouteMap).
+#[derive(Debug)]
+pub struct MappedRule {
+    name: Arc<str>,
+    operation: Operation,
+    on_failure: OnFailure,
+    body_cap: usize,
+    charges_read_body: bool,
+    pub(super) workspace: Vec<WorkspaceSource>,
+    pub(super) charges: Vec<MappedCharge>,
+    pub(super) templates: Vec<Template>,
+    pub(super) direct: Option<DirectPlan>,
+}
+
+/// For a rule that needs only the path: all that can be known before there is a request.
+#[derive(Debug)]
+pub(super) struct DirectPlan {
+    pub(super) param: String,
+    pub(super) charges: Vec<ResolvedCharge>,
+}
+
+#[derive(Debug)]
+pub(super) struct MappedCharge {
+    pub(super) resource: MappedResource,
+    pub(super) amount: Amount,
+    pub(super) when: Vec<Predicate>,
+    pub(super) probes: Vec<Probe>,
+}
+
+#[derive(Debug)]
+pub(super) enum MappedResource {
+    Fixed(ResourceId),
+    Chosen { field: String, values: BTreeMap<String, ResourceId> },
+}
+
+impl MappedRule {
+    /// The name, for log lines and metrics.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its requests do. Those of an [`Operation::Ignore`] rule are not to be resolved.
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// What happens to its requests when the quota can't be checked.
+    pub fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    /// The longest body that may be read for it, in bytes.
+    pub fn body_cap(&self) -> usize {
+        self.body_cap
+    }
+
+    /// Whether [`Match::resolve`](super::Match::resolve) wants the body.
+    pub fn needs_body(&self) -> bool {
+        self.charges_read_body || self.workspace.iter().any(|source| matches!(source, WorkspaceSource::Body(_)))
+    }
+
+    /// Whether it wants the body even where a trusted source has named the workspace.
+    pub(super) fn charges_read_body(&self) -> bool {
+        self.charges_read_body
+    }
+
+    pub(super) fn compile(rule: Rule, catalog: &ResourceCatalog, defaults: &Defaults) -> Result<Self, String> {
+        if rule.name.is_empty() {
+            return Err("a rule needs a name".into());
+        }
+        for method in &rule.methods {
+            if matches!(*method, Method::OPTIONS | Method::HEAD) {
+                return Err(format!("{method} creates nothing and can't be mapped"));
+            }
+        }
+        let templates =
+            rule.paths.iter().map(|path| Template::parse(path, defaults.reading)).collect::<Result<Vec<_>, _>>()?;
+        let body_cap = rule.body_cap.unwrap_or(defaults.body_cap);
+        if body_cap == 0 {
+            return Err("`body_cap` is 1 or more bytes".into());
+        }
+        let mut workspace = rule.workspace;
+        if workspace.is_empty() && rule.operation != Operation::Ignore {
+            workspace.clone_from(&defaults.workspace);
+        }
+        check_workspace(&workspace, &templates)?;
+        match rule.operation {
+            Operation::Ignore if !rule.charges.is_empty() => return Err("an `ignore` rule has no charges".into()),
+            Operation::Ignore => {}
+            _ if rule.charges.is_empty() => return Err("it has no charge: add one, or make it an `ignore` rule".into()),
+            _ if workspace.is_empty() => return Err("nothing says where its workspace is named".into()),
+            _ => {}
+        }
+        let mut charges = Vec::with_capacity(rule.charges.len());
+        for charge in rule.charges {
+            charges.push(MappedCharge::compile(charge, rule.operation, catalog, &templates)?);
+        }
+        Ok(Self {
+            name: rule.name.into(),
+            operation: rule.operation,
+            on_failure: rule.on_failure,
+            body_cap,
+            charges_read_body: charges.iter().any(MappedCharge::reads_body),
+            direct: DirectPlan::of(&workspace, &charges),
+            workspace,
+            charges,
+            templates,
+        })
+    }
+}
+
+impl DirectPlan {
+    fn of(workspace: &[WorkspaceSource], charges: &[MappedCharge]) -> Option<Self> {
+        let [WorkspaceSource::Path(param)] = workspace else { return None };
+        if charges.is_empty() {
+            return None;
+        }
+        let constant = charges.iter().map(MappedCharge::constant).collect::<Option<Vec<_>>>()?;
+        Some(Self { param: param.clone(), charges: merge(constant) })
+    }
+}
+
+impl MappedCharge {
+    fn compile(
+        charge: Charge,
+        operation: Operation,
+        catalog: &ResourceCatalog,
+        templates: &[Template],
+    ) -> Result<Self, String> {
+        let id = |name: &str| match catalog.by_name(name) {
+            Ok(resource) => Ok(resource.id()),
+            Err(error) => Err(error.to_string()),
+        };
+        let resource = match charge.resource {
+            Resource::Fixed(name) => MappedResource::Fixed(id(&name)?),
+            Resource::Chosen { values, .. } if values.is_empty() => {
+                return Err("a resource type chosen by a field needs at least one value".into());
+            }
+            Resource::Chosen { field, values } => {
+                check_pointer(&field)?;
+                let values = values.into_iter().map(|(value, name)| Ok((value, id(&name)?)));
+                MappedResource::Chosen { values: values.collect::<Result<_, String>>()?, field }
+            }
+        };
+        check_amount(&charge.amount)?;
+        for predicate in &charge.when {
+            check_pointer(&predicate.field)?;
+        }
+        for probe in &charge.probes {
+            check_probe(probe, templates)?;
+        }
+        let looks_up = matches!(charge.amount, Amount::DistinctUnknown { .. });
+        match operation {
+            _ if looks_up && !charge.probes.is_empty() => {
+                return Err("an amount of distinct unknown values looks rows up itself: it has no probe".into());
+            }
+            Operation::Create if !charge.probes.is_empty() => {
+                return Err("a `create` has no probe: what may exist already is an `upsert`".into());
+            }
+            Operation::Upsert | Operation::Restore if charge.probes.is_empty() && !looks_up => {
+                return Err("an `upsert` or `restore` needs a probe, to tell a new row from one that is there".into());
+            }
+            _ => {}
+        }
+        Ok(Self { resource, amount: charge.amount, when: charge.when, probes: charge.probes })
+    }
+
+    fn reads_body(&self) -> bool {
+        matches!(self.resource, MappedResource::Chosen { .. })
+            || !matches!(self.amount, Amount::Constant(_) | Amount::AtMost(_))
+            || !self.when.is_empty()
+            || self.probes.iter().any(|probe| matches!(probe.source, ProbeSource::Body(_)))
+    }
+
+    /// The charge, where it is the same for every request.
+    fn constant(&self) -> Option<ResolvedCharge> {
+        let MappedResource::Fixed(resource) = self.resource else { return None };
+        let (units, settle_by_count) = match self.amount {
+            Amount::Constant(units) => (units, false),
+            Amount::AtMost(units) => (units, true),
+            _ => return None,
+        };
+        let fixed = self.when.is_empty() && self.probes.is_empty();
+        fixed.then_some(ResolvedCharge { resource, units, existing: Existing::No, settle_by_count })
+    }
+}
+
+fn check_workspace(sources: &[WorkspaceSource], templates: &[Template]) -> Result<(), String> {
+    for source in sources {
+        match source {
+            WorkspaceSource::Path(param) => check_param(param, templates)?,
+            WorkspaceSource::Body(pointer) => check_pointer(pointer)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_probe(probe: &Probe, templates: &[Template]) -> Result<(), String> {
+    check_column(&probe.column)?;
+    match &probe.source {
+        ProbeSource::Body(pointer) => check_pointer(pointer),
+        ProbeSource::Path(param) => check_param(param, templates),
+        ProbeSource::Query(_) => Ok(()),
+    }
+}
+
+fn check_amount(amount: &Amount) -> Result<(), String> {
+    match amount {
+        Amount::Constant(0) | Amount::AtMost(0) => Err("an amount is 1 or more".into()),
+        Amount::Constant(_) | Amount::AtMost(_) => Ok(()),
+        Amount::Length(array) => check_pointer(array),
+        Amount::Distinct { array, element } => check_distinct(array, element),
+        Amount::DistinctUnknown { array, element, column } => {
+            check_distinct(array, element)?;
+            check_column(column)
+        }
+    }
+}
+
+fn check_distinct(array: &str, element: &[String]) -> Result<(), String> {
+    if element.is_empty() {
+        return Err("nothing says where in the elements of an array the value is".into());
+    }
+    check_pointer(array)?;
+    element.iter().try_for_each(|pointer| check_pointer(pointer))
+}
+
+fn check_column(column: &str) -> Result<(), String> {
+    check_identifier("column", column).map_err(|error: Error| error.to_string())
+}
+
+fn check_param(param: &str, templates: &[Template]) -> Result<(), String> {
+    match templates.iter().find(|template| !template.has_param(param)) {
+        Some(without) => Err(format!("the path {:?} has no parameter `{{{param}}}`", without.written())),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what is no JSON pointer (RFC 6901, 3).
+pub(super) fn check_pointer(pointer: &str) -> Result<(), String> {
+    let escapes = pointer.split('~').skip(1).all(|behind| behind.starts_with(['0', '1']));
+    match (pointer.is_empty() || pointer.starts_with('/')) && escapes {
+        true => Ok(()),
+        false => Err(format!(
+            "{pointer:?} is not a JSON pointer: write it as `/field/inner`, with `~1` for a slash in a name and `~0` for a tilde"
+        )),
+    }
+}

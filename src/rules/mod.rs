@@ -1,0 +1,18 @@
+//! What a request would create, for whom: route maps.
+
+mod compile;
+mod file;
+mod map;
+mod path;
+mod resolve;
+mod rule;
+#[cfg(test)]
+mod tests;
+
+pub use compile::MappedRule;
+pub use map::{RouteMap, RouteMapBuilder};
+pub use path::{Decoding, PathReading};
+pub use resolve::{Direct, Existing, Match, Resolved, ResolvedCharge};
+pub use rule::{
+    Amount, Charge, OnFailure, Operation, Predicate, Probe, Rule, WorkspaceClaim, WorkspaceResolver, WorkspaceSource,
+};

@@ -1,0 +1,542 @@
+//! Path templates, and how the router behind the layer reads a path.
+
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hasher};
+use std::iter;
+
+use serde::Deserialize;
+
+/// How the router behind the layer reads a path before it matches it.
+///
+/// A layer that reads a path in another way than the router lets requests past: where the router decodes first,
+/// `POST /api/%73egments` creates a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathReading {
+    /// As it stands: nothing is decoded, case matters, and so does every slash. axum, tonic and hyper match like this.
+    #[default]
+    Raw,
+    /// Percent-decoded, as most other frameworks do it.
+    Decoded(Decoding),
+}
+
+/// What a router that decodes paths does beside that. Nothing of it is on by default.
+///
+/// Characters with a meaning in URLs (`%`, `/`, `?`, `#`, `;`, `:`, `@`, `&`, `=`, `+`, `$` and `,`) stay encoded until a
+/// parameter is taken out, as with JavaScript's `decodeURI`: `%2F` never separates segments. A parameter is decoded once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Decoding {
+    semicolon: bool,
+    merge_slashes: bool,
+    ignore_case: bool,
+    ignore_trailing_slash: bool,
+    dot_segments: bool,
+}
+
+impl Decoding {
+    /// Decoding, and nothing beside it.
+    pub const fn new() -> Self {
+        Self {
+            semicolon: false,
+            merge_slashes: false,
+            ignore_case: false,
+            ignore_trailing_slash: false,
+            dot_segments: false,
+        }
+    }
+
+    /// A `;` ends the path, and the query follows it, as Fastify has it with `useSemicolonDelimiter`.
+    #[must_use]
+    pub const fn semicolon(mut self, on: bool) -> Self {
+        self.semicolon = on;
+        self
+    }
+
+    /// Several slashes in a row are one.
+    #[must_use]
+    pub const fn merge_slashes(mut self, on: bool) -> Self {
+        self.merge_slashes = on;
+        self
+    }
+
+    /// Case doesn't matter, outside parameters.
+    #[must_use]
+    pub const fn ignore_case(mut self, on: bool) -> Self {
+        self.ignore_case = on;
+        self
+    }
+
+    /// A slash at the end doesn't matter.
+    #[must_use]
+    pub const fn ignore_trailing_slash(mut self, on: bool) -> Self {
+        self.ignore_trailing_slash = on;
+        self
+    }
+
+    /// The segments `.` and `..` are resolved (RFC 3986, 5.2.4).
+    #[must_use]
+    pub const fn dot_segments(mut self, on: bool) -> Self {
+        self.dot_segments = on;
+        self
+    }
+
+    /// Whether `path` is already what [`Self::decode`] and [`Self::tidy`] would make of it.
+    fn is_tidy(self, path: &str) -> bool {
+        !(path.contains('%')
+            || (self.merge_slashes && path.contains("//"))
+            || (self.dot_segments && path.contains("/."))
+            || (self.ignore_trailing_slash && path.len() > 1 && path.ends_with('/')))
+    }
+
+    fn tidy(self, path: &str) -> String {
+        let Some(inner) = path.strip_prefix('/') else { return path.to_owned() };
+        let mut kept: Vec<&str> = Vec::new();
+        let mut segments = inner.split('/').peekable();
+        while let Some(segment) = segments.next() {
+            let last = segments.peek().is_none();
+            match segment {
+                "" if self.merge_slashes && !last => {}
+                "." | ".." if self.dot_segments => {
+                    if segment == ".." {
+                        kept.pop();
+                    }
+                    if last {
+                        kept.push("");
+                    }
+                }
+                _ => kept.push(segment),
+            }
+        }
+        if self.ignore_trailing_slash && kept.len() > 1 && kept.last().is_some_and(|last| last.is_empty()) {
+            kept.pop();
+        }
+        format!("/{}", kept.join("/"))
+    }
+}
+
+/// A path as the router reads it.
+#[derive(Debug)]
+pub(super) struct ReadPath<'r> {
+    pub(super) path: Cow<'r, str>,
+    /// What stood behind the semicolon that ended the path: the router takes it for the start of the query.
+    pub(super) tail: Option<&'r str>,
+}
+
+impl PathReading {
+    pub(super) fn read(self, raw: &str) -> ReadPath<'_> {
+        let Self::Decoded(decoding) = self else { return ReadPath { path: Cow::Borrowed(raw), tail: None } };
+        let (raw, tail) = match raw.split_once(';') {
+            Some((path, tail)) if decoding.semicolon => (path, Some(tail)),
+            _ => (raw, None),
+        };
+        let path = match decoding.is_tidy(raw) {
+            true => Cow::Borrowed(raw),
+            false => Cow::Owned(decoding.tidy(&decode(raw))),
+        };
+        ReadPath { path, tail }
+    }
+
+    pub(super) fn ignores_case(self) -> bool {
+        matches!(self, Self::Decoded(decoding) if decoding.ignore_case)
+    }
+
+    /// `text` in the case in which templates are compared.
+    pub(super) fn fold(self, text: &str) -> Cow<'_, str> {
+        match self.ignores_case() && text.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii()) {
+            // Beyond ASCII too: the Kelvin sign is a `k` for a router that lowers the case of what it decoded.
+            true => Cow::Owned(text.chars().flat_map(char::to_lowercase).collect()),
+            false => Cow::Borrowed(text),
+        }
+    }
+}
+
+/// Decodes once, and leaves encoded what must not be confused with the path's own syntax.
+fn decode(path: &str) -> String {
+    let bytes = path.as_bytes();
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    let mut beyond_ascii: Vec<u8> = Vec::new();
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        let start = path.len() - rest.len() + at;
+        let mut next = start;
+        while let Some(byte) = escaped_byte(bytes, next).filter(|byte| !byte.is_ascii()) {
+            beyond_ascii.push(byte);
+            next += 3;
+        }
+        if next == start {
+            next += match escaped_byte(bytes, start) {
+                Some(byte) if is_reserved(byte) => {
+                    decoded.push_str(&path[start..start + 3]);
+                    3
+                }
+                Some(byte) => {
+                    decoded.push(char::from(byte));
+                    3
+                }
+                // A stray `%` is a `%`; left as it is, it could make an escape together with what is decoded after it.
+                None => {
+                    decoded.push_str("%25");
+                    1
+                }
+            };
+        } else {
+            for chunk in beyond_ascii.utf8_chunks() {
+                decoded.push_str(chunk.valid());
+                // What is no text stays encoded, so that the rule still matches and the parameter is refused.
+                decoded.extend(chunk.invalid().iter().copied().map(percent_encoding::percent_encode_byte));
+            }
+            beyond_ascii.clear();
+        }
+        rest = &path[next..];
+    }
+    decoded.push_str(rest);
+    decoded
+}
+
+fn escaped_byte(bytes: &[u8], at: usize) -> Option<u8> {
+    let digit = |offset: usize| {
+        let digit = char::from(*bytes.get(at + offset)?).to_digit(16)?;
+        u8::try_from(digit).ok()
+    };
+    match bytes.get(at) {
+        Some(b'%') => Some(digit(1)? * 16 + digit(2)?),
+        _ => None,
+    }
+}
+
+/// What `decodeURI` leaves encoded (ECMA-262), and `%` itself, which would be decoded twice.
+fn is_reserved(byte: u8) -> bool {
+    b"%/?#;:@&=+$,".contains(&byte)
+}
+
+/// A parsed path template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Template {
+    written: String,
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    Static(String),
+    Param { prefix: String, name: String },
+    CatchAll { prefix: String, name: String },
+}
+
+/// The router numbers parameters by letter, and has no more letters than that.
+const MOST_PARAMS: usize = 25;
+
+impl Template {
+    /// Parses `written`, with its literal parts in the form that paths have after `reading`.
+    pub(super) fn parse(written: &str, reading: PathReading) -> Result<Self, String> {
+        let wrong = |why: &str| Err(format!("the path {written:?} {why}"));
+        if !written.starts_with('/') {
+            return wrong("doesn't start with a slash");
+        }
+        if written.contains(['?', '#']) {
+            return wrong("has a `?` or `#`: write only the path");
+        }
+        let tidy = match reading {
+            PathReading::Raw => Cow::Borrowed(written),
+            PathReading::Decoded(decoding) => Cow::Owned(decoding.tidy(written)),
+        };
+        let mut segments = Vec::new();
+        let mut texts = tidy.split('/').skip(1).peekable();
+        while let Some(text) = texts.next() {
+            let segment = match parse_segment(text, reading) {
+                Ok(segment) => segment,
+                Err(why) => return wrong(why),
+            };
+            if matches!(segment, Segment::CatchAll { .. }) && texts.peek().is_some() {
+                return wrong("goes on behind `{*…}`, which takes all that is left");
+            }
+            if let Some(name) = segment.param()
+                && segments.iter().any(|earlier: &Segment| earlier.param() == Some(name))
+            {
+                return wrong("has two parameters of one name");
+            }
+            segments.push(segment);
+        }
+        let template = Self { written: written.to_owned(), segments };
+        if template.params().count() > MOST_PARAMS {
+            return wrong("has more than 25 parameters");
+        }
+        Ok(template)
+    }
+
+    pub(super) fn written(&self) -> &str {
+        &self.written
+    }
+
+    fn params(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(Segment::param)
+    }
+
+    pub(super) fn has_param(&self, name: &str) -> bool {
+        self.params().any(|param| param == name)
+    }
+
+    /// The template for the router, with parameters named by position: equal for equivalent templates.
+    pub(super) fn pattern(&self) -> String {
+        let escaped = |text: &str| text.replace('{', "{{").replace('}', "}}");
+        let mut pattern = String::with_capacity(self.written.len());
+        for (at, segment) in self.segments.iter().enumerate() {
+            pattern.push('/');
+            match segment {
+                Segment::Static(text) => pattern.push_str(&escaped(text)),
+                Segment::Param { prefix, .. } => pattern.push_str(&format!("{}{{p{at}}}", escaped(prefix))),
+                Segment::CatchAll { prefix, .. } => pattern.push_str(&format!("{}{{*p{at}}}", escaped(prefix))),
+            }
+        }
+        pattern
+    }
+
+    /// The parameter `name` of `path`, still encoded; `None` too where the template as a whole doesn't match the path.
+    pub(super) fn param<'p>(&self, path: &'p str, name: &str, reading: PathReading) -> Option<&'p str> {
+        let mut found = None;
+        let mut rest = Some(path.strip_prefix('/')?);
+        for segment in &self.segments {
+            let here = rest?;
+            let (head, tail) = match here.split_once('/') {
+                Some((head, tail)) => (head, Some(tail)),
+                None => (here, None),
+            };
+            rest = tail;
+            let value = match segment {
+                Segment::Static(text) if reading.fold(head) == *text => continue,
+                Segment::Static(_) => return None,
+                Segment::Param { prefix, .. } => strip_folded(head, prefix, reading)?,
+                Segment::CatchAll { prefix, .. } => {
+                    rest = None;
+                    strip_folded(here, prefix, reading)?
+                }
+            };
+            if segment.param() == Some(name) {
+                found = Some(value);
+            }
+        }
+        found.filter(|_| rest.is_none())
+    }
+}
+
+impl Segment {
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Static(_) => None,
+            Self::Param { name, .. } | Self::CatchAll { name, .. } => Some(name),
+        }
+    }
+}
+
+fn parse_segment(text: &str, reading: PathReading) -> Result<Segment, &'static str> {
+    const UNBALANCED: &str = "has a brace without its other half: write `{{` or `}}` for a literal one";
+    let mut literal = String::new();
+    let mut letters = text.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '{' | '}' if letters.next_if(|(_, next)| *next == letter).is_some() => literal.push(letter),
+            '}' => return Err(UNBALANCED),
+            '{' => {
+                let (name, behind) = text[at + 1..].split_once('}').ok_or(UNBALANCED)?;
+                let prefix = reading.fold(&literal).into_owned();
+                let (name, catch_all) = match name.strip_prefix('*') {
+                    Some(name) => (name, true),
+                    None => (name, false),
+                };
+                if name.is_empty() {
+                    return Err("has a parameter without a name");
+                }
+                if name.contains(['{', '*']) {
+                    return Err("has a parameter with a `{` or `*` in its name");
+                }
+                if !behind.is_empty() {
+                    return Err("has text behind a parameter in the same segment");
+                }
+                let name = name.to_owned();
+                return Ok(match catch_all {
+                    true => Segment::CatchAll { prefix, name },
+                    false => Segment::Param { prefix, name },
+                });
+            }
+            _ => literal.push(letter),
+        }
+    }
+    Ok(Segment::Static(reading.fold(&literal).into_owned()))
+}
+
+/// What follows `prefix`, which is in folded case, in `text`, which is not.
+fn strip_folded<'p>(text: &'p str, prefix: &str, reading: PathReading) -> Option<&'p str> {
+    if !reading.ignores_case() {
+        return text.strip_prefix(prefix);
+    }
+    let mut wanted = prefix.chars();
+    for (at, letter) in text.char_indices() {
+        if wanted.as_str().is_empty() {
+            return Some(&text[at..]);
+        }
+        if !letter.to_lowercase().all(|folded| wanted.next() == Some(folded)) {
+            return None;
+        }
+    }
+    wanted.as_str().is_empty().then_some("")
+}
+
+/// A template without the names of its parameters, byte by byte: two templates are equivalent when these are equal.
+///
+/// An iterator rather than a string, because it runs on axum's `MatchedPath` of every request.
+fn shape(template: &str) -> impl Iterator<Item = u8> {
+    /// Bytes that no text has, for the braces of parameters.
+    const OPEN: u8 = 0xfe;
+    const CLOSE: u8 = 0xff;
+    let mut bytes = template.bytes().peekable();
+    let mut in_name = false;
+    iter::from_fn(move || {
+        loop {
+            match bytes.next()? {
+                b'}' if in_name => {
+                    in_name = false;
+                    return Some(CLOSE);
+                }
+                b'*' if in_name => return Some(b'*'),
+                _ if in_name => {}
+                brace @ (b'{' | b'}') => {
+                    if bytes.next_if_eq(&brace).is_some() || brace == b'}' {
+                        return Some(brace);
+                    }
+                    in_name = true;
+                    return Some(OPEN);
+                }
+                byte => return Some(byte),
+            }
+        }
+    })
+}
+
+pub(super) fn equivalent(left: &str, right: &str) -> bool {
+    left == right || shape(left).eq(shape(right))
+}
+
+/// The same for equivalent templates.
+pub(super) fn shape_hash(template: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    shape(template).for_each(|byte| hasher.write_u8(byte));
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Decoding = Decoding::new()
+        .semicolon(true)
+        .merge_slashes(true)
+        .ignore_case(true)
+        .ignore_trailing_slash(true)
+        .dot_segments(true);
+
+    fn read(decoding: Decoding, path: &str) -> String {
+        PathReading::Decoded(decoding).read(path).path.into_owned()
+    }
+
+    #[test]
+    fn decodes_once_and_keeps_what_is_reserved() {
+        let plain = Decoding::new();
+        assert_eq!(read(plain, "/api/%73egments"), "/api/segments");
+        assert_eq!(read(plain, "/a%2Fb/%3f%23%25"), "/a%2Fb/%3f%23%25");
+        assert_eq!(read(plain, "/%2573"), "/%2573");
+        assert_eq!(read(plain, "/%C3%A4%E2%82%AC"), "/ä€");
+        assert_eq!(read(plain, "/%ff%C3%A4%E2%82"), "/%FFä%E2%82");
+    }
+
+    #[test]
+    fn a_stray_percent_sign_makes_no_escape_with_what_follows() {
+        let path = read(Decoding::new(), "/%%37%33/%zz/%4");
+        assert_eq!(path, "/%2573/%25zz/%254");
+        assert_eq!(percent_encoding::percent_decode_str(&path).decode_utf8_lossy(), "/%73/%zz/%4");
+    }
+
+    #[test]
+    fn does_only_what_is_on() {
+        for path in ["//a/./../b//", "/a;x", "/A/"] {
+            assert_eq!(read(Decoding::new(), path), path);
+        }
+        assert_eq!(read(Decoding::new().merge_slashes(true), "//a///b//"), "/a/b/");
+        assert_eq!(read(Decoding::new().ignore_trailing_slash(true), "/a//"), "/a/");
+        assert_eq!(read(Decoding::new().ignore_trailing_slash(true), "/"), "/");
+        assert_eq!(read(Decoding::new().dot_segments(true), "/a/./b/%2e%2E/../c/.."), "/");
+        assert_eq!(read(Decoding::new().dot_segments(true), "/../../a/."), "/a/");
+        assert_eq!(read(Decoding::new().semicolon(true), "/a%3Bb;c/d"), "/a%3Bb");
+    }
+
+    #[test]
+    fn a_tidy_path_is_not_copied() {
+        for path in ["/", "/api/segments", "/api/acme/segments;x=1", ""] {
+            assert!(matches!(PathReading::Decoded(ALL).read(path).path, Cow::Borrowed(_)), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_semicolon_is_kept_for_the_query() {
+        assert_eq!(PathReading::Decoded(ALL).read("/a;b=1;c").tail, Some("b=1;c"));
+        assert_eq!(PathReading::Raw.read("/a;b=1").tail, None);
+    }
+
+    #[test]
+    fn equivalence_is_blind_to_names_and_nothing_else() {
+        for (left, right) in [("/a/{x}/b", "/a/{other}/b"), ("/{*x}", "/{*rest}"), ("/{{x}}", "/{{x}}")] {
+            assert!(equivalent(left, right), "{left} {right}");
+            assert_eq!(shape_hash(left), shape_hash(right));
+        }
+        for (left, right) in
+            [("/a/{x}", "/a/{*x}"), ("/a/{x}", "/a/{{x}}"), ("/a{x}", "/b{x}"), ("/a", "/a/"), ("/{x}", "/{x}/")]
+        {
+            assert!(!equivalent(left, right), "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn parameters_by_name() {
+        let template = Template::parse("/v-{tag}/{{x}}/{*rest}", PathReading::Raw).unwrap();
+        let param = |path, name| template.param(path, name, PathReading::Raw);
+        assert_eq!(param("/v-1/{x}/a/b", "tag"), Some("1"));
+        assert_eq!(param("/v-1/{x}/a/b", "rest"), Some("a/b"));
+        assert_eq!(param("/v-1/{x}", "tag"), None);
+        assert_eq!(param("/v-1/{y}/a", "tag"), None);
+        assert_eq!(param("/V-1/{x}/a", "tag"), None);
+        assert_eq!(param("/v-1/{x}/a", "other"), None);
+        let template = Template::parse("/v/{ws}", PathReading::Raw).unwrap();
+        assert_eq!(template.param("/v/a/b", "ws", PathReading::Raw), None);
+
+        let folding = PathReading::Decoded(ALL);
+        let template = Template::parse("/API/K-{ws}/", folding).unwrap();
+        assert_eq!(template.param("/aPi/k-Acme", "ws", folding), Some("Acme"));
+        assert_eq!(template.param("/api/\u{212a}-Acme", "ws", folding), Some("Acme"));
+        assert_eq!(template.param("/api/k", "ws", folding), None);
+    }
+
+    #[test]
+    fn bad_templates() {
+        for (template, why) in [
+            ("a", "slash"),
+            ("", "slash"),
+            ("/a?x", "only the path"),
+            ("/{", "other half"),
+            ("/}", "other half"),
+            ("/{}", "without a name"),
+            ("/{*}", "without a name"),
+            ("/{a}b", "text behind"),
+            ("/{a}{b}", "text behind"),
+            ("/{a/b}", "other half"),
+            ("/{a*}", "`*` in its name"),
+            ("/{*a}/b", "takes all"),
+            ("/{a}/{a}", "of one name"),
+        ] {
+            let error = Template::parse(template, PathReading::Raw).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        let many: String = (0..26).map(|at| format!("/{{p{at}}}")).collect();
+        assert!(Template::parse(&many, PathReading::Raw).unwrap_err().contains("25"));
+    }
+}

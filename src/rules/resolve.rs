@@ -1,0 +1,413 @@
+//! From a request to what it would create, and for whom.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use http::header::CONTENT_ENCODING;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+use super::compile::{MappedCharge, MappedResource, MappedRule};
+use super::path::{PathReading, ReadPath, Template};
+use super::rule::{Amount, Probe, ProbeSource, WorkspaceClaim, WorkspaceSource};
+use crate::problem::{ErrorCode, Problem};
+use crate::resource::{ResourceId, shown};
+use crate::workspace::{WorkspaceFormat, WorkspaceId};
+
+/// What a request would create or delete, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// For whom.
+    pub workspace: WorkspaceId,
+    /// Of what how many, in the order of [`ResourceId`]; none that comes to 0 units.
+    pub charges: Vec<ResolvedCharge>,
+}
+
+/// Units of one resource type, of which there is at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResolvedCharge {
+    /// Of what.
+    pub resource: ResourceId,
+    /// How many, or how many at most.
+    pub units: u64,
+    /// What may be there already.
+    pub existing: Existing,
+    /// Whether only a count after the response can tell how many of the units became rows.
+    pub settle_by_count: bool,
+}
+
+/// Rows that may be there already, so that making them makes nothing new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Existing {
+    /// There is nothing to look up.
+    No,
+    /// All of the units are one row, if there is one with this value.
+    Row {
+        /// The column to look in.
+        column: Arc<str>,
+        /// The value to look for.
+        value: String,
+    },
+    /// Each of the units is a row of its own, if there is one with its value.
+    Rows {
+        /// The column to look in.
+        column: Arc<str>,
+        /// The values to look for, each of them once: as many as there are units.
+        values: Vec<String>,
+    },
+}
+
+/// What needs no more than the path to be known: the usual case, without an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Direct<'m> {
+    /// For whom, as the client spells it.
+    pub workspace: Cow<'m, str>,
+    /// Of what how many, in the order of [`ResourceId`].
+    pub charges: &'m [ResolvedCharge],
+}
+
+/// A request and the rule that it falls under.
+#[derive(Debug)]
+pub struct Match<'r> {
+    rule: &'r MappedRule,
+    template: &'r Template,
+    read: ReadPath<'r>,
+    reading: PathReading,
+}
+
+impl<'r> Match<'r> {
+    pub(super) fn new(rule: &'r MappedRule, template: &'r Template, read: ReadPath<'r>, reading: PathReading) -> Self {
+        Self { rule, template, read, reading }
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> &'r MappedRule {
+        self.rule
+    }
+
+    /// What the request comes to, where its path is all that the rule needs; `None` where it takes
+    /// [`resolve`](Self::resolve).
+    ///
+    /// The error in it is a 400: the parameter that names the workspace is not text.
+    pub fn direct(&self) -> Option<Result<Direct<'_>, Problem>> {
+        let plan = self.rule.direct.as_ref()?;
+        let workspace = match self.param(&plan.param) {
+            Ok(Some(workspace)) => workspace,
+            Ok(None) => return Some(Err(self.no_workspace())),
+            Err(problem) => return Some(Err(problem)),
+        };
+        Some(Ok(Direct { workspace, charges: &plan.charges }))
+    }
+
+    /// What the request comes to. `body` is the whole body where the rule [needs it](MappedRule::needs_body), and is
+    /// read as JSON whatever type it declares; without one, and with an empty one, all its fields are absent.
+    ///
+    /// # Errors
+    ///
+    /// The answer to give instead: 400 for a request that leaves out or contradicts what the rule goes by, or the error
+    /// of a [resolver](super::WorkspaceResolver).
+    pub async fn resolve(
+        &self,
+        parts: &Parts,
+        body: Option<&[u8]>,
+        format: WorkspaceFormat,
+    ) -> Result<Resolved, Problem> {
+        let trusted = self.trusted(parts).await?;
+        let reads_body = match trusted {
+            Some(_) => self.rule.charges_read_body(),
+            None => self.rule.needs_body(),
+        };
+        let json = if reads_body { parse(&parts.headers, body.unwrap_or_default())? } else { None };
+        let request = Request { matched: self, headers: &parts.headers, query: self.query(parts), body: json };
+        let workspace = match trusted {
+            Some(trusted) => format.parse(&trusted).map_err(|error| Problem::from(&error))?,
+            None => request.workspace(format)?,
+        };
+        let mut charges = Vec::with_capacity(self.rule.charges.len());
+        for charge in &self.rule.charges {
+            charges.extend(request.charge(charge)?);
+        }
+        Ok(Resolved { workspace, charges: merge(charges) })
+    }
+
+    /// The workspace by the first trusted source that knows it.
+    async fn trusted(&self, parts: &Parts) -> Result<Option<String>, Problem> {
+        for source in &self.rule.workspace {
+            let known = match source {
+                WorkspaceSource::Extension => parts.extensions.get::<WorkspaceClaim>().map(|claim| claim.0.clone()),
+                WorkspaceSource::Resolver(resolver) => {
+                    resolver.resolve(parts).await.map_err(|error| Problem::from(&error))?
+                }
+                _ => None,
+            };
+            if known.is_some() {
+                return Ok(known);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A path parameter, decoded once.
+    fn param(&self, name: &str) -> Result<Option<Cow<'_, str>>, Problem> {
+        let Some(encoded) = self.template.param(&self.read.path, name, self.reading) else { return Ok(None) };
+        match percent_decode_str(encoded).decode_utf8() {
+            Ok(decoded) => Ok(Some(decoded)),
+            Err(_) => Err(invalid(format!("the path parameter `{name}` is not UTF-8 once it is percent-decoded"))),
+        }
+    }
+
+    /// The query as the router behind sees it.
+    fn query<'p>(&'p self, parts: &'p Parts) -> Cow<'p, str> {
+        match (self.read.tail, parts.uri.query()) {
+            (None, query) => Cow::Borrowed(query.unwrap_or_default()),
+            (Some(tail), None) => Cow::Borrowed(tail),
+            (Some(tail), Some(query)) => Cow::Owned(format!("{tail}?{query}")),
+        }
+    }
+
+    fn no_workspace(&self) -> Problem {
+        let places: Vec<String> = self.rule.workspace.iter().map(ToString::to_string).collect();
+        invalid(format!("the request names no workspace; looked in {}", places.join(", ")))
+    }
+}
+
+/// What a rule is resolved against.
+struct Request<'p> {
+    matched: &'p Match<'p>,
+    headers: &'p HeaderMap,
+    query: Cow<'p, str>,
+    body: Option<Value>,
+}
+
+impl Request<'_> {
+    /// The workspace that the client names, in all the places where it does.
+    fn workspace(&self, format: WorkspaceFormat) -> Result<WorkspaceId, Problem> {
+        let mut named: Option<(WorkspaceId, &WorkspaceSource)> = None;
+        for source in self.matched.rule.workspace.iter().filter(|source| !source.is_trusted()) {
+            for raw in self.claims(source)? {
+                let id = format.parse(&raw).map_err(|error| invalid(format!("{source}: {error}")))?;
+                match &named {
+                    None => named = Some((id, source)),
+                    Some((other, _)) if *other == id => {}
+                    Some((other, place)) => {
+                        return Err(Problem::new(
+                            ErrorCode::WorkspaceMismatch,
+                            format!(
+                                "the request names two workspaces: {} in {place} and {} in {source}",
+                                shown(other.as_str()),
+                                shown(id.as_str())
+                            ),
+                        ));
+                    }
+                }
+            }
+        }
+        named.map(|(id, _)| id).ok_or_else(|| self.matched.no_workspace())
+    }
+
+    /// All that `source` says.
+    fn claims(&self, source: &WorkspaceSource) -> Result<Vec<Cow<'_, str>>, Problem> {
+        match source {
+            WorkspaceSource::Path(param) => Ok(self.matched.param(param)?.into_iter().collect()),
+            WorkspaceSource::Header(name) => {
+                let text = |value: &HeaderValue| match value.to_str() {
+                    Ok(text) => Ok(Cow::Owned(text.to_owned())),
+                    Err(_) => Err(invalid(format!("{source} has characters outside ASCII"))),
+                };
+                self.headers.get_all(name).iter().map(text).collect()
+            }
+            WorkspaceSource::Query(key) => self.query_values(key),
+            WorkspaceSource::Body(pointer) => Ok(self.scalar(pointer)?.into_iter().collect()),
+            WorkspaceSource::Extension | WorkspaceSource::Resolver(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The values of a query parameter, form-decoded (WHATWG URL, 5.1).
+    fn query_values(&self, key: &str) -> Result<Vec<Cow<'_, str>>, Problem> {
+        let mut values = Vec::new();
+        for pair in self.query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if form_decode(name).is_some_and(|name| name == key) {
+                match form_decode(value) {
+                    Some(value) => values.push(value),
+                    None => {
+                        return Err(invalid(format!("the query parameter `{key}` is not UTF-8 once it is decoded")));
+                    }
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    fn field(&self, pointer: &str) -> Option<&Value> {
+        self.body.as_ref()?.pointer(pointer).filter(|value| !value.is_null())
+    }
+
+    /// The string or number at `pointer`, as text.
+    fn scalar(&self, pointer: &str) -> Result<Option<Cow<'_, str>>, Problem> {
+        let Some(value) = self.field(pointer) else { return Ok(None) };
+        match text_of(value) {
+            Some(text) => Ok(Some(text)),
+            None => Err(invalid(format!("the body field `{pointer}` is a string or a number"))),
+        }
+    }
+
+    /// `None` where nothing is charged.
+    fn charge(&self, charge: &MappedCharge) -> Result<Option<ResolvedCharge>, Problem> {
+        if !charge.when.iter().all(|predicate| predicate.holds(self.body.as_ref())) {
+            return Ok(None);
+        }
+        let resource = self.resource(&charge.resource)?;
+        let (units, mut existing) = match &charge.amount {
+            Amount::Constant(units) | Amount::AtMost(units) => (*units, Existing::No),
+            Amount::Length(array) => (length(self.array(array)?), Existing::No),
+            Amount::Distinct { array, element } => (length(&self.distinct(array, element)?), Existing::No),
+            Amount::DistinctUnknown { array, element, column } => {
+                let values: Vec<String> = self.distinct(array, element)?.into_iter().map(Cow::into_owned).collect();
+                (length(&values), Existing::Rows { column: Arc::clone(column), values })
+            }
+        };
+        if units == 0 {
+            return Ok(None);
+        }
+        for probe in &charge.probes {
+            if let Some(value) = self.probed(probe)? {
+                existing = Existing::Row { column: Arc::clone(&probe.column), value };
+                break;
+            }
+        }
+        let settle_by_count = matches!(charge.amount, Amount::AtMost(_));
+        Ok(Some(ResolvedCharge { resource, units, existing, settle_by_count }))
+    }
+
+    fn resource(&self, resource: &MappedResource) -> Result<ResourceId, Problem> {
+        let (field, values) = match resource {
+            MappedResource::Fixed(id) => return Ok(*id),
+            MappedResource::Chosen { field, values } => (field, values),
+        };
+        let valid = || values.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let Some(chosen) = self.field(field).and_then(Value::as_str) else {
+            return Err(invalid(format!("the body field `{field}` is a string: one of {}", valid())));
+        };
+        values.get(chosen).copied().ok_or_else(|| {
+            let message = format!("the body field `{field}` is {}: write one of {}", shown(chosen), valid());
+            Problem::new(ErrorCode::InvalidResourceType, message)
+        })
+    }
+
+    fn array(&self, pointer: &str) -> Result<&[Value], Problem> {
+        match self.field(pointer) {
+            Some(Value::Array(elements)) => Ok(elements),
+            Some(_) => Err(invalid(format!("{} is an array", place(pointer)))),
+            None => Err(invalid(format!("{} is missing: it is an array", place(pointer)))),
+        }
+    }
+
+    /// The different values in an array, in their order.
+    fn distinct(&self, array: &str, element: &[String]) -> Result<Vec<Cow<'_, str>>, Problem> {
+        let elements = self.array(array)?;
+        let mut seen = HashSet::with_capacity(elements.len());
+        let mut values = Vec::new();
+        for (at, value) in elements.iter().enumerate() {
+            let found = element.iter().filter_map(|pointer| value.pointer(pointer)).find(|value| !value.is_null());
+            // An element without a value may well become a row, so that it can't be passed over.
+            let Some(text) = found.and_then(text_of) else {
+                let places: Vec<String> = element.iter().map(|pointer| format!("`{array}/{at}{pointer}`")).collect();
+                return Err(invalid(format!("the body field {} is a string or a number", places.join(" or "))));
+            };
+            if seen.insert(text.clone()) {
+                values.push(text);
+            }
+        }
+        Ok(values)
+    }
+
+    fn probed(&self, probe: &Probe) -> Result<Option<String>, Problem> {
+        let value = match &probe.source {
+            ProbeSource::Body(pointer) => self.scalar(pointer)?,
+            ProbeSource::Path(param) => self.matched.param(param)?,
+            ProbeSource::Query(key) => {
+                let mut values = self.query_values(key)?.into_iter();
+                let first = values.next();
+                // Which of them the handler takes is anybody's guess, and a wrong one would make a row unseen.
+                if values.any(|other| Some(&other) != first.as_ref()) {
+                    return Err(invalid(format!("the query parameter `{key}` is given twice, with different values")));
+                }
+                first
+            }
+        };
+        Ok(value.map(Cow::into_owned))
+    }
+}
+
+/// Adds up what can be added up, in the order of ids.
+pub(super) fn merge(mut charges: Vec<ResolvedCharge>) -> Vec<ResolvedCharge> {
+    charges.sort_by_key(|charge| (charge.resource, charge.existing != Existing::No));
+    charges.dedup_by(|next, kept| {
+        let same = next.resource == kept.resource && next.existing == Existing::No && kept.existing == Existing::No;
+        if same {
+            kept.units = kept.units.saturating_add(next.units);
+            kept.settle_by_count |= next.settle_by_count;
+        }
+        same
+    });
+    charges
+}
+
+/// The body as JSON; `None` for an empty one.
+fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Option<Value>, Problem> {
+    let codings = headers.get_all(CONTENT_ENCODING).iter();
+    for coding in codings.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
+        let coding = coding.trim_ascii();
+        // A guess at what is in it would be a way past the quota.
+        if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
+            return Err(invalid(
+                "the body is compressed (`content-encoding`), and a quota depends on it; send it uncompressed",
+            ));
+        }
+    }
+    // A byte order mark is not JSON, but parsers may ignore it (RFC 8259, 8.1), and many do.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    if body.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(body).map(Some).map_err(|error| invalid(format!("the body is not valid JSON: {error}")))
+}
+
+fn text_of(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(Cow::Owned(number.to_string())),
+        _ => None,
+    }
+}
+
+fn form_decode(encoded: &str) -> Option<Cow<'_, str>> {
+    if !encoded.contains('+') {
+        return percent_decode_str(encoded).decode_utf8().ok();
+    }
+    let spaced = encoded.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(|decoded| Cow::Owned(decoded.into_owned()))
+}
+
+fn length<T>(values: &[T]) -> u64 {
+    u64::try_from(values.len()).unwrap_or(u64::MAX)
+}
+
+fn place(pointer: &str) -> String {
+    match pointer {
+        "" => "the body".into(),
+        _ => format!("the body field `{pointer}`"),
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Problem {
+    Problem::new(ErrorCode::InvalidRequest, message)
+}
