@@ -339,7 +339,8 @@ impl<'a> RecountAnswer<'a> {
             workspace_id: workspace.as_str(),
             usage: ByType { catalog, numbers: recount.usage.iter().map(|usage| usage.current).collect() },
             corrections: recount.corrections.iter().map(CorrectionObject::new).collect(),
-            recalculated_at: format!("{at:.3}"),
+            // Whole seconds, as the timestamps of records.
+            recalculated_at: format!("{at:.0}"),
         }
     }
 }
@@ -630,6 +631,6 @@ mod tests {
         assert!(text.starts_with(r#"{"workspaceId":"acme","usage":{"users":3,"#), "{text}");
         assert!(text.contains(r#"{"resourceType":"segments","cached":5,"actual":3,"drift":-2}"#), "{text}");
         assert!(text.contains(r#""drift":18446744073709551615"#), "{text}");
-        assert!(text.ends_with(r#""recalculatedAt":"2024-01-30T10:00:00.123Z"}"#), "{text}");
+        assert!(text.ends_with(r#""recalculatedAt":"2024-01-30T10:00:00Z"}"#), "{text}");
     }
 }

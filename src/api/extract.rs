@@ -140,7 +140,7 @@ impl FromRequest<Api> for Object {
             Ok(collected) => Ok(Self::parse(&collected.to_bytes())?),
             Err(error) if is_over_limit(error.as_ref()) => Err(too_large()),
             Err(_) => {
-                let message = "the body ended before it was complete";
+                let message = "the body can't be read to its end";
                 Err(Problem::new(ErrorCode::InvalidRequest, message).into())
             }
         }
