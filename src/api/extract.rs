@@ -129,7 +129,7 @@ impl FromRequest<Api> for Object {
         let body = request.into_body();
         let cap = api.body_cap();
         let too_large = || {
-            let message = format!("the body is larger than {cap} bytes");
+            let message = format!("the body is too large: at most {cap} bytes are read");
             Failure::from(Problem::new(ErrorCode::PayloadTooLarge, message))
         };
         // What announces itself as too long need not be read first.
