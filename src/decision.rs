@@ -28,32 +28,52 @@ impl Demand {
     }
 }
 
-/// A demand, and whether the rows it is about may exist already.
+/// A demand of a request, and what may be there already.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Charge {
-    pub(crate) demand: Demand,
-    pub(crate) existing: Existing,
+#[non_exhaustive]
+pub struct ResolvedCharge {
+    /// Of what.
+    pub resource: ResourceId,
+    /// How many, or how many at most.
+    pub units: u64,
+    /// What may be there already.
+    pub existing: Existing,
+    /// Whether only a count after the response can tell how many of the units became rows.
+    pub settle_by_count: bool,
 }
 
-/// Which rows a demand is about, where an existing row costs nothing.
+impl ResolvedCharge {
+    /// A charge for rows that are new.
+    pub const fn new(demand: Demand) -> Self {
+        Self { resource: demand.resource, units: demand.units, existing: Existing::No, settle_by_count: false }
+    }
+
+    /// What it comes to if none of its rows is there already.
+    pub const fn demand(&self) -> Demand {
+        Demand::new(self.resource, self.units)
+    }
+}
+
+/// Rows that may be there already, so that making them makes nothing new.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Existing {
-    /// Every unit is a new row.
+#[non_exhaustive]
+pub enum Existing {
+    /// There is nothing to look up.
     No,
-    /// The units are the rows that have these values in `column`, as far as they don't exist.
-    Rows {
-        /// The host's column.
+    /// All of the units are one row, if there is one with this value.
+    Row {
+        /// The column to look in.
         column: Arc<str>,
-        /// One value per unit.
+        /// The value to look for.
+        value: String,
+    },
+    /// Each of the units is a row of its own, if there is one with its value.
+    Rows {
+        /// The column to look in.
+        column: Arc<str>,
+        /// The values to look for, each of them once: as many as there are units.
         values: Vec<String>,
     },
-}
-
-impl Charge {
-    /// A charge for new rows.
-    pub(crate) const fn new(resource: ResourceId, units: u64) -> Self {
-        Self { demand: Demand::new(resource, units), existing: Existing::No }
-    }
 }
 
 /// How many rows there are, beside how many there may be.

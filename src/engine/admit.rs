@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Inner;
 use super::reservation::{Reservation, Unit, Units};
 use super::tenant::{Age, Key, Tenant};
-use crate::decision::{Charge, Demand, Existing, Refusal};
+use crate::decision::{Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
 use crate::ledger::{Admission, Round, Standing, Step, Verdict};
 use crate::resource::ResourceId;
@@ -43,24 +43,28 @@ enum Denial {
 impl Inner {
     /// Admits new rows at once if the workspace is in use, its limits are fresh and the pools hold enough: no I/O,
     /// nothing awaited. `None` means that [`admit`](Self::admit) has to decide.
-    pub(crate) fn try_admit(self: &Arc<Self>, workspace: &str, demands: &[Demand]) -> Option<Reservation> {
+    pub(crate) fn try_admit(
+        self: &Arc<Self>,
+        workspace: &str,
+        mut demands: impl Iterator<Item = Demand>,
+    ) -> Option<Reservation> {
         let tenant = self.tenants.get(workspace)?;
         match self.age(&tenant) {
             Age::Fresh => {}
             Age::Due => self.refresh_behind(&tenant),
             Age::Expired => return None,
         }
-        let mut units = Units::None;
-        if let [demand] = demands {
+        let take = |demand: Demand, tenant: Arc<Tenant>| {
             tenant.key(demand.resource)?.cell.try_take(demand.units)?;
-            units = Units::One(Unit::taken(tenant, demand.resource, demand.units));
-        } else {
-            for demand in demands {
-                // What was taken before goes back by being dropped.
-                tenant.key(demand.resource)?.cell.try_take(demand.units)?;
-                units.push(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units));
-            }
+            Some(Unit::taken(tenant, demand.resource, demand.units))
+        };
+        let Some(first) = demands.next() else { return Some(Reservation::nothing()) };
+        let mut units = Units::None;
+        for demand in demands {
+            // What was taken before goes back by being dropped.
+            units.push(take(demand, Arc::clone(&tenant))?);
         }
+        units.push(take(first, tenant)?);
         Some(Reservation::new(units, Vec::new()))
     }
 
@@ -69,7 +73,7 @@ impl Inner {
     pub(crate) async fn admit(
         self: &Arc<Self>,
         workspace: &WorkspaceId,
-        charges: &[Charge],
+        charges: &[ResolvedCharge],
     ) -> Result<Decision, Error> {
         let mut units = Units::None;
         let mut warnings = Vec::new();
@@ -96,7 +100,7 @@ impl Inner {
                         requested = refusal.requested,
                         "quota exceeded: passes, since enforcement is off"
                     );
-                    units.push(self.take_anyway(workspace, charge.demand).await?);
+                    units.push(self.take_anyway(workspace, charge.demand()).await?);
                     warnings.push(refusal);
                 }
             }
@@ -107,16 +111,22 @@ impl Inner {
     async fn admit_one(
         self: &Arc<Self>,
         workspace: &WorkspaceId,
-        charge: &Charge,
+        charge: &ResolvedCharge,
         units: &mut Units,
     ) -> Result<Option<Refusal>, Error> {
-        let demand = match &charge.existing {
-            Existing::No => charge.demand,
-            Existing::Rows { column, values } => {
-                let edits = self.admit_edits(workspace, charge.demand.resource, column, values, units).await?;
-                Demand::new(charge.demand.resource, charge.demand.units.saturating_sub(edits))
+        let resource = charge.resource;
+        let edits = match &charge.existing {
+            Existing::No => 0,
+            Existing::Row { column, value } => {
+                let row = std::slice::from_ref(value);
+                match self.admit_edits(workspace, resource, column, row, units).await? {
+                    0 => 0,
+                    _ => charge.units,
+                }
             }
+            Existing::Rows { column, values } => self.admit_edits(workspace, resource, column, values, units).await?,
         };
+        let demand = Demand::new(resource, charge.units.saturating_sub(edits));
         if demand.units == 0 {
             return Ok(None);
         }
@@ -175,7 +185,9 @@ impl Inner {
                 return Ok(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units));
             }
             let (answer, verdict) = oneshot::channel();
-            let deadline = Instant::now() + self.config.max_wait;
+            // A request that passes anyway need not wait for others.
+            let patience = if self.mode().refuses() { self.config.max_wait } else { Duration::ZERO };
+            let deadline = Instant::now() + patience;
             match key.cell.admit(demand.units, Waiter { answer, units: demand.units, deadline }) {
                 Admission::Granted => return Ok(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units)),
                 Admission::Retired => continue,
@@ -206,10 +218,10 @@ impl Inner {
     }
 
     /// Lets a request pass that could not be decided about, and keeps its units in the bound where the key is known.
-    pub(crate) fn admit_undecided(&self, workspace: &str, charges: &[Charge]) -> Reservation {
+    pub(crate) fn admit_undecided(&self, workspace: &str, charges: &[ResolvedCharge]) -> Reservation {
         let mut units = Units::None;
         if let Some(tenant) = self.tenants.get(workspace) {
-            for Charge { demand, .. } in charges {
+            for demand in charges.iter().map(ResolvedCharge::demand) {
                 if tenant.use_key(demand.resource).is_some_and(|key| key.cell.force(demand.units)) {
                     units.push(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units));
                 }

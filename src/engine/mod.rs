@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::clock::{CoarseClock, millis};
-use crate::decision::{Charge, Check, Demand, Usage};
+use crate::decision::{Check, Demand, ResolvedCharge, Usage};
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
@@ -16,7 +16,7 @@ use crate::mode::{EnforcementMode, ModeSource};
 use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
 use crate::store::{Expect, QuotaRecord, QuotaStore};
 use crate::usage::UsageSource;
-use crate::workspace::WorkspaceId;
+use crate::workspace::{WorkspaceFormat, WorkspaceId};
 
 mod abandoned;
 mod admit;
@@ -160,13 +160,13 @@ impl Quota {
     pub async fn reserve(&self, workspace: &WorkspaceId, demands: &[Demand]) -> Result<Decision, Error> {
         let demands = merged(demands);
         if self.mode() == EnforcementMode::Off {
-            return Ok(Decision::Admitted(Reservation::new(reservation::Units::None, Vec::new())));
+            return Ok(Decision::Admitted(Reservation::nothing()));
         }
-        if let Some(mut reservation) = self.0.try_admit(workspace.as_str(), &demands) {
+        if let Some(mut reservation) = self.0.try_admit(workspace.as_str(), demands.iter().copied()) {
             reservation.begin();
             return Ok(Decision::Admitted(reservation));
         }
-        let charges: Vec<Charge> = demands.iter().map(|demand| Charge::new(demand.resource, demand.units)).collect();
+        let charges: Vec<ResolvedCharge> = demands.into_iter().map(ResolvedCharge::new).collect();
         let decision = match self.0.admit(workspace, &charges).await {
             Err(error) if !self.mode().refuses() => {
                 tracing::warn!(error = %error, %workspace, "the quota can't be checked: passes, as the mode says");
@@ -258,8 +258,16 @@ impl Quota {
         changes: &LimitSet,
         expect: &Expect,
     ) -> Result<QuotaView, Error> {
-        let record = self.0.within("change the record", self.0.store.update(workspace, changes, expect)).await?;
-        Ok(self.0.adopt(record))
+        match self.0.within("change the record", self.0.store.update(workspace, changes, expect)).await {
+            Ok(record) => Ok(self.0.adopt(record)),
+            Err(error) => {
+                // It may have been changed all the same: a time-out says nothing about that.
+                if let Some(tenant) = self.0.tenants.get(workspace.as_str()) {
+                    tenant.set_due(self.0.clock.now());
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Whether the store answers.
@@ -314,11 +322,7 @@ impl Inner {
         self.mode.get().0
     }
 
-    pub(crate) fn catalog(&self) -> &ResourceCatalog {
-        &self.catalog
-    }
-
-    pub(crate) fn workspace_format(&self) -> crate::workspace::WorkspaceFormat {
+    pub(crate) fn workspace_format(&self) -> WorkspaceFormat {
         self.config.workspace_format
     }
 
@@ -359,6 +363,18 @@ impl Inner {
             // Failures are logged there; the last known limits stay in force.
             let _ = quota.refresh(&tenant).await;
             tenant.refreshed();
+        });
+    }
+
+    /// Counts the rows of a workspace again without making anybody wait.
+    pub(crate) fn count_behind(self: &Arc<Self>, workspace: &WorkspaceId) {
+        let Some(tenant) = self.tenants.get(workspace.as_str()) else { return };
+        let quota = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = quota.recount(&tenant).await {
+                // The units stay posted: too many rather than too few, until the next count.
+                tracing::warn!(error = %error, workspace = %tenant.id, "the rows could not be counted again");
+            }
         });
     }
 

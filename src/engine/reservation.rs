@@ -50,13 +50,10 @@ impl Unit {
         Self { tenant, resource: self.resource, units: edits, kind: Kind::Edit { counts }, begun: false }
     }
 
-    pub(crate) fn resource(&self) -> ResourceId {
-        self.resource
-    }
-
-    /// How many units.
-    pub(crate) fn len(&self) -> u64 {
-        self.units
+    /// The limit in force, and how many units are left under it; `None` without a limit or once it has ended.
+    pub(crate) fn room(&self) -> Option<(ResourceId, u64, u64)> {
+        let standing = self.tenant.as_ref()?.key(self.resource)?.cell.standing()?;
+        Some((self.resource, standing.limit?, standing.remaining))
     }
 
     fn end(&mut self, end: impl FnOnce(&Key) -> bool) {
@@ -166,6 +163,11 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// The reservation of a request that needs none.
+    pub(crate) fn nothing() -> Self {
+        Self::new(Units::None, Vec::new())
+    }
+
     pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
         Self { units, warnings }
     }

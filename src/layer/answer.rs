@@ -11,6 +11,7 @@ use super::outcome::{header_value, is_grpc};
 use crate::decision::Refusal;
 use crate::engine::Reservation;
 use crate::problem::{ErrorCode, Problem, ProblemFormat};
+use crate::resource::ResourceCatalog;
 
 /// Makes the answer to a refused request; for hosts whose clients expect another body than the contract's.
 ///
@@ -97,11 +98,11 @@ pub(super) fn warning_header(warnings: &[Refusal]) -> Option<HeaderValue> {
 
 /// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers-10) of an admitted request: the quota
 /// and what is left of it, without a window, since a count doesn't come back with time.
-pub(super) fn rate_limit_headers(headers: &mut HeaderMap, reservation: &Reservation) {
+pub(super) fn rate_limit_headers(headers: &mut HeaderMap, reservation: &Reservation, catalog: &ResourceCatalog) {
     let mut fields = Fields::default();
     for unit in reservation.units() {
-        if let Some((name, limit, remaining)) = unit.room() {
-            fields.add(&name, limit, remaining);
+        if let Some((resource, limit, remaining)) = unit.room() {
+            fields.add(catalog.get(resource).name(), limit, remaining);
         }
     }
     fields.insert(headers);

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use super::answer::{rate_limit_headers, warning_header};
 use super::body::ResponseBody;
 use crate::engine::{Inner, Reservation};
-use crate::resource::ResourceId;
+use crate::resource::{ResourceCatalog, ResourceId};
 use crate::workspace::WorkspaceId;
 
 /// How a reservation ends.
@@ -63,7 +63,8 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(super) struct Pending {
     reservation: Reservation,
     after: Option<After>,
-    headers: bool,
+    /// Whether to add the `RateLimit` headers, and the names for them.
+    headers: Option<ResourceCatalog>,
 }
 
 /// What else the engine is told after a success.
@@ -83,7 +84,7 @@ pub(super) enum What {
 }
 
 impl Pending {
-    pub(super) fn new(reservation: Reservation, after: Option<After>, headers: bool) -> Self {
+    pub(super) fn new(reservation: Reservation, after: Option<After>, headers: Option<ResourceCatalog>) -> Self {
         Self { reservation, after, headers }
     }
 
@@ -112,8 +113,8 @@ impl Pending {
         if let Some(warning) = warning_header(self.reservation.warnings()) {
             parts.headers.insert(HeaderName::from_static("quota-warning"), warning);
         }
-        if self.headers {
-            rate_limit_headers(&mut parts.headers, &self.reservation);
+        if let Some(catalog) = &self.headers {
+            rate_limit_headers(&mut parts.headers, &self.reservation, catalog);
         }
         if parts.status == StatusCode::OK && is_grpc(&parts.headers) {
             let Some(outcome) = grpc_outcome(&parts.headers) else {

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::mode::EnforcementMode;
 use crate::principal::Principal;
 use crate::problem::{ErrorCode, Problem};
+use crate::resource::ResourceCatalog;
 use crate::rules::{Match, OnFailure, Operation, Resolved, RouteMap};
 
 /// Puts a [`QuotaService`] around a service.
@@ -50,7 +51,7 @@ use crate::rules::{Match, OnFailure, Operation, Resolved, RouteMap};
 ///     .usage(ClosureUsage::new(|_workspace, _resource, _at_most| async { Ok::<_, Infallible>(50) }))
 ///     .build()?;
 ///
-/// let create = service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::new())) });
+/// let create = service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) });
 /// let mut service = ServiceBuilder::new().layer(QuotaLayer::new(quota, routes)?).service(create);
 ///
 /// let request = Request::post("/workspaces/acme/segments").body(Empty::new())?;
@@ -216,12 +217,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.shared.triage(&request) {
             Triage::Pass => ResponseFuture::passed(self.inner.call(request.map(M::pass))),
-            Triage::Admitted(pending) => {
-                ResponseFuture::admitted(self.inner.call(request.map(M::pass)), pending)
-            }
-            Triage::Answer(problem) => {
-                ResponseFuture::answered(answer::problem(&problem, request.headers()))
-            }
+            Triage::Admitted(pending) => ResponseFuture::admitted(self.inner.call(request.map(M::pass)), pending),
+            Triage::Answer(problem) => ResponseFuture::answered(answer::problem(&problem, request.headers())),
             Triage::Decide => {
                 // The ready service goes into the future; its clone, not known to be ready, takes its place.
                 let clone = self.inner.clone();
@@ -284,10 +281,15 @@ impl Shared {
         match self.quota.0.try_admit(&direct.workspace, demands) {
             Some(mut reservation) => {
                 reservation.begin();
-                Triage::Admitted(Pending::new(reservation, None, self.rate_limit_headers))
+                Triage::Admitted(Pending::new(reservation, None, self.named()))
             }
             None => Triage::Decide,
         }
+    }
+
+    /// The names for the `RateLimit` headers, where they are asked for.
+    fn named(&self) -> Option<ResourceCatalog> {
+        self.rate_limit_headers.then(|| self.quota.catalog().clone())
     }
 
     #[cold]
@@ -309,17 +311,13 @@ impl Shared {
     }
 
     /// Resolves a request and reserves what it needs: what to call the inner service with, or the answer.
-    async fn decide<M, B>(
-        &self,
-        parts: Parts,
-        body: B,
-    ) -> Result<(Request<M::Body>, Pending), Response<Bytes>>
+    async fn decide<M, B>(&self, parts: Parts, body: B) -> Result<(Request<M::Body>, Pending), Response<Bytes>>
     where
         M: BodyMode<B>,
     {
         let Some(found) = self.find(&parts.method, &parts.uri, &parts.extensions) else {
             // The same map found it a moment ago.
-            return Ok((Request::from_parts(parts, M::pass(body)), Pending::new(Reservation::nothing(), None, false)));
+            return Ok((Request::from_parts(parts, M::pass(body)), Pending::new(Reservation::nothing(), None, None)));
         };
         let rule = found.rule();
         let (data, body) = if rule.needs_body() {
@@ -352,7 +350,7 @@ impl Shared {
             what,
         };
         if rule.operation() == Operation::Delete {
-            return Ok(Pending::new(Reservation::nothing(), Some(after(What::Deleted)), false));
+            return Ok(Pending::new(Reservation::nothing(), Some(after(What::Deleted)), None));
         }
         let after = charges.iter().any(|charge| charge.settle_by_count).then(|| after(What::Count));
         let demands = charges.iter().map(|charge| charge.demand());
@@ -363,7 +361,7 @@ impl Shared {
             None => self.quota.0.admit(&workspace, &charges).await,
         };
         match decision {
-            Ok(Decision::Admitted(reservation)) => Ok(Pending::new(reservation, after, self.rate_limit_headers)),
+            Ok(Decision::Admitted(reservation)) => Ok(Pending::new(reservation, after, self.named())),
             Ok(Decision::Refused(refusal)) => Err(Denied::Refused(refusal)),
             Err(error) => {
                 let mode = self.quota.mode();
@@ -374,7 +372,7 @@ impl Shared {
                 }
                 tracing::error!(error = %error, %workspace, rule = rule.name(), "the quota can't be checked: passes");
                 let reservation = self.quota.0.admit_undecided(workspace.as_str(), &charges);
-                Ok(Pending::new(reservation, after, false))
+                Ok(Pending::new(reservation, after, None))
             }
         }
     }

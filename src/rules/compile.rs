@@ -6,10 +6,11 @@ use std::sync::Arc;
 use http::Method;
 
 use super::path::{PathReading, Template};
-use super::resolve::{Existing, ResolvedCharge, merge};
+use super::resolve::merge;
 use super::rule::{
     Amount, Charge, OnFailure, Operation, Predicate, Probe, ProbeSource, Resource, Rule, WorkspaceSource,
 };
+use crate::decision::{Existing, ResolvedCharge};
 use crate::error::Error;
 use crate::resource::{ResourceCatalog, ResourceId, check_identifier};
 

@@ -12,7 +12,7 @@ mod tests;
 pub use compile::MappedRule;
 pub use map::{RouteMap, RouteMapBuilder};
 pub use path::{Decoding, PathReading};
-pub use resolve::{Direct, Existing, Match, Resolved, ResolvedCharge};
+pub use resolve::{Direct, Match, Resolved};
 pub use rule::{
     Amount, Charge, OnFailure, Operation, Predicate, Probe, Rule, WorkspaceClaim, WorkspaceResolver, WorkspaceSource,
 };

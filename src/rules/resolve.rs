@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::compile::{MappedCharge, MappedResource, MappedRule};
 use super::path::{PathReading, ReadPath, Template};
 use super::rule::{Amount, Probe, ProbeSource, WorkspaceClaim, WorkspaceSource};
+use crate::decision::{Existing, ResolvedCharge};
 use crate::problem::{ErrorCode, Problem};
 use crate::resource::{ResourceId, shown};
 use crate::workspace::{WorkspaceFormat, WorkspaceId};
@@ -25,42 +26,6 @@ pub struct Resolved {
     pub workspace: WorkspaceId,
     /// Of what how many, in the order of [`ResourceId`]; none that comes to 0 units.
     pub charges: Vec<ResolvedCharge>,
-}
-
-/// Units of one resource type, of which there is at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ResolvedCharge {
-    /// Of what.
-    pub resource: ResourceId,
-    /// How many, or how many at most.
-    pub units: u64,
-    /// What may be there already.
-    pub existing: Existing,
-    /// Whether only a count after the response can tell how many of the units became rows.
-    pub settle_by_count: bool,
-}
-
-/// Rows that may be there already, so that making them makes nothing new.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Existing {
-    /// There is nothing to look up.
-    No,
-    /// All of the units are one row, if there is one with this value.
-    Row {
-        /// The column to look in.
-        column: Arc<str>,
-        /// The value to look for.
-        value: String,
-    },
-    /// Each of the units is a row of its own, if there is one with its value.
-    Rows {
-        /// The column to look in.
-        column: Arc<str>,
-        /// The values to look for, each of them once: as many as there are units.
-        values: Vec<String>,
-    },
 }
 
 /// What needs no more than the path to be known: the usual case, without an allocation.

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::BoxFuture;
+use crate::decision::{Existing, ResolvedCharge};
 use crate::error::Error;
 use crate::problem::{ErrorCode, Problem};
 use crate::resource::ResourceCatalog;

@@ -1,0 +1,636 @@
+//! The bodies of requests and answers.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value};
+
+use crate::decision::{Check, Demand, Usage};
+use crate::engine::{Correction, Quota, QuotaView, Recount};
+use crate::error::Error;
+use crate::limit::{Limit, LimitSet, kind_of};
+use crate::mode::{EnforcementMode, ModeSource};
+use crate::problem::{ErrorCode, Problem};
+use crate::resource::{ResourceCatalog, shown};
+use crate::workspace::WorkspaceId;
+
+fn invalid(message: impl Into<String>) -> Problem {
+    Problem::new(ErrorCode::InvalidRequest, message)
+}
+
+/// The fields of a request body, which is a JSON object of scalars in every operation.
+#[derive(Debug)]
+pub(super) struct Object(Map<String, Value>);
+
+impl Object {
+    /// Reads a body. Messages tell the place of a fault and never repeat the body.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let parsed: ParsedObject = serde_json::from_slice(body).map_err(|error| {
+            if error.is_data() {
+                let (line, column) = (error.line(), error.column());
+                return invalid(format!("the body is not a JSON object at line {line} column {column}"));
+            }
+            invalid(format!("the body is not valid JSON: {error}"))
+        })?;
+        match parsed.repeated {
+            // Readers of JSON differ in which of two values they take (RFC 8259, 4): what a gateway checked might not be
+            // what is stored.
+            Some(field) => Err(invalid(format!("the field {} is given twice", shown(&field)))),
+            None => Ok(Self(parsed.fields)),
+        }
+    }
+
+    /// Takes a field that has to be a string.
+    fn take_string(&mut self, field: &str) -> Result<String, Problem> {
+        match self.0.remove(field) {
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(invalid(format!("`{field}` is a string; got {}", kind_of(&other)))),
+            None => Err(invalid(format!("`{field}` is missing"))),
+        }
+    }
+
+    /// Refuses the fields that nobody took.
+    fn finish(self, known: &str) -> Result<(), Problem> {
+        match self.0.keys().next() {
+            Some(field) => Err(invalid(format!("unknown field {}: the body has {known}", shown(field)))),
+            None => Ok(()),
+        }
+    }
+}
+
+struct ParsedObject {
+    fields: Map<String, Value>,
+    repeated: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for ParsedObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = ParsedObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ParsedObject, A::Error> {
+                let mut parsed = ParsedObject { fields: Map::new(), repeated: None };
+                while let Some((field, Scalar(value))) = map.next_entry::<String, Scalar>()? {
+                    if parsed.fields.contains_key(&field) {
+                        parsed.repeated.get_or_insert(field);
+                    } else {
+                        parsed.fields.insert(field, value);
+                    }
+                }
+                Ok(parsed)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// A field's value, of which arrays and objects keep only that they were there: no field takes one, and what is not kept
+/// costs neither memory nor stack, however deep it is.
+struct Scalar(Value);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyScalar;
+
+        impl<'de> Visitor<'de> for AnyScalar {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Scalar, E> {
+                Ok(Scalar(Value::Null))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Scalar(Value::Array(Vec::new())))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Scalar(Value::Object(Map::new())))
+            }
+        }
+
+        deserializer.deserialize_any(AnyScalar)
+    }
+}
+
+/// What the body of a `PUT …/quota` changes.
+///
+/// A whole quota object that was read before may be sent back: its read-only fields are passed over, but it has to be the
+/// object of `workspace`. `canonical` gives the canonical form of a workspace id.
+pub(super) fn limit_changes(
+    body: Object,
+    catalog: &ResourceCatalog,
+    workspace: &WorkspaceId,
+    canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
+) -> Result<LimitSet, Problem> {
+    let Object(mut fields) = body;
+    match fields.remove("workspaceId") {
+        None => {}
+        Some(Value::String(named)) if canonical(&named).is_ok_and(|named| named == *workspace) => {}
+        // An id that has no canonical form names another workspace as well: the path's has one.
+        Some(Value::String(_)) => {
+            return Err(Problem::new(
+                ErrorCode::WorkspaceMismatch,
+                "`workspaceId` names another workspace than the path: send the quota to its own path",
+            ));
+        }
+        Some(other) => return Err(invalid(format!("`workspaceId` is a string; got {}", kind_of(&other)))),
+    }
+    for read_only in ["id", "createdAt", "updatedAt", "version"] {
+        fields.remove(read_only);
+    }
+    let mut changes = LimitSet::new();
+    for (field, value) in &fields {
+        let resource = catalog.by_limit_field(field).map_err(|error| Problem::from(&error))?;
+        let limit = Limit::from_json(value).map_err(|error| invalid(format!("`{field}`: {}", error.message())))?;
+        changes.set(resource.id(), limit);
+    }
+    Ok(changes)
+}
+
+/// What the body of a `POST …/quota/validate` asks for.
+pub(super) fn demand(mut body: Object, catalog: &ResourceCatalog) -> Result<Demand, Problem> {
+    let resource_type = body.take_string("resourceType")?;
+    let units = match body.0.remove("increment") {
+        None | Some(Value::Null) => Some(1),
+        Some(value) => value.as_u64().filter(|units| (1..=Limit::MAX).contains(units)),
+    };
+    let units = units.ok_or_else(|| invalid(format!("`increment` is an integer of 1 to {}", Limit::MAX)))?;
+    body.finish("`resourceType` and `increment`")?;
+    let resource = catalog.by_name(&resource_type).map_err(|error| Problem::from(&error))?;
+    Ok(Demand::new(resource.id(), units))
+}
+
+/// The mode in the body of a `PUT …/quota-enforcement`.
+pub(super) fn mode(mut body: Object) -> Result<EnforcementMode, Problem> {
+    let name = body.take_string("mode")?;
+    body.finish("`mode`")?;
+    name.parse().map_err(|_| {
+        let names = EnforcementMode::ALL.map(EnforcementMode::as_str).join(", ");
+        invalid(format!("`mode` can't be {}: write one of {names}", shown(&name)))
+    })
+}
+
+/// The `quota` object.
+pub(super) struct QuotaObject<'a> {
+    catalog: &'a ResourceCatalog,
+    view: &'a QuotaView,
+}
+
+impl Serialize for QuotaObject<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = &self.view.record;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &format_args!("{}", record.id))?;
+        map.serialize_entry("workspaceId", record.workspace.as_str())?;
+        for (resource, limit) in self.catalog.iter().zip(self.view.limits.iter()) {
+            map.serialize_entry(resource.limit_field(), limit)?;
+        }
+        map.serialize_entry("createdAt", &record.created_at)?;
+        map.serialize_entry("updatedAt", &record.updated_at)?;
+        map.end()
+    }
+}
+
+/// One number per resource type, in the catalog's order.
+struct ByType<'a> {
+    catalog: &'a ResourceCatalog,
+    numbers: Vec<u64>,
+}
+
+impl Serialize for ByType<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.catalog.iter().map(|resource| resource.name()).zip(&self.numbers))
+    }
+}
+
+/// Answers `GET …/quota`.
+#[derive(serde::Serialize)]
+pub(super) struct QuotaAnswer<'a> {
+    quota: QuotaObject<'a>,
+    usage: ByType<'a>,
+    percentages: ByType<'a>,
+}
+
+impl<'a> QuotaAnswer<'a> {
+    pub(super) fn new(catalog: &'a ResourceCatalog, view: &'a QuotaView, usage: &[Usage]) -> Self {
+        // The limits are those that the answer shows, not those of the moment when the rows were counted: an update in
+        // between would make the answer contradict itself.
+        let percentages =
+            usage.iter().zip(view.limits.iter()).map(|(usage, limit)| Usage { limit: *limit, ..*usage }.percent());
+        Self {
+            quota: QuotaObject { catalog, view },
+            usage: ByType { catalog, numbers: usage.iter().map(|usage| usage.current).collect() },
+            percentages: ByType { catalog, numbers: percentages.collect() },
+        }
+    }
+}
+
+/// Answers `PUT …/quota`.
+#[derive(serde::Serialize)]
+pub(super) struct UpdateAnswer<'a> {
+    quota: QuotaObject<'a>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [String],
+}
+
+impl<'a> UpdateAnswer<'a> {
+    pub(super) fn new(catalog: &'a ResourceCatalog, view: &'a QuotaView, warnings: &'a [String]) -> Self {
+        Self { quota: QuotaObject { catalog, view }, warnings }
+    }
+}
+
+/// Tells which of the limits that were just set are below usage.
+pub(super) fn below_usage(catalog: &ResourceCatalog, changes: &LimitSet, usage: &[Usage]) -> Vec<String> {
+    let warning = |(id, limit): (_, Limit)| {
+        let resource = catalog.get(id);
+        let current = usage.get(id.index())?.current;
+        let limit = limit.rows().filter(|limit| *limit < current)?;
+        Some(format!(
+            "{} is {limit}, below the {current} that exist: they stay, and new ones are over the limit",
+            resource.limit_field()
+        ))
+    };
+    changes.iter().filter_map(warning).collect()
+}
+
+/// Answers `POST …/quota/validate`, unless the answer is a refusal.
+#[derive(Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Verdict {
+    allowed: bool,
+    current_usage: u64,
+    limit: Limit,
+    remaining: Option<u64>,
+    percent_used: u64,
+    would_exceed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reserved: Option<u64>,
+}
+
+impl Verdict {
+    pub(super) fn new(check: &Check, units: u64, allowed: bool) -> Self {
+        let Check { usage, refusal, .. } = check;
+        Self {
+            allowed,
+            current_usage: usage.current,
+            limit: usage.limit,
+            // Where requests in flight stand in the way, what is left beside them: the rows alone would seem to fit.
+            remaining: refusal.as_ref().map_or_else(|| usage.remaining(), |refusal| Some(refusal.remaining)),
+            percent_used: usage.percent(),
+            would_exceed: refusal.is_some() || usage.would_exceed(units),
+            reserved: refusal.as_ref().and_then(|refusal| refusal.reserved),
+        }
+    }
+}
+
+/// Answers `POST …/quota/recalculate`.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RecountAnswer<'a> {
+    workspace_id: &'a str,
+    usage: ByType<'a>,
+    corrections: Vec<CorrectionObject<'a>>,
+    recalculated_at: String,
+}
+
+impl<'a> RecountAnswer<'a> {
+    pub(super) fn new(
+        catalog: &'a ResourceCatalog,
+        workspace: &'a WorkspaceId,
+        recount: &'a Recount,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            workspace_id: workspace.as_str(),
+            usage: ByType { catalog, numbers: recount.usage.iter().map(|usage| usage.current).collect() },
+            corrections: recount.corrections.iter().map(CorrectionObject::new).collect(),
+            // Whole seconds, as the timestamps of records.
+            recalculated_at: format!("{at:.0}"),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CorrectionObject<'a> {
+    resource_type: &'a str,
+    cached: u64,
+    actual: u64,
+    drift: i128,
+}
+
+impl<'a> CorrectionObject<'a> {
+    fn new(correction: &'a Correction) -> Self {
+        let Correction { resource, cached, actual } = correction;
+        Self {
+            resource_type: resource.name(),
+            cached: *cached,
+            actual: *actual,
+            drift: i128::from(*actual) - i128::from(*cached),
+        }
+    }
+}
+
+/// Answers `GET` and `PUT …/quota-enforcement`.
+#[derive(serde::Serialize)]
+pub(super) struct EnforcementAnswer {
+    mode: EnforcementMode,
+    source: ModeSource,
+}
+
+impl EnforcementAnswer {
+    pub(super) fn of(quota: &Quota) -> Self {
+        Self { mode: quota.mode(), source: quota.mode_source() }
+    }
+}
+
+/// Answers `GET /system/health`.
+#[derive(serde::Serialize)]
+pub(super) struct HealthAnswer {
+    pub(super) status: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::QuotaRecord;
+    use crate::workspace::WorkspaceFormat;
+
+    fn object(body: &str) -> Object {
+        Object::parse(body.as_bytes()).unwrap()
+    }
+
+    fn acme() -> WorkspaceId {
+        WorkspaceFormat::Lowercase.parse("acme").unwrap()
+    }
+
+    fn changes(body: &str) -> Result<LimitSet, Problem> {
+        limit_changes(object(body), &ResourceCatalog::default(), &acme(), |raw| WorkspaceFormat::Lowercase.parse(raw))
+    }
+
+    fn code_and_message<T: fmt::Debug>(result: Result<T, Problem>) -> (ErrorCode, String) {
+        let problem = result.unwrap_err();
+        (problem.code(), problem.message().to_owned())
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_refused_without_being_repeated() {
+        let deep = "[".repeat(50_000);
+        let bodies = ["", " ", "{", "nul", "[]", "null", "5", "\"secret\"", "{} {}", "{\"secret\":}", "{'a':1}", &deep];
+        for body in bodies {
+            let (code, message) = code_and_message(Object::parse(body.as_bytes()));
+            assert_eq!(code, ErrorCode::InvalidRequest);
+            assert!(message.contains("line 1 column"), "{message}");
+            assert!(!message.contains("secret") && message.len() < 200, "{message}");
+        }
+        assert!(Object::parse(b"{\"a\": \"\xff\"}").is_err());
+        assert!(Object::parse(b"{\"a\": 1e999}").is_err());
+    }
+
+    #[test]
+    fn a_field_given_twice_is_refused() {
+        let (code, message) = code_and_message(Object::parse(br#"{"maxUsers": 1, "maxUsers": 1}"#));
+        assert_eq!((code, message.as_str()), (ErrorCode::InvalidRequest, "the field \"maxUsers\" is given twice"));
+    }
+
+    #[test]
+    fn nested_values_are_passed_over_at_any_depth() {
+        let deep = format!("{{\"maxUsers\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        let (_, message) = code_and_message(changes(&deep));
+        assert!(message.starts_with("`maxUsers`: a limit can't be an array"), "{message}");
+        // A key that `serde_json` gives a meaning of its own when it reads any value.
+        assert!(changes(r#"{"maxUsers": {"$serde_json::private::RawValue": "5"}}"#).is_err());
+    }
+
+    #[test]
+    fn changes_are_what_the_body_names() {
+        let catalog = ResourceCatalog::default();
+        let id = |name| catalog.by_name(name).unwrap().id();
+        assert!(changes("{}").unwrap().is_empty());
+        let set = changes(r#"{"maxUsers": 0, "maxSegments": null, "maxJourneys": 9223372036854775807}"#).unwrap();
+        assert_eq!(set.get(id("users")), Some(Limit::of(0)));
+        assert_eq!(set.get(id("segments")), Some(Limit::Unlimited));
+        assert_eq!(set.get(id("journeys")), Some(Limit::finite(Limit::MAX).unwrap()));
+        assert_eq!(set.get(id("audiences")), None);
+    }
+
+    #[test]
+    fn a_limit_that_is_none_names_its_field() {
+        for value in ["-1", "1.5", "1.0", "9223372036854775808", "18446744073709551616", "\"5\"", "true", "[]", "{}"] {
+            let (code, message) = code_and_message(changes(&format!("{{\"maxSegments\": {value}}}")));
+            assert_eq!(code, ErrorCode::InvalidRequest);
+            assert!(message.contains("`maxSegments`") && message.contains("null for unlimited"), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_limit_field_lists_the_valid_ones() {
+        let (code, message) = code_and_message(changes(r#"{"maxUsers": 5, "maxWidgets": 1}"#));
+        assert_eq!(code, ErrorCode::InvalidResourceType);
+        assert!(message.contains("maxWidgets") && message.contains("maxUsers, maxSegments"), "{message}");
+    }
+
+    #[test]
+    fn a_whole_object_may_be_sent_back_to_its_own_path() {
+        let back = r#"{"id": 7, "workspaceId": "ACME", "version": [], "createdAt": null, "updatedAt": {}}"#;
+        assert!(changes(back).unwrap().is_empty());
+        for other in ["\"globex\"", "\"\"", "\"acme\\u0000\""] {
+            let (code, _) = code_and_message(changes(&format!("{{\"workspaceId\": {other}}}")));
+            assert_eq!(code, ErrorCode::WorkspaceMismatch, "{other}");
+        }
+        for wrong in ["null", "5", "[\"acme\"]"] {
+            let (code, _) = code_and_message(changes(&format!("{{\"workspaceId\": {wrong}}}")));
+            assert_eq!(code, ErrorCode::InvalidRequest, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn demands() {
+        let catalog = ResourceCatalog::default();
+        let segments = catalog.by_name("segments").unwrap().id();
+        let read = |body: &str| demand(object(body), &catalog);
+        assert_eq!(read(r#"{"resourceType": "segments"}"#), Ok(Demand::one(segments)));
+        assert_eq!(read(r#"{"resourceType": "segments", "increment": null}"#), Ok(Demand::one(segments)));
+        let most = read(r#"{"resourceType": "segments", "increment": 9223372036854775807}"#);
+        assert_eq!(most, Ok(Demand::new(segments, Limit::MAX)));
+
+        for increment in
+            ["0", "-1", "1.5", "1.0", "9223372036854775808", "18446744073709551616", "\"1\"", "true", "[1]"]
+        {
+            let body = format!("{{\"resourceType\": \"segments\", \"increment\": {increment}}}");
+            let (code, message) = code_and_message(read(&body));
+            assert_eq!(code, ErrorCode::InvalidRequest);
+            assert!(message.contains("`increment`"), "{message}");
+        }
+        for (body, code, word) in [
+            ("{}", ErrorCode::InvalidRequest, "`resourceType`"),
+            (r#"{"resourceType": 5}"#, ErrorCode::InvalidRequest, "`resourceType`"),
+            (r#"{"resourceType": null}"#, ErrorCode::InvalidRequest, "`resourceType`"),
+            (r#"{"resourceType": "widgets"}"#, ErrorCode::InvalidResourceType, "users, segments"),
+            (r#"{"resourceType": "segments", "count": 1}"#, ErrorCode::InvalidRequest, "\"count\""),
+        ] {
+            let (found, message) = code_and_message(read(body));
+            assert_eq!(found, code, "{body}");
+            assert!(message.contains(word), "{message}");
+        }
+    }
+
+    #[test]
+    fn modes() {
+        assert_eq!(mode(object(r#"{"mode": "warn"}"#)), Ok(EnforcementMode::Warn));
+        for bad in [r#"{"mode": "Warn"}"#, r#"{"mode": "on"}"#, r#"{"mode": ""}"#] {
+            let (code, message) = code_and_message(mode(object(bad)));
+            assert_eq!(code, ErrorCode::InvalidRequest);
+            assert!(message.contains("off, warn, enforce, strict"), "{message}");
+        }
+        for bad in ["{}", r#"{"mode": null}"#, r#"{"mode": 1}"#, r#"{"mode": "warn", "source": "x"}"#] {
+            assert_eq!(code_and_message(mode(object(bad))).0, ErrorCode::InvalidRequest);
+        }
+    }
+
+    fn view(limits: &[Limit]) -> QuotaView {
+        let at: Timestamp = "2024-01-30T10:00:00Z".parse().unwrap();
+        let record = QuotaRecord::new(Uuid::nil(), acme(), 3, LimitSet::new(), at, at);
+        QuotaView { record, limits: limits.into() }
+    }
+
+    #[test]
+    fn a_quota_is_written_in_the_catalogs_order() {
+        let catalog = ResourceCatalog::default();
+        let mut limits: Vec<Limit> = catalog.iter().map(|resource| resource.default_limit()).collect();
+        limits[2] = Limit::Unlimited;
+        let usage: Vec<Usage> = limits.iter().map(|limit| Usage { current: 45, limit: *limit }).collect();
+        let view = view(&limits);
+        let text = serde_json::to_string(&QuotaAnswer::new(&catalog, &view, &usage)).unwrap();
+        assert_eq!(
+            text,
+            concat!(
+                r#"{"quota":{"id":"00000000-0000-0000-0000-000000000000","workspaceId":"acme","maxUsers":1000,"#,
+                r#""maxSegments":50,"maxJourneys":null,"maxBroadcasts":100,"maxComputedProperties":100,"#,
+                r#""maxAudiences":50,"maxEmailTemplates":100,"maxSubscriptionGroups":10,"#,
+                r#""createdAt":"2024-01-30T10:00:00Z","updatedAt":"2024-01-30T10:00:00Z"},"#,
+                r#""usage":{"users":45,"segments":45,"journeys":45,"broadcasts":45,"computedProperties":45,"#,
+                r#""audiences":45,"emailTemplates":45,"subscriptionGroups":45},"#,
+                r#""percentages":{"users":4,"segments":90,"journeys":0,"broadcasts":45,"computedProperties":45,"#,
+                r#""audiences":90,"emailTemplates":45,"subscriptionGroups":450}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn only_limits_that_were_set_and_are_below_usage_are_warned_about() {
+        let catalog = ResourceCatalog::default();
+        let id = |name| catalog.by_name(name).unwrap().id();
+        let usage = vec![Usage { current: 10, limit: Limit::of(5) }; catalog.len()];
+        let changes = LimitSet::new()
+            .with(id("users"), Limit::of(10))
+            .with(id("segments"), Limit::of(9))
+            .with(id("journeys"), Limit::Unlimited);
+        let warnings = below_usage(&catalog, &changes, &usage);
+        assert_eq!(warnings, ["maxSegments is 9, below the 10 that exist: they stay, and new ones are over the limit"]);
+    }
+
+    #[test]
+    fn warnings_are_absent_when_there_are_none() {
+        let catalog = ResourceCatalog::default();
+        let view = view(&[Limit::of(1); 8]);
+        let body = serde_json::to_value(UpdateAnswer::new(&catalog, &view, &[])).unwrap();
+        assert!(body.get("warnings").is_none() && body["quota"]["maxUsers"] == 1);
+        let body = serde_json::to_value(UpdateAnswer::new(&catalog, &view, &["w".to_owned()])).unwrap();
+        assert_eq!(body["warnings"], json!(["w"]));
+    }
+
+    #[test]
+    fn verdicts() {
+        let check = Check { usage: Usage { current: 45, limit: Limit::of(50) }, refusal: None };
+        assert_eq!(
+            serde_json::to_value(Verdict::new(&check, 5, true)).unwrap(),
+            json!({"allowed": true, "currentUsage": 45, "limit": 50, "remaining": 5, "percentUsed": 90,
+                   "wouldExceed": false})
+        );
+        assert!(Verdict::new(&check, 6, true).would_exceed);
+        let check = Check { usage: Usage { current: 45, limit: Limit::Unlimited }, refusal: None };
+        let body = serde_json::to_value(Verdict::new(&check, u64::MAX, true)).unwrap();
+        assert!(body["limit"].is_null() && body["remaining"].is_null() && body["wouldExceed"] == false);
+    }
+
+    #[test]
+    fn requests_in_flight_show_in_a_verdict() {
+        let catalog = ResourceCatalog::default();
+        let check = Check {
+            usage: Usage { current: 45, limit: Limit::of(50) },
+            refusal: Some(crate::Refusal {
+                workspace: acme(),
+                resource: Arc::clone(catalog.by_name("segments").unwrap()),
+                current_usage: 45,
+                limit: 50,
+                requested: 3,
+                remaining: 2,
+                reserved: Some(3),
+                retry_after: None,
+            }),
+        };
+        let body = serde_json::to_value(Verdict::new(&check, 3, false)).unwrap();
+        assert_eq!(body["remaining"], 2);
+        assert_eq!(body["reserved"], 3);
+        assert_eq!(body["wouldExceed"], true);
+    }
+
+    #[test]
+    fn drift_is_signed() {
+        let catalog = ResourceCatalog::default();
+        let correction =
+            |cached, actual| Correction { resource: Arc::clone(catalog.by_name("segments").unwrap()), cached, actual };
+        let recount = Recount {
+            usage: vec![Usage { current: 3, limit: Limit::of(5) }; catalog.len()],
+            corrections: vec![correction(5, 3), correction(0, u64::MAX)],
+        };
+        let at: Timestamp = "2024-01-30T10:00:00.123456789Z".parse().unwrap();
+        let workspace = acme();
+        let text = serde_json::to_string(&RecountAnswer::new(&catalog, &workspace, &recount, at)).unwrap();
+        assert!(text.starts_with(r#"{"workspaceId":"acme","usage":{"users":3,"#), "{text}");
+        assert!(text.contains(r#"{"resourceType":"segments","cached":5,"actual":3,"drift":-2}"#), "{text}");
+        assert!(text.contains(r#""drift":18446744073709551615"#), "{text}");
+        assert!(text.ends_with(r#""recalculatedAt":"2024-01-30T10:00:00Z"}"#), "{text}");
+    }
+}

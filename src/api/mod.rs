@@ -1,0 +1,160 @@
+//! The HTTP API: the engine as an axum router, and the authentication in front of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::middleware::from_fn;
+use axum::routing::{MethodRouter, get, post};
+
+use crate::engine::Quota;
+
+mod auth;
+mod dto;
+mod etag;
+mod extract;
+mod failure;
+mod handlers;
+mod layer;
+
+pub use auth::{Authenticator, StaticTokens, StaticTokensBuilder, TrustExtension, bearer_token};
+pub use layer::{Auth, AuthLayer};
+
+/// The quota API, as a router to nest or to merge.
+///
+/// | path | method | who |
+/// |---|---|---|
+/// | `/workspaces/{workspaceId}/quota` | `GET` | any caller to whom the workspace is open |
+/// | `/workspaces/{workspaceId}/quota` | `PUT` | its admins |
+/// | `/workspaces/{workspaceId}/quota/validate` | `POST` | any caller to whom the workspace is open |
+/// | `/workspaces/{workspaceId}/quota/recalculate` | `POST` | its admins |
+/// | `/system/config/quota-enforcement` | `GET` | any caller |
+/// | `/system/config/quota-enforcement` | `PUT` | admins of all workspaces |
+/// | `/system/health` | `GET` | anybody |
+///
+/// ```
+/// use axum::Router;
+/// use tower_quota::{Quota, QuotaApi, StaticTokens};
+///
+/// fn app(quota: Quota, root: String, acme: String) -> Result<Router, tower_quota::Error> {
+///     let tokens = StaticTokens::builder().admin(root).member(acme, ["acme"]).build()?;
+///     Ok(Router::new().nest("/api", QuotaApi::new(quota, tokens).into_router()))
+/// }
+/// ```
+///
+/// # Who may do what
+///
+/// The [`Authenticator`] tells who calls, before anything else of the request is looked at. What the caller may do
+/// follows from its [`Principal`](crate::Principal), before the body is read. The path's workspace id is decoded once and
+/// brought to its canonical form before it is compared.
+///
+/// # Errors
+///
+/// Every error is a [`Problem`](crate::Problem), as `application/problem+json` where `Accept` names it. A path of the API
+/// with another method is answered in this form too; an unknown path only after [`QuotaApi::with_not_found`].
+///
+/// # Conditional updates
+///
+/// `GET` and `PUT` of a quota answer with an `ETag`. It names the version of the quota record, not the usage beside it:
+/// it is there to be sent back in the `If-Match` of a `PUT`, which then fails with 412 if somebody else changed the record
+/// in between.
+///
+/// # Bodies
+///
+/// They are JSON objects, whatever `Content-Type` says, up to [`QuotaApi::body_cap`]. A field that is given twice is
+/// refused, since readers of JSON disagree on which one counts. How long a client may take to send one is for a time-out
+/// of the host to say.
+pub struct QuotaApi {
+    quota: Quota,
+    authenticator: Arc<dyn Authenticator>,
+    body_cap: usize,
+    not_found: bool,
+}
+
+impl QuotaApi {
+    /// The largest body that is read unless [`QuotaApi::body_cap`] says otherwise, in bytes.
+    pub const DEFAULT_BODY_CAP: usize = 64 * 1024;
+
+    /// An API on `quota`, for callers whom `authenticator` knows.
+    pub fn new(quota: Quota, authenticator: impl Authenticator) -> Self {
+        Self { quota, authenticator: Arc::new(authenticator), body_cap: Self::DEFAULT_BODY_CAP, not_found: false }
+    }
+
+    /// The largest body that is read, in bytes; a larger one is answered with 413.
+    #[must_use]
+    pub fn body_cap(mut self, bytes: usize) -> Self {
+        self.body_cap = bytes;
+        self
+    }
+
+    /// Answers unknown paths too, with the contract's 404.
+    ///
+    /// This is for a router that is nested, where it covers the paths below the prefix, or that is all that a server
+    /// has. A router that is merged would take the fallback of the host's routes.
+    #[must_use]
+    pub fn with_not_found(mut self) -> Self {
+        self.not_found = true;
+        self
+    }
+
+    /// The router, for a host with any state of its own.
+    pub fn into_router<S>(self) -> Router<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        let Self { quota, authenticator, body_cap, not_found } = self;
+        let mut router = Router::new()
+            .route("/workspaces/{workspaceId}/quota", operations(get(handlers::read_quota).put(handlers::update_quota)))
+            .route("/workspaces/{workspaceId}/quota/validate", operations(post(handlers::validate)))
+            .route("/workspaces/{workspaceId}/quota/recalculate", operations(post(handlers::recalculate)))
+            .route(
+                "/system/config/quota-enforcement",
+                operations(get(handlers::read_enforcement).put(handlers::update_enforcement)),
+            )
+            .route("/system/health", operations(get(handlers::health)));
+        if not_found {
+            router = router.fallback(handlers::not_found.layer(from_fn(failure::finish)));
+        }
+        router.with_state(Api(Arc::new(Shared { quota, authenticator, body_cap })))
+    }
+}
+
+/// The operations on one path, and what all of them have around them. It is not a layer of the router, since that would
+/// also stand around the fallback of a router that this one is merged into.
+fn operations(methods: MethodRouter<Api>) -> MethodRouter<Api> {
+    methods.fallback(handlers::method_not_allowed).layer(from_fn(failure::finish))
+}
+
+impl fmt::Debug for QuotaApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuotaApi")
+            .field("body_cap", &self.body_cap)
+            .field("not_found", &self.not_found)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the operations share.
+#[derive(Clone)]
+struct Api(Arc<Shared>);
+
+struct Shared {
+    quota: Quota,
+    authenticator: Arc<dyn Authenticator>,
+    body_cap: usize,
+}
+
+impl Api {
+    fn quota(&self) -> &Quota {
+        &self.0.quota
+    }
+
+    fn authenticator(&self) -> &dyn Authenticator {
+        &*self.0.authenticator
+    }
+
+    fn body_cap(&self) -> usize {
+        self.0.body_cap
+    }
+}
