@@ -1,5 +1,7 @@
 //! Exact count quotas for multi-tenant services.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::future::Future;
 use std::pin::Pin;
 

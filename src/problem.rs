@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::decision::Refusal;
 use crate::error::Error;
@@ -93,10 +94,10 @@ impl ErrorCode {
 /// An error answer of the wire contract: `{"error", "message", "details"?}`.
 ///
 /// ```
-/// use tower_quota::{ErrorCode, Problem};
+/// use tower_quota::{ErrorCode, Problem, ProblemFormat};
 ///
 /// let problem = Problem::new(ErrorCode::InvalidRequest, "`increment` is an integer of 1 to 9223372036854775807");
-/// assert_eq!(problem.to_json()["error"], "INVALID_REQUEST");
+/// assert!(problem.to_json(ProblemFormat::Json).starts_with(r#"{"error":"INVALID_REQUEST","message":"#));
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
@@ -136,6 +137,23 @@ impl ProblemFormat {
     }
 }
 
+/// The members of an error body, in the order in which they are written.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    error: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Value>,
+}
+
 impl Problem {
     /// An answer with `code` and a message that tells what to do instead.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
@@ -171,31 +189,31 @@ impl Problem {
         self.retry_after
     }
 
-    /// The body of the wire contract.
-    pub fn to_json(&self) -> Value {
-        let mut body = Map::new();
-        body.insert("error".into(), self.code.as_str().into());
-        body.insert("message".into(), self.message.clone().into());
-        if let Some(details) = &self.details {
-            body.insert("details".into(), details.clone());
-        }
-        Value::Object(body)
+    /// The body of the wire contract, as a JSON text.
+    ///
+    /// In `application/problem+json` the same object has the standard members of RFC 9457, too.
+    pub fn to_json(&self, format: ProblemFormat) -> String {
+        let standard = format == ProblemFormat::ProblemJson;
+        let body = Body {
+            r#type: standard.then_some("about:blank"),
+            title: standard.then_some(self.code.title()),
+            status: standard.then_some(self.code.status().as_u16()),
+            detail: standard.then_some(self.message.as_str()),
+            error: self.code.as_str(),
+            message: &self.message,
+            details: self.details.as_ref(),
+        };
+        // A struct of strings and numbers always has a JSON form.
+        serde_json::to_string(&body).unwrap_or_default()
     }
 
     /// The whole answer, in `format`.
     pub fn to_response(&self, format: ProblemFormat) -> Response<Bytes> {
-        let mut body = self.to_json();
         let content_type = match format {
             ProblemFormat::Json => "application/json",
-            ProblemFormat::ProblemJson => {
-                body["type"] = "about:blank".into();
-                body["title"] = self.code.title().into();
-                body["status"] = self.code.status().as_u16().into();
-                body["detail"] = self.message.clone().into();
-                "application/problem+json"
-            }
+            ProblemFormat::ProblemJson => "application/problem+json",
         };
-        let mut response = Response::new(Bytes::from(body.to_string()));
+        let mut response = Response::new(Bytes::from(self.to_json(format)));
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -207,8 +207,8 @@ impl World {
         self.cell.end_edit(1, edit.counts);
     }
 
-    fn apply(&mut self, op: Op) {
-        match op {
+    fn apply(&mut self, op: &Op) {
+        match *op {
             Op::Reserve(units) => self.reserve(units),
             Op::Commit(at) => {
                 let open = self.held.iter_mut().filter(|held| held.committed < held.units).nth(at);
@@ -317,7 +317,7 @@ proptest! {
         ops in prop::collection::vec(op(), 1..120),
     ) {
         let mut world = World::new(rows, limit);
-        for op in ops {
+        for op in &ops {
             world.apply(op);
         }
         world.drain();

@@ -1,0 +1,276 @@
+//! A multi-tenant product in miniature: eight collections per workspace, as rows in SQLite. It knows nothing of quotas.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Extension, Router};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, SqlitePool};
+use tower_quota::{ErrorCode, Principal, Problem, ProblemFormat};
+use uuid::Uuid;
+
+/// Collection in paths, resource type, table.
+pub(crate) const COLLECTIONS: [(&str, &str, &str); 8] = [
+    ("users", "users", "User"),
+    ("segments", "segments", "Segment"),
+    ("journeys", "journeys", "Journey"),
+    ("broadcasts", "broadcasts", "Broadcast"),
+    ("computed-properties", "computedProperties", "ComputedProperty"),
+    ("audiences", "audiences", "Audience"),
+    ("email-templates", "emailTemplates", "EmailTemplate"),
+    ("subscription-groups", "subscriptionGroups", "SubscriptionGroup"),
+];
+
+/// The product's database. SQLite has one writer at a time anyway: with one connection for all writes, they queue in
+/// the pool instead of polling a lock.
+#[derive(Clone)]
+pub(crate) struct Database {
+    pub(crate) writer: SqlitePool,
+    pub(crate) readers: SqlitePool,
+}
+
+impl Database {
+    pub(crate) async fn open(url: &str) -> Result<Self, sqlx::Error> {
+        let options = url
+            .parse::<SqliteConnectOptions>()?
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal);
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        for (_, _, table) in COLLECTIONS {
+            let create = format!(
+                r#"CREATE TABLE IF NOT EXISTS "{table}" (
+                    "id" TEXT PRIMARY KEY,
+                    "workspaceId" TEXT NOT NULL,
+                    "name" TEXT NOT NULL,
+                    UNIQUE ("workspaceId", "name")
+                ) STRICT"#
+            );
+            sqlx::query(AssertSqlSafe(create)).execute(&writer).await?;
+        }
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
+        Ok(Self { writer, readers })
+    }
+}
+
+pub(crate) fn routes(database: Database) -> Router {
+    let mut routes = Router::new().route("/api/segments", put(upsert_segment));
+    for (collection, _, table) in COLLECTIONS {
+        let create = move |place: Place, state: State<Database>, body: Body<New>| create(table, place, state, body);
+        let list = move |place: Place, state: State<Database>| list(table, place, state);
+        let remove = move |place: Place, path, state: State<Database>| remove(table, place, path, state);
+        routes = routes
+            .route(&format!("/api/workspaces/{{workspaceId}}/{collection}"), get(list).post(create))
+            .route(&format!("/api/workspaces/{{workspaceId}}/{collection}/{{id}}"), delete(remove));
+    }
+    routes = routes.route("/api/workspaces/{workspaceId}/users/batch", post(create_users));
+    routes.with_state(database)
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct New {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    users: Vec<New>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Upsert {
+    id: Option<String>,
+    workspace_id: String,
+    name: String,
+}
+
+/// A JSON body, whatever type it declares.
+struct Body<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let invalid = |message: String| Failure::new(ErrorCode::InvalidRequest, message);
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| invalid(error.body_text()))?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| invalid(format!("the body doesn't fit: {error}")))
+    }
+}
+
+/// The workspace of a request's path, once the caller is known to be allowed there.
+struct Place(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Place {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Named {
+            workspace_id: String,
+        }
+        let Path(Named { workspace_id }) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Failure::new(ErrorCode::InvalidRequest, error.to_string()))?;
+        let again = parts.headers.get_all("df-workspace-id").iter();
+        if again.into_iter().any(|header| header.as_bytes() != workspace_id.as_bytes()) {
+            return Err(Failure::new(ErrorCode::WorkspaceMismatch, "the path and df-workspace-id name two workspaces"));
+        }
+        allow(parts.extensions.get(), &workspace_id)?;
+        Ok(Self(workspace_id))
+    }
+}
+
+fn allow(principal: Option<&Principal>, workspace: &str) -> Result<(), Failure> {
+    match principal {
+        Some(principal) if principal.may_access(workspace) => Ok(()),
+        _ => Err(Failure::new(ErrorCode::InsufficientPermissions, "this token may not act on that workspace")),
+    }
+}
+
+/// An error answer, in the same form as those of the quota API.
+enum Failure {
+    Problem(Problem),
+    NameTaken,
+    NotFound,
+    Database(sqlx::Error),
+}
+
+impl Failure {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Problem(Problem::new(code, message))
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        match error.as_database_error() {
+            Some(database) if database.is_unique_violation() => Self::NameTaken,
+            _ => Self::Database(error),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(problem) => problem.to_response(ProblemFormat::Json).map(axum::body::Body::from),
+            Self::NameTaken => {
+                let body = json!({ "error": "NAME_TAKEN", "message": "this workspace has one of that name" });
+                (StatusCode::CONFLICT, Json(body)).into_response()
+            }
+            Self::NotFound => Self::new(ErrorCode::NotFound, "there is none with that id").into_response(),
+            Self::Database(error) => {
+                tracing::error!(%error, "the database failed");
+                let body = json!({ "error": "INTERNAL", "message": "the database failed" });
+                (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
+            }
+        }
+    }
+}
+
+fn named(name: &str) -> Result<&str, Failure> {
+    match name.trim() {
+        "" => Err(Failure::new(ErrorCode::InvalidRequest, "`name` is empty: give it a name")),
+        name => Ok(name),
+    }
+}
+
+fn new_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+async fn create(
+    table: &'static str,
+    Place(workspace): Place,
+    State(database): State<Database>,
+    Body(new): Body<New>,
+) -> Result<(StatusCode, Json<Row>), Failure> {
+    let row = Row { id: new_id(), name: named(&new.name)?.to_owned() };
+    let insert = format!(r#"INSERT INTO "{table}" ("id", "workspaceId", "name") VALUES ($1, $2, $3)"#);
+    let insert = sqlx::query(AssertSqlSafe(insert)).bind(&row.id).bind(workspace).bind(&row.name);
+    insert.execute(&database.writer).await?;
+    Ok((StatusCode::CREATED, Json(row)))
+}
+
+async fn list(
+    table: &'static str,
+    Place(workspace): Place,
+    State(database): State<Database>,
+) -> Result<Json<Vec<Row>>, Failure> {
+    let select = format!(r#"SELECT "id", "name" FROM "{table}" WHERE "workspaceId" = $1 ORDER BY "id""#);
+    let rows: Vec<(String, String)> =
+        sqlx::query_as(AssertSqlSafe(select)).bind(workspace).fetch_all(&database.readers).await?;
+    Ok(Json(rows.into_iter().map(|(id, name)| Row { id, name }).collect()))
+}
+
+async fn remove(
+    table: &'static str,
+    Place(workspace): Place,
+    Path((_, id)): Path<(String, String)>,
+    State(database): State<Database>,
+) -> Result<StatusCode, Failure> {
+    let delete = format!(r#"DELETE FROM "{table}" WHERE "workspaceId" = $1 AND "id" = $2"#);
+    let done = sqlx::query(AssertSqlSafe(delete)).bind(workspace).bind(id).execute(&database.writer).await?;
+    if done.rows_affected() == 0 { Err(Failure::NotFound) } else { Ok(StatusCode::NO_CONTENT) }
+}
+
+async fn create_users(
+    Place(workspace): Place,
+    State(database): State<Database>,
+    Body(batch): Body<Batch>,
+) -> Result<(StatusCode, Json<Vec<Row>>), Failure> {
+    let mut transaction = database.writer.begin().await?;
+    let mut rows = Vec::with_capacity(batch.users.len());
+    for user in &batch.users {
+        let row = Row { id: new_id(), name: named(&user.name)?.to_owned() };
+        sqlx::query(r#"INSERT INTO "User" ("id", "workspaceId", "name") VALUES ($1, $2, $3)"#)
+            .bind(&row.id)
+            .bind(&workspace)
+            .bind(&row.name)
+            .execute(&mut *transaction)
+            .await?;
+        rows.push(row);
+    }
+    transaction.commit().await?;
+    Ok((StatusCode::CREATED, Json(rows)))
+}
+
+/// Renames the segment with this id, or makes it; without an id, makes one of that name if there is none.
+async fn upsert_segment(
+    Extension(principal): Extension<Principal>,
+    State(database): State<Database>,
+    Body(upsert): Body<Upsert>,
+) -> Result<Json<Row>, Failure> {
+    allow(Some(&principal), &upsert.workspace_id)?;
+    let conflict = match upsert.id {
+        Some(_) => r#"("id") DO UPDATE SET "name" = excluded."name" WHERE "workspaceId" = excluded."workspaceId""#,
+        None => r#"("workspaceId", "name") DO UPDATE SET "name" = excluded."name""#,
+    };
+    let insert = format!(
+        r#"INSERT INTO "Segment" ("id", "workspaceId", "name") VALUES ($1, $2, $3) ON CONFLICT {conflict} RETURNING "id", "name""#
+    );
+    // All rows, since a driver that is told to stop at the first may never hear of a failed commit.
+    let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(insert))
+        .bind(upsert.id.unwrap_or_else(new_id))
+        .bind(&upsert.workspace_id)
+        .bind(named(&upsert.name)?)
+        .fetch_all(&database.writer)
+        .await?;
+    // No row: the id is another workspace's.
+    rows.into_iter().next().map(|(id, name)| Json(Row { id, name })).ok_or(Failure::NotFound)
+}

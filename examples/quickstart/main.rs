@@ -1,0 +1,119 @@
+//! The main job on embedded SQLite: a multi-tenant API that can't hold one row too many.
+//!
+//! `cargo run --example quickstart`, then try the four lines that it prints.
+//!
+//! | variable | default |
+//! |---|---|
+//! | `LISTEN_ADDR` | `127.0.0.1:3000` |
+//! | `DATABASE_URL` | a fresh SQLite file in a temporary folder |
+//! | `QUOTA_ENFORCEMENT_MODE` | `enforce` |
+//! | `QUOTA_ADMIN_TOKEN` | `admin-token` |
+//! | `QUOTA_MEMBER_TOKENS` | `acme-token=acme,globex-token=globex` |
+
+use std::collections::BTreeMap;
+use std::env;
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tower_quota::{
+    AuthLayer, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap, Settling, SqlTable, SqliteStore, SqliteUsage,
+    StaticTokens,
+};
+
+mod host;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+
+    let folder = tempfile::tempdir()?;
+    let database_url = setting("DATABASE_URL", &format!("sqlite://{}", folder.path().join("quickstart.db").display()));
+    let admin_token = setting("QUOTA_ADMIN_TOKEN", "admin-token");
+    let member_tokens = setting("QUOTA_MEMBER_TOKENS", "acme-token=acme,globex-token=globex");
+    let tokens = Arc::new(tokens(&admin_token, &member_tokens)?);
+
+    // The host: its own tables, its own routes.
+    let database = host::Database::open(&database_url).await?;
+
+    // The quota: which types there are, where limits are kept, how rows are counted.
+    let catalog = ResourceCatalog::default();
+    let mut usage = SqliteUsage::builder(database.readers.clone(), &catalog);
+    for (_, resource, table) in host::COLLECTIONS {
+        usage = usage.table(resource, SqlTable::new(table));
+    }
+    let usage = usage.build()?;
+    usage.check().await?;
+    // All writes go through one connection: whoever gets it next knows that what was sent before has ended.
+    let writer = database.writer.clone();
+    let settling = Settling::barrier(move || {
+        let writer = writer.clone();
+        async move { writer.acquire().await.map(drop) }
+    });
+    let routes = RouteMap::from_toml(include_str!("routes.toml"), &catalog)?;
+    let quota = Quota::builder(catalog.clone())
+        .store(SqliteStore::connect(&database_url, &catalog).await?)
+        .usage(usage)
+        .settling(settling)
+        .build()?;
+
+    let app = Router::new()
+        .merge(host::routes(database))
+        .layer(QuotaLayer::for_axum(quota.clone(), routes)?)
+        .layer(AuthLayer::new(Arc::clone(&tokens)))
+        .nest("/api", QuotaApi::new(quota.clone(), tokens).into_router());
+
+    let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
+    print_introduction(&format!("http://{}", listener.local_addr()?), &admin_token, &member_tokens, &quota);
+    axum::serve(listener, app).with_graceful_shutdown(interrupted()).await?;
+    Ok(())
+}
+
+fn setting(name: &str, default: &str) -> String {
+    env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+/// `token=workspace` pairs, with commas between them; a token may stand in several.
+fn tokens(admin: &str, members: &str) -> Result<StaticTokens, Box<dyn Error>> {
+    let mut workspaces: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for pair in members.split(',').filter(|pair| !pair.is_empty()) {
+        let (token, workspace) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("QUOTA_MEMBER_TOKENS: write token=workspace,token=workspace; got {pair:?}"))?;
+        workspaces.entry(token).or_default().push(workspace);
+    }
+    let builder = StaticTokens::builder().admin(admin);
+    let builder = workspaces.into_iter().fold(builder, |tokens, (token, workspaces)| tokens.member(token, workspaces));
+    Ok(builder.build()?)
+}
+
+fn print_introduction(address: &str, admin: &str, members: &str, quota: &Quota) {
+    let (token, workspace) = members.split(',').next().and_then(|pair| pair.split_once('=')).unwrap_or((admin, "acme"));
+    println!("listening on {address}, mode {}", quota.mode());
+    println!("admin token: {admin}");
+    println!("member tokens: {members}");
+    println!();
+    println!("# create a segment");
+    println!(
+        "curl -i {address}/api/workspaces/{workspace}/segments -H 'authorization: Bearer {token}' -d '{{\"name\": \"Big spenders\"}}' -H 'content-type: application/json'"
+    );
+    println!("# see the quota");
+    println!("curl -i {address}/api/workspaces/{workspace}/quota -H 'authorization: Bearer {token}'");
+    println!("# lower the limit to what is there");
+    println!(
+        "curl -i -X PUT {address}/api/workspaces/{workspace}/quota -H 'authorization: Bearer {admin}' -d '{{\"maxSegments\": 1}}'"
+    );
+    println!("# one too many: 429");
+    println!(
+        "curl -i {address}/api/workspaces/{workspace}/segments -H 'authorization: Bearer {token}' -d '{{\"name\": \"One too many\"}}' -H 'content-type: application/json'"
+    );
+}
+
+async fn interrupted() {
+    // Without a signal handler, the process ends the hard way.
+    let _ = tokio::signal::ctrl_c().await;
+}
