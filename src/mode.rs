@@ -86,6 +86,7 @@ impl fmt::Display for EnforcementMode {
 /// Where the mode in force came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ModeSource {
     /// Nothing said otherwise.
     Default,

@@ -173,6 +173,18 @@ impl ResourceCatalog {
         &self.0.types[id.index()]
     }
 
+    /// Whether `id` can be one of this catalog's.
+    pub(crate) fn check(&self, id: ResourceId) -> Result<(), Error> {
+        if id.index() < self.len() {
+            return Ok(());
+        }
+        Err(Error::unknown_resource(format!(
+            "resource type number {} is of another catalog than {}",
+            id.index(),
+            self.names()
+        )))
+    }
+
     /// The type called `name`, for example `segments`.
     ///
     /// # Errors

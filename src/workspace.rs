@@ -43,6 +43,7 @@ impl fmt::Debug for WorkspaceId {
 
 /// Which spellings name the same workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum WorkspaceFormat {
     /// Ids are compared byte for byte.
     #[default]

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::reservation::Kind;
 use super::tenant::Tenant;
 use crate::BoxFuture;
 use crate::resource::ResourceId;
@@ -21,6 +22,7 @@ type Barrier = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Source>> + Send + S
 /// handler's transaction may still commit afterwards: a driver sends a `COMMIT` and its caller is dropped before the
 /// answer comes. Until that can't happen any more, the request's units stay taken.
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum Settling {
     /// After this time, which the database must enforce: no shorter than the sum of its time-outs for a statement, a
     /// lock and an idle transaction.
@@ -89,6 +91,7 @@ pub(crate) struct Abandoned {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) resource: ResourceId,
     pub(crate) units: u64,
+    pub(crate) kind: Kind,
     pub(crate) since: Instant,
 }
 
@@ -96,7 +99,7 @@ impl Abandoned {
     /// No commit is possible any more: the units count as rows until the next count tells.
     fn settle(self) {
         if let Some(key) = self.tenant.key(self.resource) {
-            key.wake_if(key.cell.post(self.units));
+            self.kind.post(key, self.units);
         }
     }
 }
@@ -121,12 +124,26 @@ pub(crate) async fn settle(mut abandoned: mpsc::UnboundedReceiver<Abandoned>, se
     }
 }
 
+/// Waits until the barrier lets through, and outlives its failures: units that are never settled are lost.
 async fn pass(barrier: &Barrier) {
-    const LONGEST: Duration = Duration::from_secs(5);
+    const LONGEST_TRY: Duration = Duration::from_secs(30);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(5);
     let mut pause = Duration::from_millis(20);
-    while let Err(error) = barrier().await {
-        tracing::warn!(error = %error, "abandoned units stay taken: the barrier failed, and is tried again");
+    loop {
+        let barrier = Arc::clone(barrier);
+        // In a task of its own, so that a panic in it is no panic here.
+        let mut attempt = tokio::spawn(async move { barrier().await });
+        let failure: Source = match timeout(LONGEST_TRY, &mut attempt).await {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(panic)) => panic.into(),
+            Err(elapsed) => {
+                attempt.abort();
+                elapsed.into()
+            }
+        };
+        tracing::warn!(error = %failure, "abandoned units stay taken: the barrier failed, and is tried again");
         sleep(pause).await;
-        pause = LONGEST.min(pause * 2);
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Inner;
 use super::reservation::{Reservation, Unit, Units};
 use super::tenant::{Age, Key, Tenant};
+use super::{Inner, merged};
 use crate::decision::{Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
 use crate::ledger::{Admission, Round, Standing, Step, Verdict};
@@ -77,8 +77,23 @@ impl Inner {
     ) -> Result<Decision, Error> {
         let mut units = Units::None;
         let mut warnings = Vec::new();
+        let mut demands = Vec::with_capacity(charges.len());
         for charge in charges {
-            match self.admit_one(workspace, charge, &mut units).await? {
+            let edits = self.begin_edits(workspace, charge, &mut units).await?;
+            demands.push(Demand::new(charge.resource, charge.units.saturating_sub(edits)));
+        }
+        // One demand for each key: two that each hold a part of what they need would wait for each other.
+        for demand in merged(&demands) {
+            let refusal = match self.take(workspace, demand).await {
+                Ok(unit) => {
+                    units.push(unit);
+                    None
+                }
+                Err(Denial::Failed(error)) => return Err(error),
+                Err(Denial::Over(standing)) => Some(self.refusal(workspace, demand, standing)),
+                Err(Denial::Blocked(standing)) => Some(self.blocked(workspace, demand, standing)),
+            };
+            match refusal {
                 None => {}
                 Some(refusal) if self.mode().refuses() => {
                     tracing::info!(
@@ -100,7 +115,7 @@ impl Inner {
                         requested = refusal.requested,
                         "quota exceeded: passes, since enforcement is off"
                     );
-                    units.push(self.take_anyway(workspace, charge.demand()).await?);
+                    units.push(self.take_anyway(workspace, demand).await?);
                     warnings.push(refusal);
                 }
             }
@@ -108,69 +123,39 @@ impl Inner {
         Ok(Decision::Admitted(Reservation::new(units, warnings)))
     }
 
-    async fn admit_one(
+    /// Finds out which rows of a charge exist already, and begins to edit them; answers how many units they are.
+    ///
+    /// An edit is in the books too: its row may be deleted and counted as gone before the edit makes it anew. It begins
+    /// before the rows are looked up, so that no count can come between.
+    async fn begin_edits(
         self: &Arc<Self>,
         workspace: &WorkspaceId,
         charge: &ResolvedCharge,
         units: &mut Units,
-    ) -> Result<Option<Refusal>, Error> {
-        let resource = charge.resource;
-        let edits = match &charge.existing {
-            Existing::No => 0,
-            Existing::Row { column, value } => {
-                let row = std::slice::from_ref(value);
-                match self.admit_edits(workspace, resource, column, row, units).await? {
-                    0 => 0,
-                    _ => charge.units,
-                }
-            }
-            Existing::Rows { column, values } => self.admit_edits(workspace, resource, column, values, units).await?,
-        };
-        let demand = Demand::new(resource, charge.units.saturating_sub(edits));
-        if demand.units == 0 {
-            return Ok(None);
-        }
-        match self.take(workspace, demand).await {
-            Ok(unit) => {
-                units.push(unit);
-                Ok(None)
-            }
-            Err(Denial::Failed(error)) => Err(error),
-            Err(Denial::Over(standing)) => Ok(Some(self.refusal(workspace, demand, standing, None))),
-            Err(Denial::Blocked(standing)) => {
-                Ok(Some(self.refusal(workspace, demand, standing, Some(self.config.max_wait))))
-            }
-        }
-    }
-
-    /// Finds out which rows exist already, and holds units for those past any limit; answers how many.
-    ///
-    /// An edit is held too: its row may be deleted and counted as gone before the edit makes it anew. The units are
-    /// taken before the rows are looked up, so that a count can't come between.
-    async fn admit_edits(
-        self: &Arc<Self>,
-        workspace: &WorkspaceId,
-        resource: ResourceId,
-        column: &str,
-        values: &[String],
-        units: &mut Units,
     ) -> Result<u64, Error> {
-        let all = u64::try_from(values.len()).unwrap_or(u64::MAX);
-        let (tenant, counts) = loop {
+        let resource = charge.resource;
+        let (column, values) = match &charge.existing {
+            Existing::No => return Ok(0),
+            Existing::Row { column, value } => (column, std::slice::from_ref(value)),
+            Existing::Rows { column, values } => (column, values.as_slice()),
+        };
+        let tenant = loop {
             let tenant = self.fresh(workspace).await?;
-            let Some(key) = tenant.use_key(resource) else { continue };
-            let counts = key.cell.counts();
-            if key.cell.force(all) {
-                break (tenant, counts);
+            if tenant.use_key(resource).is_some_and(|key| key.cell.begin_edit(charge.units)) {
+                break tenant;
             }
         };
-        let held = Unit::taken(Arc::clone(&tenant), resource, all);
-        let resource_type = self.catalog.get(resource);
-        let found = self.within("look up existing rows", self.usage.existing(workspace, resource_type, column, values));
-        let found = found.await?;
-        let edits = u64::try_from(found.iter().filter(|exists| **exists).count()).unwrap_or(u64::MAX);
+        let mut edit = Unit::edit(tenant, resource, charge.units);
+        let look_up = self.usage.existing(workspace, self.catalog.get(resource), column, values);
+        let found = self.within("look up existing rows", look_up).await?;
+        let found = found.iter().filter(|exists| **exists).count();
+        let edits = match &charge.existing {
+            Existing::Row { .. } if found > 0 => charge.units,
+            _ => u64::try_from(found).unwrap_or(u64::MAX).min(charge.units),
+        };
+        edit.shrink_to(edits);
         if edits > 0 {
-            units.push(held.split_edit(edits, counts));
+            units.push(edit);
         }
         Ok(edits)
     }
@@ -193,7 +178,8 @@ impl Inner {
                 Admission::Retired => continue,
                 Admission::Queued { resolve: false } => {}
                 Admission::Queued { resolve: true } => {
-                    tokio::spawn(resolve(Arc::clone(self), Arc::clone(&tenant), demand.resource));
+                    let duty = Duty { tenant: Arc::clone(&tenant), resource: demand.resource, discharged: false };
+                    self.runtime.spawn(resolve(Arc::clone(self), duty));
                 }
             }
             let leaving = WakeOnDrop(key);
@@ -217,45 +203,53 @@ impl Inner {
         }
     }
 
-    /// Lets a request pass that could not be decided about, and keeps its units in the bound where the key is known.
-    pub(crate) fn admit_undecided(&self, workspace: &str, charges: &[ResolvedCharge]) -> Reservation {
+    /// Lets a request pass that could not be decided about, and keeps its units in the bound.
+    pub(crate) fn admit_undecided(&self, workspace: &WorkspaceId, charges: &[ResolvedCharge]) -> Reservation {
         let mut units = Units::None;
-        if let Some(tenant) = self.tenants.get(workspace) {
-            for demand in charges.iter().map(ResolvedCharge::demand) {
+        for demand in charges.iter().map(ResolvedCharge::demand) {
+            let tenant = loop {
+                let tenant = self.tenants.get_or_create(workspace);
                 if tenant.use_key(demand.resource).is_some_and(|key| key.cell.force(demand.units)) {
-                    units.push(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units));
+                    break tenant;
                 }
-            }
+            };
+            units.push(Unit::taken(tenant, demand.resource, demand.units));
         }
         Reservation::new(units, Vec::new())
     }
 
     /// Rows may have been deleted: whoever waits for room should look again.
-    pub(crate) fn deleted(&self, workspace: &str, resources: impl Iterator<Item = ResourceId>) {
+    pub(crate) fn deleted(&self, workspace: &str, demands: impl Iterator<Item = Demand>) {
         let Some(tenant) = self.tenants.get(workspace) else { return };
-        for key in resources.filter_map(|resource| tenant.key(resource)) {
-            key.wake_if(key.cell.touch());
+        for demand in demands {
+            if let Some(key) = tenant.key(demand.resource) {
+                key.wake_if(key.cell.delete(demand.units));
+            }
         }
     }
 
-    pub(crate) fn refusal(
-        &self,
-        workspace: &WorkspaceId,
-        demand: Demand,
-        standing: Standing,
-        retry_after: Option<Duration>,
-    ) -> Refusal {
+    /// The refusal of a demand that is over the limit together with the rows.
+    pub(crate) fn refusal(&self, workspace: &WorkspaceId, demand: Demand, standing: Standing) -> Refusal {
         let limit = standing.limit.unwrap_or(u64::MAX);
-        let over = standing.rows.saturating_add(demand.units) > limit;
         Refusal {
             workspace: workspace.clone(),
             resource: Arc::clone(self.catalog.get(demand.resource)),
             current_usage: standing.rows,
             limit,
             requested: demand.units,
-            remaining: if over { limit.saturating_sub(standing.rows) } else { standing.remaining },
-            reserved: (!over).then_some(standing.reserved),
-            retry_after: if over { None } else { retry_after },
+            remaining: limit.saturating_sub(standing.rows),
+            reserved: None,
+            retry_after: None,
+        }
+    }
+
+    /// The refusal of a demand that only requests in flight stand in the way of.
+    pub(crate) fn blocked(&self, workspace: &WorkspaceId, demand: Demand, standing: Standing) -> Refusal {
+        Refusal {
+            remaining: standing.remaining,
+            reserved: Some(standing.reserved),
+            retry_after: Some(self.config.max_wait),
+            ..self.refusal(workspace, demand, standing)
         }
     }
 
@@ -295,9 +289,9 @@ impl Drop for WakeOnDrop<'_> {
 /// Serves a key's queue until it is empty. One at a time works on a key.
 ///
 /// It is a task of its own, and not one of the waiters, since any of those may be dropped at any time.
-async fn resolve(quota: Arc<Inner>, tenant: Arc<Tenant>, resource: ResourceId) {
+async fn resolve(quota: Arc<Inner>, mut duty: Duty) {
+    let (tenant, resource) = (Arc::clone(&duty.tenant), duty.resource);
     let Some(key) = tenant.key(resource) else { return };
-    let mut duty = AbortOnDrop(Some(key));
     let mut verdicts = Vec::new();
     loop {
         let step = key.cell.step(&mut verdicts);
@@ -306,8 +300,7 @@ async fn resolve(quota: Arc<Inner>, tenant: Arc<Tenant>, resource: ResourceId) {
             Step::Done => break,
             Step::Count(round) => count_round(&quota, &tenant, resource, key, &round, &mut verdicts).await,
             Step::Wait => {
-                let now = Instant::now();
-                let deadline = key.cell.peek(|waiter| waiter.deadline).unwrap_or(now);
+                let deadline = key.cell.peek(|waiter| waiter.deadline).unwrap_or_else(Instant::now);
                 tokio::select! {
                     () = key.wake.notified() => {}
                     () = sleep_until(deadline) => {}
@@ -318,7 +311,7 @@ async fn resolve(quota: Arc<Inner>, tenant: Arc<Tenant>, resource: ResourceId) {
         }
         deliver(&tenant, resource, &mut verdicts);
     }
-    duty.0 = None;
+    duty.discharged = true;
 }
 
 async fn count_round(
@@ -329,6 +322,8 @@ async fn count_round(
     round: &Round,
     verdicts: &mut Vec<(Waiter, Verdict)>,
 ) {
+    // Transactions of a process that was here before may still commit.
+    sleep_until(quota.first_count).await;
     match quota.count(tenant, resource, round.limit).await {
         Ok(rows) => key.cell.resolve(round, rows, verdicts),
         Err(error) => {
@@ -351,12 +346,17 @@ fn deliver(tenant: &Arc<Tenant>, resource: ResourceId, verdicts: &mut Vec<(Waite
     }
 }
 
-/// A resolver that ends early (a count that panics, a runtime that shuts down) leaves no queue behind.
-struct AbortOnDrop<'a>(Option<&'a Key>);
+/// The duty to resolve a queue. A resolver that ends early (a count that panics, a runtime that shuts down, even before
+/// it began) leaves no queue behind.
+struct Duty {
+    tenant: Arc<Tenant>,
+    resource: ResourceId,
+    discharged: bool,
+}
 
-impl Drop for AbortOnDrop<'_> {
+impl Drop for Duty {
     fn drop(&mut self) {
-        if let Some(key) = self.0 {
+        if let Some(key) = self.tenant.key(self.resource).filter(|_| !self.discharged) {
             key.cell.abort();
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::abandoned::{Settling, settle};
 use super::{Inner, ModeCell, Quota, Tenants, maintain};
@@ -17,6 +18,7 @@ use crate::workspace::WorkspaceFormat;
 
 /// What happens to a workspace that has no quota record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Provisioning {
     /// The catalog's defaults are in force, and the record is made when it is first read or changed.
     #[default]
@@ -43,6 +45,7 @@ pub struct QuotaBuilder {
     mode: Option<EnforcementMode>,
     settling: Settling,
     capacity: u64,
+    first_count_after: Duration,
     config: Config,
 }
 
@@ -55,6 +58,7 @@ impl QuotaBuilder {
             mode: None,
             settling: Settling::default(),
             capacity: 100_000,
+            first_count_after: Duration::ZERO,
             config: Config {
                 provisioning: Provisioning::default(),
                 workspace_format: WorkspaceFormat::default(),
@@ -86,6 +90,16 @@ impl QuotaBuilder {
     /// When abandoned units are settled; ten seconds after by default.
     pub fn settling(mut self, settling: Settling) -> Self {
         self.settling = settling;
+        self
+    }
+
+    /// How long after the start rows are first counted; at once by default, which is right for an embedded database.
+    ///
+    /// Transactions of a process that was killed may still commit at a database server, after a count that came too
+    /// early. Where a crash must not cost exactness, set this to the time in which the server ends them. Requests wait
+    /// that long after the start.
+    pub fn first_count_after(mut self, time: Duration) -> Self {
+        self.first_count_after = time;
         self
     }
 
@@ -158,6 +172,8 @@ impl QuotaBuilder {
             usage,
             mode: ModeCell::new(mode, source),
             clock: CoarseClock::new(),
+            first_count: Instant::now() + self.first_count_after,
+            runtime: runtime.clone(),
             config: self.config,
         });
         runtime.spawn(settle(abandoned, self.settling));

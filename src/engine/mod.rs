@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::clock::{CoarseClock, millis};
 use crate::decision::{Check, Demand, ResolvedCharge, Usage};
@@ -64,6 +66,9 @@ pub(crate) struct Inner {
     mode: ModeCell,
     tenants: Tenants,
     clock: CoarseClock,
+    /// Before this, rows are not counted.
+    first_count: Instant,
+    runtime: Handle,
     config: Config,
 }
 
@@ -136,15 +141,15 @@ impl Quota {
     /// where that matters.
     pub fn set_mode(&self, mode: EnforcementMode) {
         let (before, _) = self.0.mode.get();
-        self.0.mode.set(mode, ModeSource::Runtime);
-        tracing::info!(%before, now = %mode, "enforcement mode changed");
         if before == EnforcementMode::Off {
-            for tenant in self.0.tenants.all() {
-                for (_, key) in tenant.keys() {
-                    key.wake_if(key.cell.forget());
-                }
-            }
+            self.0.forget_all();
         }
+        self.0.mode.set(mode, ModeSource::Runtime);
+        if before == EnforcementMode::Off {
+            // What was counted meanwhile was counted without those that still passed.
+            self.0.forget_all();
+        }
+        tracing::info!(%before, now = %mode, "enforcement mode changed");
     }
 
     /// Reserves units for several demands, all or none.
@@ -156,8 +161,12 @@ impl Quota {
     /// # Errors
     ///
     /// [`Error::is_unavailable`] when no decision can be made (not in modes `off` and `warn`),
-    /// [`Error::is_not_found`] when there is no record and records are provisioned explicitly.
+    /// [`Error::is_not_found`] when there is no record and records are provisioned explicitly,
+    /// [`Error::is_unknown_resource`] for a resource type of another catalog.
     pub async fn reserve(&self, workspace: &WorkspaceId, demands: &[Demand]) -> Result<Decision, Error> {
+        for demand in demands {
+            self.0.catalog.check(demand.resource)?;
+        }
         let demands = merged(demands);
         if self.mode() == EnforcementMode::Off {
             return Ok(Decision::Admitted(Reservation::nothing()));
@@ -170,7 +179,7 @@ impl Quota {
         let decision = match self.0.admit(workspace, &charges).await {
             Err(error) if !self.mode().refuses() => {
                 tracing::warn!(error = %error, %workspace, "the quota can't be checked: passes, as the mode says");
-                Ok(Decision::Admitted(self.0.admit_undecided(workspace.as_str(), &charges)))
+                Ok(Decision::Admitted(self.0.admit_undecided(workspace, &charges)))
             }
             decision => decision,
         };
@@ -189,6 +198,7 @@ impl Quota {
     ///
     /// As [`reserve`](Self::reserve), in every mode.
     pub async fn check(&self, workspace: &WorkspaceId, demand: Demand) -> Result<Check, Error> {
+        self.0.catalog.check(demand.resource)?;
         let tenant = self.0.fresh(workspace).await?;
         let current = self.0.count(&tenant, demand.resource, None).await?;
         let limit = self.0.limits_of(&tenant)?.by_resource[demand.resource.index()];
@@ -196,10 +206,12 @@ impl Quota {
         let Some(limit) = limit.rows() else { return Ok(Check { usage, refusal: None }) };
         let reserved = tenant.key(demand.resource).map_or(0, |key| key.cell.reserved());
         let remaining = limit.saturating_sub(current.saturating_add(reserved));
-        let refusal = (demand.units > remaining).then(|| {
-            let standing = Standing { rows: current, reserved, limit: Some(limit), remaining };
-            self.0.refusal(workspace, demand, standing, Some(self.0.config.max_wait))
-        });
+        let standing = Standing { rows: current, reserved, limit: Some(limit), remaining };
+        let refusal = if usage.would_exceed(demand.units) {
+            Some(self.0.refusal(workspace, demand, standing))
+        } else {
+            (demand.units > remaining).then(|| self.0.blocked(workspace, demand, standing))
+        };
         Ok(Check { usage, refusal })
     }
 
@@ -267,16 +279,23 @@ impl Quota {
         changes: &LimitSet,
         expect: &Expect,
     ) -> Result<QuotaView, Error> {
-        match self.0.within("change the record", self.0.store.update(workspace, changes, expect)).await {
-            Ok(record) => Ok(self.0.adopt(record)),
-            Err(error) => {
-                // It may have been changed all the same: a time-out says nothing about that.
-                if let Some(tenant) = self.0.tenants.get(workspace.as_str()) {
-                    tenant.set_due(self.0.clock.now());
-                }
-                Err(error)
+        let (quota, workspace, changes, expect) =
+            (Arc::clone(&self.0), workspace.clone(), changes.clone(), expect.clone());
+        // In a task of its own: a change that is stored must come in force, whether or not the caller stays to hear it.
+        let change = tokio::spawn(async move {
+            let changed = quota.store.update(&workspace, &changes, &expect).await;
+            if changed.is_err()
+                && let Some(tenant) = quota.tenants.get(workspace.as_str())
+            {
+                // It may have been stored all the same.
+                tenant.make_due(quota.clock.now());
             }
-        }
+            changed.map(|record| quota.adopt(record))
+        });
+        let changed = async {
+            change.await.map_err(|error| Error::unavailable("the change of the record broke off").with_source(error))?
+        };
+        self.0.within("change the record", changed).await
     }
 
     /// Whether the store answers.
@@ -342,14 +361,23 @@ impl Inner {
                 }
                 Age::Expired => {}
             }
-            let _one_at_a_time = self.tenants.loading(workspace).await;
-            if self.age(&tenant) == Age::Expired {
-                self.refresh(&tenant).await?;
-            }
+            self.within("read the limits", self.load_expired(&tenant)).await?;
             if !tenant.retired() {
                 return Ok(tenant);
             }
         }
+    }
+
+    /// Reads limits that are not known or too old, and has rows counted anew before anything is granted.
+    async fn load_expired(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<(), Error> {
+        let _one_at_a_time = self.tenants.loading(&tenant.id).await;
+        if self.age(tenant) != Age::Expired {
+            return Ok(());
+        }
+        for (_, key) in tenant.keys() {
+            key.wake_if(key.cell.forget());
+        }
+        self.load(tenant).await
     }
 
     /// Refreshes a tenant that is in use without making anybody wait.
@@ -358,58 +386,73 @@ impl Inner {
         let quota = Arc::clone(self);
         tokio::spawn(async move {
             let tenant = refreshing.tenant();
-            let _one_at_a_time = quota.tenants.loading(&tenant.id).await;
-            // Failures are logged there; the last known limits stay in force.
-            let _ = quota.refresh(tenant).await;
+            let one_at_a_time = quota.tenants.loading(&tenant.id).await;
+            let loaded = quota.load(tenant).await;
+            drop(one_at_a_time);
+            // A failure is logged there.
+            if loaded.is_ok()
+                && let Err(error) = quota.recount(tenant).await
+            {
+                tracing::error!(error = %error, workspace = %tenant.id, "the rows could not be counted again");
+                tenant.make_due(quota.clock.now());
+            }
         });
     }
 
-    /// Counts the rows of a workspace again without making anybody wait.
-    pub(crate) fn count_behind(self: &Arc<Self>, workspace: &WorkspaceId) {
+    /// Counts the rows of some resource types again without making anybody wait.
+    pub(crate) fn count_behind(self: &Arc<Self>, workspace: &WorkspaceId, resources: Vec<ResourceId>) {
         let Some(tenant) = self.tenants.get(workspace.as_str()) else { return };
         let quota = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = quota.recount(&tenant).await {
+            if let Err(error) = quota.each(&tenant, resources.into_iter(), Self::recount_one).await {
                 // The units stay posted: too many rather than too few, until the next count.
                 tracing::warn!(error = %error, workspace = %tenant.id, "the rows could not be counted again");
             }
         });
     }
 
-    /// Reads the limits again, and counts again what is in use.
+    /// Reads the limits of a tenant.
     ///
     /// # Errors
     ///
-    /// Only when the limits were never known: otherwise the last known ones stay in force.
-    async fn refresh(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<(), Error> {
+    /// When they can't be read and were never known, or in a mode that doesn't go by the last known ones.
+    async fn load(&self, tenant: &Tenant) -> Result<(), Error> {
         /// How soon to try again after a failure.
         const RETRY: Duration = Duration::from_secs(1);
         self.tenants.touch(tenant);
+        let since = tenant.installs();
         let loaded = match self.within("read the record", self.store.load(&tenant.id)).await {
             Ok(Some(record)) => Ok(self.limits(&record)),
-            Ok(None) if self.config.provisioning == Provisioning::Explicit => return Err(no_record(&tenant.id)),
-            Ok(None) => Ok(Limits { version: 0, by_resource: self.catalog.default_limits() }),
+            Ok(None) if self.config.provisioning == Provisioning::Explicit => Err(no_record(&tenant.id)),
+            Ok(None) => Ok(Limits { record: None, version: 0, by_resource: self.catalog.default_limits() }),
             Err(error) => Err(error),
         };
         let again = match loaded {
             Ok(limits) => {
-                tenant.install(limits);
-                match self.recount(tenant).await {
-                    Ok(()) => self.config.refresh_after,
-                    Err(error) => {
-                        tracing::error!(error = %error, workspace = %tenant.id, "the rows could not be counted again");
-                        RETRY
-                    }
-                }
+                tenant.install(limits, Some(since));
+                self.config.refresh_after
             }
-            Err(error) if tenant.limits().is_none() => return Err(error),
             Err(error) => {
+                let usable = tenant.limits().is_some() && !error.is_not_found();
+                if !usable || self.mode() == EnforcementMode::Strict {
+                    tenant.expire();
+                    return Err(error);
+                }
                 tracing::error!(error = %error, workspace = %tenant.id, "the last known limits stay in force");
-                RETRY
+                RETRY.min(self.config.refresh_after)
             }
         };
-        tenant.set_due(self.clock.now().saturating_add(millis(again.min(self.config.refresh_after))));
+        tenant.set_due(self.clock.now().saturating_add(millis(again)));
         Ok(())
+    }
+
+    /// The rows of all keys must be counted anew before anything is granted.
+    fn forget_all(&self) {
+        for tenant in self.tenants.all() {
+            for (_, key) in tenant.keys() {
+                key.wake_if(key.cell.forget());
+            }
+        }
     }
 
     /// Counts those keys again of which something is believed: the others are counted before anything is granted.
@@ -465,7 +508,8 @@ impl Inner {
     }
 
     fn limits(&self, record: &QuotaRecord) -> Limits {
-        Limits { version: record.version, by_resource: self.catalog.effective(&record.limits) }
+        let by_resource = self.catalog.effective(&record.limits);
+        Limits { record: Some(record.id), version: record.version, by_resource }
     }
 
     fn limits_of(&self, tenant: &Tenant) -> Result<Limits, Error> {
@@ -477,7 +521,7 @@ impl Inner {
         let limits = self.limits(&record);
         let by_resource = Arc::clone(&limits.by_resource);
         if let Some(tenant) = self.tenants.get(record.workspace.as_str()) {
-            tenant.install(limits);
+            tenant.install(limits, None);
         }
         QuotaView { record, limits: by_resource }
     }

@@ -25,13 +25,30 @@ pub(crate) struct Unit {
     begun: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Rows to be created.
     Create,
-    /// Rows that existed when the edit began; remembers how many counts had been applied by then.
-    Edit {
-        counts: u64,
-    },
+    /// Rows that existed when their edit began.
+    Edit,
+}
+
+impl Kind {
+    /// The rows exist now, or may exist.
+    pub(crate) fn post(self, key: &Key, units: u64) {
+        key.wake_if(match self {
+            Self::Create => key.cell.post(units),
+            Self::Edit => key.cell.end_edit(units),
+        });
+    }
+
+    /// Nothing was done, and nothing can be done any more.
+    fn void(self, key: &Key, units: u64) {
+        key.wake_if(match self {
+            Self::Create => key.cell.give_back(units),
+            Self::Edit => key.cell.end_edit(units),
+        });
+    }
 }
 
 impl Unit {
@@ -40,14 +57,18 @@ impl Unit {
         Self { tenant: Some(tenant), resource, units, kind: Kind::Create, begun: false }
     }
 
-    /// Keeps `edits` of the units for rows that exist: as an edit, they cost nothing. The others go back.
-    pub(crate) fn split_edit(mut self, edits: u64, counts: u64) -> Self {
-        let (units, tenant) = (self.units, self.tenant.clone());
-        if let Some(key) = tenant.as_ref().and_then(|tenant| tenant.key(self.resource)) {
-            key.wake_if(key.cell.give_back(units.saturating_sub(edits)));
+    /// An edit of `units` rows that the caller has begun. Those that turn out not to exist end it in part.
+    pub(crate) fn edit(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
+        Self { tenant: Some(tenant), resource, units, kind: Kind::Edit, begun: false }
+    }
+
+    /// Only `units` of the rows exist.
+    pub(crate) fn shrink_to(&mut self, units: u64) {
+        let missing = self.units.saturating_sub(units);
+        if let Some(key) = self.tenant.as_ref().and_then(|tenant| tenant.key(self.resource)) {
+            self.kind.void(key, missing);
         }
-        self.tenant = None;
-        Self { tenant, resource: self.resource, units: edits, kind: Kind::Edit { counts }, begun: false }
+        self.units = units;
     }
 
     /// The limit in force, and how many units are left under it; `None` without a limit or once it has ended.
@@ -56,49 +77,43 @@ impl Unit {
         Some((self.resource, standing.limit?, standing.remaining))
     }
 
-    fn end(&mut self, end: impl FnOnce(&Key) -> bool) {
+    fn end(&mut self, end: impl FnOnce(&Key)) {
         let Some(tenant) = self.tenant.take() else { return };
         if let Some(key) = tenant.key(self.resource) {
-            key.wake_if(end(key));
+            end(key);
         }
     }
 
     fn post(mut self) {
         let (units, kind) = (self.units, self.kind);
-        self.end(|key| match kind {
-            Kind::Create => key.cell.post(units),
-            Kind::Edit { counts } => key.cell.end_edit(units, counts),
-        });
+        self.end(|key| kind.post(key, units));
     }
 
     fn void(mut self) {
-        let units = self.units;
-        self.end(|key| key.cell.give_back(units));
+        let (units, kind) = (self.units, self.kind);
+        self.end(|key| kind.void(key, units));
     }
 
     /// `rows` of the units became rows; the others can't any more.
     fn post_some(&mut self, rows: u64) {
         let (rows, units, kind) = (rows.min(self.units), self.units, self.kind);
-        self.end(|key| match kind {
-            Kind::Create => {
-                let heard = key.cell.post(rows);
-                key.cell.give_back(units - rows) || heard
-            }
-            Kind::Edit { counts } => key.cell.end_edit(units, counts),
+        self.end(|key| {
+            kind.post(key, rows);
+            kind.void(key, units - rows);
         });
     }
 }
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        let (units, resource, begun) = (self.units, self.resource, self.begun);
-        if !begun {
-            return self.end(|key| key.cell.give_back(units));
+        let (units, resource, kind) = (self.units, self.resource, self.kind);
+        if !self.begun {
+            return self.end(|key| kind.void(key, units));
         }
         let Some(tenant) = self.tenant.take() else { return };
         let abandoned = tenant.abandoned.clone();
         // The receiver is gone only when the engine is, and its ledger with it.
-        let _ = abandoned.send(Abandoned { tenant, resource, units, since: Instant::now() });
+        let _ = abandoned.send(Abandoned { tenant, resource, units, kind, since: Instant::now() });
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use moka::policy::EvictionPolicy;
 use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
 
 use super::abandoned::Abandoned;
 use super::admit::Waiter;
@@ -49,13 +50,16 @@ pub(crate) struct Tenant {
 #[derive(Debug, Default)]
 struct State {
     limits: Option<Limits>,
+    /// How often limits were put in force.
+    installs: u32,
     retired: bool,
 }
 
 /// The limits in force, and the version of the record that says so.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// 0 where there is no record, and the defaults are in force.
+    /// `None` where there is no record, and the defaults are in force.
+    pub(crate) record: Option<Uuid>,
     pub(crate) version: u64,
     pub(crate) by_resource: Arc<[Limit]>,
 }
@@ -87,11 +91,15 @@ impl Tenant {
         self.keys[resource.index()].get().map(|key| &**key)
     }
 
-    /// The key of `resource`, taken into use; `None` when the tenant is out of use or its limits were never read.
+    /// The key of `resource`, taken into use; `None` when the tenant is out of use.
+    ///
+    /// Until the limits are known nothing is granted: but requests that pass undecided are in the books.
     pub(crate) fn use_key(&self, resource: ResourceId) -> Option<&Key> {
         let state = self.lock();
-        let limits = state.limits.as_ref().filter(|_| !state.retired)?;
-        let limit = limits.by_resource[resource.index()];
+        if state.retired {
+            return None;
+        }
+        let limit = state.limits.as_ref().map_or(Limit::of(0), |limits| limits.by_resource[resource.index()]);
         Some(self.keys[resource.index()].get_or_init(|| Box::new(Key::new(limit))))
     }
 
@@ -108,10 +116,25 @@ impl Tenant {
         self.lock().retired
     }
 
-    /// Puts limits in force, unless those in force are of a newer version: a slow reading never undoes an update.
-    pub(crate) fn install(&self, limits: Limits) {
+    /// How often limits were put in force: to be asked before they are read.
+    pub(crate) fn installs(&self) -> u32 {
+        self.lock().installs
+    }
+
+    /// Puts limits in force, unless those in force are newer: a slow reading never undoes an update.
+    ///
+    /// Versions tell that within one record. Between two (a record was deleted or restored around the engine), a reading
+    /// counts only if nothing was put in force since it began, when there had been `since` installs.
+    pub(crate) fn install(&self, limits: Limits, since: Option<u32>) {
         let mut state = self.lock();
-        if state.limits.as_ref().is_some_and(|current| current.version > limits.version) {
+        let older = state.limits.as_ref().is_some_and(|current| {
+            if current.record == limits.record {
+                current.version > limits.version
+            } else {
+                since.is_some_and(|since| since != state.installs)
+            }
+        });
+        if older {
             return;
         }
         for (index, key) in self.keys() {
@@ -122,6 +145,7 @@ impl Tenant {
             }
         }
         state.limits = Some(limits);
+        state.installs = state.installs.wrapping_add(1);
     }
 
     pub(crate) fn age(&self, now: u64, tolerance: u64) -> Age {
@@ -135,6 +159,17 @@ impl Tenant {
 
     pub(crate) fn set_due(&self, due: u64) {
         self.due.store(due, Ordering::Relaxed);
+    }
+
+    /// What is known is too old to decide by.
+    pub(crate) fn expire(&self) {
+        self.due.store(0, Ordering::Relaxed);
+    }
+
+    /// The limits may have changed: they are to be read again, if they ever were.
+    pub(crate) fn make_due(&self, now: u64) {
+        let earlier = |due: u64| (due != 0).then(|| due.min(now));
+        let _ = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
     }
 
     /// Takes the tenant out of use, unless units are out or somebody waits.
@@ -217,13 +252,13 @@ impl Tenants {
     /// The tenant, taken into use.
     pub(crate) fn get_or_create(&self, workspace: &WorkspaceId) -> Arc<Tenant> {
         loop {
-            let create = || Arc::new(Tenant::new(workspace.clone(), self.resources, self.abandoned.clone()));
-            let mut created = false;
-            let tenant = Arc::clone(self.index.pin().get_or_insert_with(workspace.clone(), || {
-                created = true;
-                create()
-            }));
-            if created {
+            if let Some(tenant) = self.get(workspace.as_str()).filter(|tenant| !tenant.retired()) {
+                return tenant;
+            }
+            let created = Arc::new(Tenant::new(workspace.clone(), self.resources, self.abandoned.clone()));
+            let tenant = Arc::clone(self.index.pin().get_or_insert_with(workspace.clone(), || Arc::clone(&created)));
+            // Of several that come at once, the map takes one.
+            if Arc::ptr_eq(&tenant, &created) {
                 self.recent.insert(workspace.clone(), Arc::clone(&tenant));
             }
             if !tenant.retired() {

@@ -6,8 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::answer::{rate_limit_headers, warning_header};
 use super::body::ResponseBody;
+use crate::decision::Demand;
 use crate::engine::{Inner, Reservation};
-use crate::resource::{ResourceCatalog, ResourceId};
+use crate::resource::ResourceCatalog;
 use crate::workspace::WorkspaceId;
 
 /// How a reservation ends.
@@ -27,7 +28,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 impl Outcome {
     fn of_status(status: StatusCode) -> Self {
         match status {
-            _ if status.is_success() => Self::Posted,
+            // After a redirect, too, the handler is done: a form that was posted may well have made its row.
+            _ if status.is_success() || status.is_redirection() => Self::Posted,
             // A handler that was cut off by a time-out may have made its rows.
             StatusCode::REQUEST_TIMEOUT => Self::Unknown,
             _ if status.as_u16() == CLIENT_CLOSED_REQUEST => Self::Unknown,
@@ -71,7 +73,7 @@ pub(super) struct Pending {
 pub(super) struct After {
     pub(super) quota: Arc<Inner>,
     pub(super) workspace: WorkspaceId,
-    pub(super) resources: Vec<ResourceId>,
+    pub(super) demands: Vec<Demand>,
     pub(super) what: What,
 }
 
@@ -102,8 +104,13 @@ impl Pending {
                 }
             }
             Outcome::Voided => self.reservation.void(),
-            // Dropped, the reservation is settled as abandoned.
-            Outcome::Unknown => drop(self.reservation),
+            Outcome::Unknown => {
+                // Dropped, the reservation is settled as abandoned.
+                drop(self.reservation);
+                if let Some(after) = self.after {
+                    after.tell();
+                }
+            }
         }
     }
 
@@ -131,8 +138,11 @@ impl Pending {
 impl After {
     fn tell(self) {
         match self.what {
-            What::Deleted => self.quota.deleted(self.workspace.as_str(), self.resources.into_iter()),
-            What::Count => self.quota.count_behind(&self.workspace),
+            What::Deleted => self.quota.deleted(self.workspace.as_str(), self.demands.into_iter()),
+            What::Count => {
+                let resources = self.demands.iter().map(|demand| demand.resource).collect();
+                self.quota.count_behind(&self.workspace, resources);
+            }
         }
     }
 }
@@ -155,13 +165,13 @@ mod tests {
     #[test]
     fn statuses() {
         let outcome = |status| Outcome::of_status(StatusCode::from_u16(status).unwrap());
-        for status in [200, 201, 202, 204, 299] {
+        for status in [200, 201, 202, 204, 299, 302, 303] {
             assert_eq!(outcome(status), Outcome::Posted, "{status}");
         }
         for status in [400, 401, 404, 409, 422, 429] {
             assert_eq!(outcome(status), Outcome::Voided, "{status}");
         }
-        for status in [101, 303, 408, 499, 500, 502, 503, 504, 599] {
+        for status in [101, 408, 499, 500, 502, 503, 504, 599] {
             assert_eq!(outcome(status), Outcome::Unknown, "{status}");
         }
     }

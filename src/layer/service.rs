@@ -16,7 +16,7 @@ use super::body::ResponseBody;
 use super::future::ResponseFuture;
 use super::outcome::{After, Pending, What, is_grpc};
 use super::request_body::{BodyMode, Replayed, Untouched};
-use crate::decision::{Existing, Refusal};
+use crate::decision::{Existing, Refusal, ResolvedCharge};
 use crate::engine::{Decision, Quota, Reservation};
 use crate::error::Error;
 use crate::mode::EnforcementMode;
@@ -71,6 +71,7 @@ struct Shared {
     refusal: Arc<dyn RefusalResponse>,
     refusal_status: Option<StatusCode>,
     rate_limit_headers: bool,
+    on_failure: OnFailure,
 }
 
 impl QuotaLayer<Untouched> {
@@ -124,8 +125,14 @@ impl<M> QuotaLayer<M> {
                 "the route map says workspace ids are {format:?}, the quota says {engine:?}: say the same in both"
             )));
         }
-        let shared =
-            Shared { quota, routes, refusal: Arc::new(contract), refusal_status: None, rate_limit_headers: false };
+        let shared = Shared {
+            quota,
+            routes,
+            refusal: Arc::new(contract),
+            refusal_status: None,
+            rate_limit_headers: false,
+            on_failure: OnFailure::Open,
+        };
         Ok(Self { shared: Arc::new(shared), mode: PhantomData })
     }
 
@@ -145,6 +152,12 @@ impl<M> QuotaLayer<M> {
         self.change(|shared| shared.rate_limit_headers = add)
     }
 
+    /// What happens in mode `enforce` to requests of rules that inherit it, when no decision can be made: they pass by
+    /// default. In `warn` they always pass, in `strict` never.
+    pub fn on_failure(self, on_failure: OnFailure) -> Self {
+        self.change(|shared| shared.on_failure = on_failure)
+    }
+
     fn change(self, change: impl FnOnce(&mut Shared)) -> Self {
         let mut shared = Shared {
             quota: self.shared.quota.clone(),
@@ -152,6 +165,7 @@ impl<M> QuotaLayer<M> {
             refusal: Arc::clone(&self.shared.refusal),
             refusal_status: self.shared.refusal_status,
             rate_limit_headers: self.shared.rate_limit_headers,
+            on_failure: self.shared.on_failure,
         };
         change(&mut shared);
         Self { shared: Arc::new(shared), mode: PhantomData }
@@ -346,7 +360,7 @@ impl Shared {
         let after = |what| After {
             quota: Arc::clone(&self.quota.0),
             workspace: workspace.clone(),
-            resources: charges.iter().map(|charge| charge.resource).collect(),
+            demands: charges.iter().map(ResolvedCharge::demand).collect(),
             what,
         };
         if rule.operation() == Operation::Delete {
@@ -366,14 +380,24 @@ impl Shared {
             Err(error) => {
                 let mode = self.quota.mode();
                 // A workspace without a record is the client's fault, and no failure of the store.
-                if error.is_not_found() && mode.refuses() || closed(mode, rule.on_failure()) {
+                if error.is_not_found() && mode.refuses() || self.is_closed(mode, rule.on_failure()) {
                     tracing::error!(error = %error, %workspace, rule = rule.name(), "the quota can't be checked: refused");
                     return Err(Denied::Problem(Problem::from(&error)));
                 }
                 tracing::error!(error = %error, %workspace, rule = rule.name(), "the quota can't be checked: passes");
-                let reservation = self.quota.0.admit_undecided(workspace.as_str(), &charges);
+                let reservation = self.quota.0.admit_undecided(&workspace, &charges);
                 Ok(Pending::new(reservation, after, None))
             }
+        }
+    }
+
+    /// Whether a request is refused when the quota can't be checked.
+    fn is_closed(&self, mode: EnforcementMode, rule: OnFailure) -> bool {
+        let on_failure = if rule == OnFailure::Inherit { self.on_failure } else { rule };
+        match mode {
+            EnforcementMode::Off | EnforcementMode::Warn => false,
+            EnforcementMode::Enforce => on_failure == OnFailure::Closed,
+            EnforcementMode::Strict => true,
         }
     }
 
@@ -395,15 +419,6 @@ impl Shared {
 enum Denied {
     Refused(Refusal),
     Problem(Problem),
-}
-
-/// Whether a request is refused when the quota can't be checked.
-fn closed(mode: EnforcementMode, on_failure: OnFailure) -> bool {
-    match (mode, on_failure) {
-        (EnforcementMode::Strict, _) | (EnforcementMode::Enforce, OnFailure::Closed) => true,
-        (EnforcementMode::Enforce, OnFailure::Inherit | OnFailure::Open) => false,
-        (EnforcementMode::Off | EnforcementMode::Warn, _) => false,
-    }
 }
 
 /// The workspace that a request names is a claim: where the host's authentication left a principal, it must be one

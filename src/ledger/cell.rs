@@ -1,6 +1,7 @@
 //! One key: its state, its pool of units, and the queue of those who wait for a count.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use super::key::{KeyState, Mark};
 use super::pool::Pool;
@@ -36,6 +37,17 @@ struct Waiting<W> {
     who: W,
     /// A count that began after this arrival has been applied.
     counted: bool,
+    patience: Patience,
+}
+
+/// How long somebody in the queue still waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Lasts,
+    /// It is at its end, but something has changed: one more count is to tell.
+    OneMoreCount,
+    /// That count has begun.
+    LastCount,
 }
 
 /// The answer to a demand that the pool could not meet at once.
@@ -80,7 +92,9 @@ pub(crate) struct Standing {
 #[derive(Debug)]
 pub(crate) struct Round {
     mark: Mark,
-    /// The limit when the count began: counting may stop above it.
+    /// How many rows should have been there when it began.
+    believed: Option<RangeInclusive<u64>>,
+    /// The limit when it began: counting may stop above it.
     pub(crate) limit: Option<u64>,
 }
 
@@ -125,7 +139,7 @@ impl<W> Cell<W> {
             self.reopen(&mut ledger);
             return Admission::Granted;
         }
-        ledger.queue.push_back(Waiting { units, who, counted: false });
+        ledger.queue.push_back(Waiting { units, who, counted: false, patience: Patience::Lasts });
         let resolve = !ledger.resolving;
         ledger.resolving = true;
         Admission::Queued { resolve }
@@ -152,20 +166,24 @@ impl<W> Cell<W> {
         !self.pool.put_back(units) && self.change(|ledger| ledger.key.give_back(units))
     }
 
-    /// How many counts have been applied so far: what an edit remembers.
-    pub(crate) fn counts(&self) -> u64 {
-        self.lock().key.applied()
+    /// An edit of `units` rows begins, whose existence the caller finds out after this. `false` when the cell is out of
+    /// use.
+    pub(crate) fn begin_edit(&self, units: u64) -> bool {
+        let mut ledger = self.lock();
+        if !ledger.retired {
+            ledger.key.begin_edit(units);
+        }
+        !ledger.retired
     }
 
-    /// An edit of `units` existing rows ended, that took its units when [`counts`](Self::counts) was `counts`. `true`
-    /// when a resolver waits to hear it.
-    pub(crate) fn end_edit(&self, units: u64, counts: u64) -> bool {
-        self.change(|ledger| ledger.key.end_edit(units, counts))
+    /// The edit of `units` rows has ended. `true` when a resolver waits to hear it.
+    pub(crate) fn end_edit(&self, units: u64) -> bool {
+        self.change(|ledger| ledger.key.end_edit(units))
     }
 
-    /// Rows were deleted, or something else happened that a new count may tell. `true` when a resolver waits to hear it.
-    pub(crate) fn touch(&self) -> bool {
-        self.change(|_| ())
+    /// `rows` were deleted. `true` when a resolver waits to hear it.
+    pub(crate) fn delete(&self, rows: u64) -> bool {
+        self.change(|ledger| ledger.key.delete(rows))
     }
 
     /// Puts a new limit in force. `true` when a resolver waits to hear it.
@@ -189,15 +207,15 @@ impl<W> Cell<W> {
     /// Where the key stands; `None` before its first count.
     pub(crate) fn standing(&self) -> Option<Standing> {
         let mut ledger = self.collect();
-        let standing = ledger.key.believed().map(|rows| ledger.standing(rows));
+        let standing = ledger.key.rows().map(|rows| ledger.standing(rows));
         self.reopen(&mut ledger);
         standing
     }
 
-    /// Units that requests in flight may still turn into rows.
+    /// Units of requests in flight, beside the rows.
     pub(crate) fn reserved(&self) -> u64 {
         let mut ledger = self.collect();
-        let reserved = ledger.key.leased();
+        let reserved = ledger.key.reserved();
         self.reopen(&mut ledger);
         reserved
     }
@@ -210,33 +228,47 @@ impl<W> Cell<W> {
         round
     }
 
-    /// Applies such a count. Answers what was believed before (`None`: nothing), and whether a resolver waits to hear it.
+    /// Applies such a count. Answers what was believed, if that was wrong, and whether a resolver waits to hear it.
+    ///
+    /// Rows that requests in flight have made, or may have made since the mark, are no error of anybody's.
     pub(crate) fn finish_count(&self, round: &Round, rows: u64) -> (Option<u64>, bool) {
-        let mut believed = None;
+        let mut wrong = None;
         let wake = self.change(|ledger| {
-            believed = ledger.key.believed();
-            ledger.key.apply(round.mark, rows);
+            let in_flight = ledger.key.reserved().saturating_add(ledger.key.posts_since(round.mark));
+            if ledger.key.apply(round.mark, rows) {
+                let right = |believed: &RangeInclusive<u64>| {
+                    (*believed.start()..=believed.end().saturating_add(in_flight)).contains(&rows)
+                };
+                wrong = round.believed.as_ref().filter(|believed| !right(believed)).map(|believed| *believed.start());
+            }
         });
-        (believed, wake)
+        (wrong, wake)
     }
 
     /// Serves the head of the queue as far as it fits, and tells the resolver what to do next.
     pub(crate) fn step(&self, verdicts: &mut Vec<(W, Verdict)>) -> Step {
         let mut ledger = self.collect();
         ledger.serve(verdicts);
-        if ledger.queue.is_empty() {
-            ledger.resolving = false;
-            self.reopen(&mut ledger);
-            return Step::Done;
+        // As long as others are in flight, something may change for ever. When none is left, nobody is refused because
+        // of them: another count is to tell.
+        if !ledger.key.is_idle() {
+            ledger.end_blocked(|waiting| waiting.patience == Patience::LastCount, verdicts);
         }
-        if ledger.changed || ledger.queue.iter().any(|waiting| !waiting.counted) {
+        if !ledger.queue.is_empty() && (ledger.changed || ledger.queue.iter().any(|waiting| !waiting.counted)) {
             ledger.changed = false;
             // These, and no later arrival, are told by the count that begins now.
             for waiting in &mut ledger.queue {
                 waiting.counted = true;
+                if waiting.patience == Patience::OneMoreCount {
+                    waiting.patience = Patience::LastCount;
+                }
             }
-            let round = ledger.begin_count();
-            return Step::Count(round);
+            return Step::Count(ledger.begin_count());
+        }
+        if ledger.queue.is_empty() {
+            ledger.resolving = false;
+            self.reopen(&mut ledger);
+            return Step::Done;
         }
         Step::Wait
     }
@@ -244,7 +276,12 @@ impl<W> Cell<W> {
     /// Applies the resolver's count: grants in order, and refuses those for whom rows and demand are over the limit.
     pub(crate) fn resolve(&self, round: &Round, rows: u64, verdicts: &mut Vec<(W, Verdict)>) {
         let mut ledger = self.collect();
-        ledger.key.apply(round.mark, rows);
+        if !ledger.key.apply(round.mark, rows) {
+            for waiting in &mut ledger.queue {
+                waiting.counted = false;
+            }
+            return;
+        }
         ledger.serve(verdicts);
         let (limit, standing) = (ledger.limit, ledger.standing(rows));
         let over = |waiting: &Waiting<W>| {
@@ -265,11 +302,14 @@ impl<W> Cell<W> {
     /// Ends the waiting of those who are `done` with it.
     pub(crate) fn expire(&self, done: impl Fn(&W) -> bool, verdicts: &mut Vec<(W, Verdict)>) {
         let mut ledger = self.collect();
-        let rows = ledger.key.believed().unwrap_or(0);
-        let standing = ledger.standing(rows);
-        // Whoever has not been counted for has no evidence yet, and waits for it.
-        ledger.end(|waiting| waiting.counted && done(&waiting.who), Verdict::Blocked(standing), verdicts);
         ledger.serve(verdicts);
+        if ledger.changed {
+            for waiting in ledger.queue.iter_mut().filter(|waiting| done(&waiting.who)) {
+                waiting.patience = Patience::OneMoreCount;
+            }
+            return;
+        }
+        ledger.end_blocked(|waiting| waiting.counted && done(&waiting.who), verdicts);
     }
 
     /// The first in the queue.
@@ -321,7 +361,7 @@ impl<W> Ledger<W> {
     }
 
     fn begin_count(&self) -> Round {
-        Round { mark: self.key.mark(), limit: self.limit }
+        Round { mark: self.key.mark(), believed: self.key.believed(), limit: self.limit }
     }
 
     fn serve(&mut self, verdicts: &mut Vec<(W, Verdict)>) {
@@ -340,9 +380,16 @@ impl<W> Ledger<W> {
         verdicts.extend(ended.into_iter().map(|waiting| (waiting.who, verdict)));
     }
 
+    /// Ends the waiting of those whom only requests in flight stand in the way of, and serves those behind them.
+    fn end_blocked(&mut self, ends: impl Fn(&Waiting<W>) -> bool, verdicts: &mut Vec<(W, Verdict)>) {
+        let standing = self.standing(self.key.rows().unwrap_or(0));
+        self.end(ends, Verdict::Blocked(standing), verdicts);
+        self.serve(verdicts);
+    }
+
     /// The pool is closed while this is asked, so that what is leased is held by requests in flight.
     fn standing(&self, rows: u64) -> Standing {
-        Standing { rows, reserved: self.key.leased(), limit: self.limit, remaining: self.key.headroom(self.limit) }
+        Standing { rows, reserved: self.key.reserved(), limit: self.limit, remaining: self.key.headroom(self.limit) }
     }
 }
 
@@ -351,7 +398,7 @@ impl<W> Ledger<W> {
 /// Nothing else locks two cells at once, so that the order of the slice is as good as any.
 pub(crate) fn retire_all<'a, W: 'a>(cells: impl Iterator<Item = &'a Cell<W>> + Clone) -> bool {
     let mut ledgers: Vec<_> = cells.clone().map(Cell::collect).collect();
-    let idle = ledgers.iter().all(|ledger| ledger.key.leased() == 0 && ledger.queue.is_empty() && !ledger.resolving);
+    let idle = ledgers.iter().all(|ledger| ledger.key.is_idle() && ledger.queue.is_empty() && !ledger.resolving);
     for (cell, ledger) in cells.zip(&mut ledgers) {
         ledger.retired |= idle;
         cell.reopen(ledger);

@@ -58,12 +58,6 @@ struct Held {
     abandoned: bool,
 }
 
-#[derive(Debug)]
-struct Edit {
-    row: u64,
-    counts: u64,
-}
-
 /// How far the resolver has come.
 #[derive(Debug)]
 enum Resolver {
@@ -71,6 +65,7 @@ enum Resolver {
     Ready,
     Counting(Round),
     Counted(Round, u64),
+    Waiting,
 }
 
 #[derive(Debug)]
@@ -82,7 +77,8 @@ struct World {
     rows: BTreeSet<u64>,
     next: u64,
     held: Vec<Held>,
-    edits: Vec<Edit>,
+    /// The rows that are being edited.
+    edits: Vec<u64>,
     waiting: BTreeMap<u64, u64>,
     counts: Vec<(Round, Option<u64>)>,
     resolver: Resolver,
@@ -157,10 +153,7 @@ impl World {
                 Verdict::Over(standing) => {
                     assert!(standing.rows + units > standing.limit.expect("unlimited can't be over"));
                 }
-                Verdict::Blocked(standing) => {
-                    assert!(standing.reserved > 0);
-                    assert!(!self.at_rest(), "refused while nothing was in flight");
-                }
+                Verdict::Blocked(_) => assert!(!self.at_rest(), "refused while nothing was in flight"),
             }
         }
     }
@@ -172,12 +165,13 @@ impl World {
             Resolver::Ready => match self.cell.step(&mut verdicts) {
                 Step::Done => Resolver::Idle,
                 Step::Count(round) => Resolver::Counting(round),
-                Step::Wait => {
-                    // Everybody's patience is at its end.
-                    self.cell.expire(|_| true, &mut verdicts);
-                    Resolver::Ready
-                }
+                Step::Wait => Resolver::Waiting,
             },
+            Resolver::Waiting => {
+                // Everybody's patience is at its end.
+                self.cell.expire(|_| true, &mut verdicts);
+                Resolver::Ready
+            }
             Resolver::Counting(round) => Resolver::Counted(round, self.count()),
             Resolver::Counted(round, rows) => {
                 self.cell.resolve(&round, rows, &mut verdicts);
@@ -200,11 +194,11 @@ impl World {
     }
 
     fn end_edit(&mut self, at: usize) {
-        let edit = self.edits.swap_remove(at);
-        // The row was deleted meanwhile, and the edit makes it anew.
-        self.rows.insert(edit.row);
+        // If the row was deleted meanwhile, the edit makes it anew.
+        let row = self.edits.swap_remove(at);
+        self.rows.insert(row);
         self.check();
-        self.cell.end_edit(1, edit.counts);
+        self.cell.end_edit(1);
     }
 
     fn apply(&mut self, op: &Op) {
@@ -235,15 +229,14 @@ impl World {
             Op::Delete(at) => {
                 if let Some(row) = self.rows.iter().copied().nth(at) {
                     self.rows.remove(&row);
-                    self.cell.touch();
+                    self.cell.delete(1);
                 }
             }
             Op::BeginEdit(at) => {
-                let counts = self.cell.counts();
-                assert!(self.cell.force(1));
+                assert!(self.cell.begin_edit(1));
                 match self.rows.iter().copied().nth(at) {
-                    Some(row) => self.edits.push(Edit { row, counts }),
-                    None => drop(self.cell.give_back(1)),
+                    Some(row) => self.edits.push(row),
+                    None => drop(self.cell.end_edit(1)),
                 }
             }
             Op::EndEdit(at) => {
@@ -287,7 +280,7 @@ impl World {
             } else if let Some(held) = self.held.first() {
                 if held.abandoned { self.settle(0) } else { self.end(0) }
             }
-            for _ in 0..4 {
+            for _ in 0..5 {
                 self.resolve();
             }
         }
@@ -380,4 +373,66 @@ fn units_given_back_above_the_limit_do_not_go_round_again() {
     assert_eq!(cell.try_take(1), None, "one unit is still out");
     cell.give_back(1);
     assert_eq!(cell.try_take(1), Some(0));
+}
+
+#[test]
+fn an_edit_takes_nothing_from_new_rows() {
+    let cell: Cell<()> = Cell::new(Some(50));
+    cell.finish_count(&cell.begin_count(), 45);
+    assert!(cell.begin_edit(10));
+    cell.finish_count(&cell.begin_count(), 45);
+    assert_eq!(cell.try_take(5), Some(0));
+}
+
+#[test]
+fn a_row_that_an_edit_may_make_anew_is_held() {
+    let cell: Cell<()> = Cell::new(Some(50));
+    cell.finish_count(&cell.begin_count(), 50);
+    assert!(cell.begin_edit(2));
+    // One was deleted, and may be one that is being edited.
+    cell.finish_count(&cell.begin_count(), 49);
+    assert_eq!(cell.try_take(1), None);
+    cell.end_edit(2);
+    cell.finish_count(&cell.begin_count(), 49);
+    assert_eq!(cell.try_take(1), Some(0));
+}
+
+#[test]
+fn a_count_from_before_a_change_of_epoch_tells_nothing() {
+    let cell: Cell<()> = Cell::new(Some(50));
+    let round = cell.begin_count();
+    cell.forget();
+    cell.finish_count(&round, 10);
+    assert_eq!(cell.try_take(1), None);
+}
+
+#[test]
+fn units_that_come_free_at_the_last_moment_are_used() {
+    let cell = Cell::new(Some(1));
+    cell.finish_count(&cell.begin_count(), 0);
+    assert_eq!(cell.try_take(1), Some(0));
+    assert_eq!(cell.admit(1, "waits"), Admission::Queued { resolve: true });
+    let mut verdicts = Vec::new();
+    let Step::Count(round) = cell.step(&mut verdicts) else { panic!("it has to be counted for") };
+    cell.resolve(&round, 0, &mut verdicts);
+    assert!(matches!(cell.step(&mut verdicts), Step::Wait));
+    assert!(cell.give_back(1));
+    cell.expire(|_| true, &mut verdicts);
+    assert_eq!(verdicts, [("waits", Verdict::Granted)]);
+}
+
+#[test]
+fn rows_in_the_making_are_no_drift() {
+    let cell: Cell<()> = Cell::new(Some(50));
+    cell.finish_count(&cell.begin_count(), 45);
+    assert!(cell.try_take(2).is_some());
+    let round = cell.begin_count();
+    cell.post(1);
+    assert_eq!(cell.finish_count(&round, 47), (None, false));
+    cell.post(1);
+    assert_eq!(cell.finish_count(&cell.begin_count(), 47), (None, false));
+    cell.delete(2);
+    assert_eq!(cell.finish_count(&cell.begin_count(), 45), (None, false));
+    assert_eq!(cell.finish_count(&cell.begin_count(), 40), (Some(45), false));
+    assert_eq!(cell.finish_count(&cell.begin_count(), 41), (Some(40), false));
 }

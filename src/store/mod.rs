@@ -52,6 +52,7 @@ impl QuotaRecord {
 
 /// A condition on the record's version, checked in the same step as the change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Expect {
     /// Any record, or none yet.
     #[default]
@@ -107,6 +108,8 @@ fn now() -> Timestamp {
 /// Every call is one atomic step: of two concurrent updates, the later sees what the earlier wrote. A call that fails
 /// has changed nothing. Errors are [`Error::is_unavailable`], but for a condition that doesn't hold
 /// ([`Error::is_conflict`]) and a record that isn't there ([`Error::is_not_found`]).
+///
+/// Methods that later versions add have defaults.
 pub trait QuotaStore: Send + Sync + 'static {
     /// The record of `workspace`, or `None` when there is none.
     fn load<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Option<QuotaRecord>, Error>>;
