@@ -236,9 +236,9 @@ impl Quota {
     /// [`Error::is_not_found`] when there is none and records are provisioned explicitly, [`Error::is_unavailable`].
     pub async fn record(&self, workspace: &WorkspaceId) -> Result<QuotaView, Error> {
         let record = match self.0.config.provisioning {
-            Provisioning::Automatic => self.0.within("make the record", self.0.store.provision(workspace)).await?,
+            Provisioning::Automatic => self.0.within("make the record", || self.0.store.provision(workspace)).await?,
             Provisioning::Explicit => {
-                let record = self.0.within("read the record", self.0.store.load(workspace)).await?;
+                let record = self.0.within("read the record", || self.0.store.load(workspace)).await?;
                 record.ok_or_else(|| no_record(workspace))?
             }
         };
@@ -258,7 +258,7 @@ impl Quota {
         changes: &LimitSet,
         expect: &Expect,
     ) -> Result<QuotaView, Error> {
-        match self.0.within("change the record", self.0.store.update(workspace, changes, expect)).await {
+        match self.0.within("change the record", || self.0.store.update(workspace, changes, expect)).await {
             Ok(record) => Ok(self.0.adopt(record)),
             Err(error) => {
                 // It may have been changed all the same: a time-out says nothing about that.
@@ -276,7 +276,7 @@ impl Quota {
     ///
     /// [`Error::is_unavailable`] when it doesn't.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.0.within("reach the store", self.0.store.ping()).await
+        self.0.within("reach the store", || self.0.store.ping()).await
     }
 
     /// How many workspaces are in memory.
@@ -387,7 +387,7 @@ impl Inner {
         /// How soon to try again after a failure.
         const RETRY: Duration = Duration::from_secs(1);
         self.tenants.touch(tenant);
-        let loaded = match self.within("read the record", self.store.load(&tenant.id)).await {
+        let loaded = match self.within("read the record", || self.store.load(&tenant.id)).await {
             Ok(Some(record)) => Ok(self.limits(&record)),
             Ok(None) if self.config.provisioning == Provisioning::Explicit => return Err(no_record(&tenant.id)),
             Ok(None) => Ok(Limits { version: 0, by_resource: self.catalog.default_limits() }),
