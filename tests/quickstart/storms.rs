@@ -191,7 +191,7 @@ fn a_mixed_storm_stays_exact_and_lets_edits_pass() {
         create_all(&mut connection, &workspace, (0..PINNED).map(|at| format!("pinned {at}")));
         let pinned = list(&mut connection, &workspace);
         // Rows that anybody may delete or make anew.
-        let volatile: Vec<String> = (0..80).map(|at| format!("volatile {at}")).collect();
+        let volatile: Vec<String> = (0..12).map(|at| format!("volatile {at}")).collect();
         let upsert = |name: &str| json!({ "workspaceId": workspace, "name": name }).to_string();
         let (edits, refusals) = (AtomicUsize::new(0), AtomicUsize::new(0));
         together(CONNECTIONS, seed, round, |thread, random| {
