@@ -102,7 +102,7 @@ impl Inner {
                         current_usage = refusal.current_usage,
                         limit = refusal.limit,
                         requested = refusal.requested,
-                        "quota exceeded: passes, since enforcement is off"
+                        "quota exceeded: passes, as the mode says"
                     );
                     units.push(self.take_anyway(workspace, charge.demand()).await?);
                     warnings.push(refusal);

@@ -265,8 +265,7 @@ impl<W> Cell<W> {
     /// Ends the waiting of those who are `done` with it.
     pub(crate) fn expire(&self, done: impl Fn(&W) -> bool, verdicts: &mut Vec<(W, Verdict)>) {
         let mut ledger = self.collect();
-        let rows = ledger.key.believed().unwrap_or(0);
-        let standing = ledger.standing(rows);
+        let standing = ledger.counted_standing();
         // Whoever has not been counted for has no evidence yet, and waits for it.
         ledger.end(|waiting| waiting.counted && done(&waiting.who), Verdict::Blocked(standing), verdicts);
         ledger.serve(verdicts);
@@ -338,6 +337,15 @@ impl<W> Ledger<W> {
         let (ended, rest) = self.queue.drain(..).partition::<VecDeque<_>, _>(ends);
         self.queue = rest;
         verdicts.extend(ended.into_iter().map(|waiting| (waiting.who, verdict)));
+    }
+
+    /// By the last count alone: what was posted since may or may not be rows, and is told as reserved until a count says
+    /// so. Nobody is refused for good by what no count has seen.
+    fn counted_standing(&self) -> Standing {
+        let rows = self.key.counted().unwrap_or(0);
+        let posted = self.key.believed().unwrap_or(0) - rows;
+        let standing = self.standing(rows);
+        Standing { reserved: standing.reserved.saturating_add(posted), ..standing }
     }
 
     /// The pool is closed while this is asked, so that what is leased is held by requests in flight.

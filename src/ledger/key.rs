@@ -15,16 +15,26 @@ pub(crate) struct KeyState {
     posts: u64,
     /// Counts applied: tells whether one came during somebody's edit.
     applied: u64,
+    /// How often the rows were forgotten: a count that began before can't tell what happened since.
+    forgotten: u64,
 }
 
 /// Taken before the rows are read: which posts the count must have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Mark(u64);
+pub(crate) struct Mark {
+    posts: u64,
+    forgotten: u64,
+}
 
 impl KeyState {
     /// Rows that the ledger believes to exist; `None` before the first count.
     pub(crate) fn believed(&self) -> Option<u64> {
         self.counted.map(|counted| counted.saturating_add(self.posted))
+    }
+
+    /// Rows at the last count; `None` before the first.
+    pub(crate) fn counted(&self) -> Option<u64> {
+        self.counted
     }
 
     /// Units that may still be posted.
@@ -89,18 +99,23 @@ impl KeyState {
     /// Nothing is known of the rows any more: they were changed without being in the bound.
     pub(crate) fn forget(&mut self) {
         self.counted = None;
+        self.forgotten += 1;
     }
 
     /// The mark of a count. Rows must be read in a snapshot that begins after this call.
     pub(crate) fn mark(&self) -> Mark {
-        Mark(self.posts)
+        Mark { posts: self.posts, forgotten: self.forgotten }
     }
 
     /// The count that took `mark` found `rows`. What was posted since the mark may or may not be among them, and is
-    /// counted once more until the next count; so counts may overlap, and finish in any order.
+    /// counted once more until the next count; so counts may overlap, and finish in any order. A count that began before
+    /// the rows were [forgotten](Self::forget) tells nothing.
     pub(crate) fn apply(&mut self, mark: Mark, rows: u64) {
+        if self.forgotten != mark.forgotten {
+            return;
+        }
         self.counted = Some(rows);
-        self.posted = self.posts.saturating_sub(mark.0);
+        self.posted = self.posts.saturating_sub(mark.posts);
         self.applied += 1;
     }
 }

@@ -381,3 +381,35 @@ fn units_given_back_above_the_limit_do_not_go_round_again() {
     cell.give_back(1);
     assert_eq!(cell.try_take(1), Some(0));
 }
+
+#[test]
+fn what_no_count_has_seen_refuses_nobody_for_good() {
+    let cell = Cell::new(Some(1));
+    let mut verdicts = Vec::new();
+    assert_eq!(cell.admit(1, "abandoned"), Admission::Queued { resolve: true });
+    let Step::Count(round) = cell.step(&mut verdicts) else { panic!() };
+    cell.resolve(&round, 0, &mut verdicts);
+    assert!(matches!(verdicts.pop(), Some(("abandoned", Verdict::Granted))));
+    assert_eq!(cell.admit(1, "waits"), Admission::Queued { resolve: false });
+    let Step::Count(round) = cell.step(&mut verdicts) else { panic!() };
+    cell.resolve(&round, 0, &mut verdicts);
+    assert!(matches!(cell.step(&mut verdicts), Step::Wait));
+    // The abandoned unit is settled at the very moment at which the patience of the other ends. It made no row.
+    cell.post(1);
+    cell.expire(|_| true, &mut verdicts);
+    let Some((_, Verdict::Blocked(standing))) = verdicts.pop() else { panic!() };
+    assert_eq!((standing.rows, standing.reserved, standing.remaining), (0, 1, 0));
+}
+
+#[test]
+fn a_count_from_before_the_rows_were_forgotten_tells_nothing() {
+    let cell: Cell<()> = Cell::new(Some(50));
+    let before = cell.begin_count();
+    // Fifty rows come to exist unseen.
+    cell.forget();
+    cell.finish_count(&before, 0);
+    assert_eq!(cell.try_take(1), None);
+    let after = cell.begin_count();
+    cell.finish_count(&after, 50);
+    assert_eq!((cell.try_take(1), cell.standing().unwrap().rows), (None, 50));
+}
