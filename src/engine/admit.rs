@@ -1,6 +1,10 @@
 //! The decision: from the pool where that is enough, else by a count.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -113,7 +117,7 @@ impl Inner {
                         current_usage = refusal.current_usage,
                         limit = refusal.limit,
                         requested = refusal.requested,
-                        "quota exceeded: passes, since enforcement is off"
+                        "quota exceeded: passes, as the mode says"
                     );
                     units.push(self.take_anyway(workspace, demand).await?);
                     warnings.push(refusal);
@@ -146,7 +150,7 @@ impl Inner {
             }
         };
         let mut edit = Unit::edit(tenant, resource, charge.units);
-        let look_up = self.usage.existing(workspace, self.catalog.get(resource), column, values);
+        let look_up = || self.usage.existing(workspace, self.catalog.get(resource), column, values);
         let found = self.within("look up existing rows", look_up).await?;
         let found = found.iter().filter(|exists| **exists).count();
         let edits = match &charge.existing {
@@ -257,17 +261,26 @@ impl Inner {
     pub(crate) async fn count(&self, tenant: &Tenant, resource: ResourceId, limit: Option<u64>) -> Result<u64, Error> {
         let resource_type = self.catalog.get(resource);
         let at_most = limit.map(|limit| limit.saturating_add(1));
-        let rows = self.within("count rows", self.usage.count(&tenant.id, resource_type, at_most)).await?;
+        let rows = self.within("count rows", || self.usage.count(&tenant.id, resource_type, at_most)).await?;
         if at_most.is_some_and(|at_most| rows >= at_most) {
             // Above the limit the bounded count stopped early, and a refusal should tell how many there are.
-            return self.within("count rows", self.usage.count(&tenant.id, resource_type, None)).await;
+            return self.within("count rows", || self.usage.count(&tenant.id, resource_type, None)).await;
         }
         Ok(rows)
     }
 
-    /// Nothing waits forever.
-    pub(crate) async fn within<T>(&self, what: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        match timeout(self.config.io_timeout, work).await {
+    /// Nothing waits forever, and a panic in the host's code is a failure like any other.
+    pub(crate) async fn within<T, F>(&self, what: &str, work: impl FnOnce() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut work = pin!(async { work().await });
+        let caught = poll_fn(|context| {
+            // After a panic nothing of it is used again: it is only dropped.
+            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
+                .unwrap_or_else(|_| Poll::Ready(Err(Error::unavailable(format!("panic: could not {what}")))))
+        });
+        match timeout(self.config.io_timeout, caught).await {
             Ok(done) => done,
             Err(_) => {
                 let limit = self.config.io_timeout;
@@ -305,10 +318,11 @@ async fn resolve(quota: Arc<Inner>, mut duty: Duty) {
                     () = key.wake.notified() => {}
                     () = sleep_until(deadline) => {}
                 }
-                let now = Instant::now();
-                key.cell.expire(|waiter| waiter.deadline <= now || waiter.answer.is_closed(), &mut verdicts);
             }
         }
+        // After a count, too: changes that never stop must not keep anybody waiting.
+        let now = Instant::now();
+        key.cell.expire(|waiter| waiter.deadline <= now || waiter.answer.is_closed(), &mut verdicts);
         deliver(&tenant, resource, &mut verdicts);
     }
     duty.discharged = true;

@@ -257,9 +257,9 @@ impl Quota {
     /// [`Error::is_not_found`] when there is none and records are provisioned explicitly, [`Error::is_unavailable`].
     pub async fn record(&self, workspace: &WorkspaceId) -> Result<QuotaView, Error> {
         let record = match self.0.config.provisioning {
-            Provisioning::Automatic => self.0.within("make the record", self.0.store.provision(workspace)).await?,
+            Provisioning::Automatic => self.0.within("make the record", || self.0.store.provision(workspace)).await?,
             Provisioning::Explicit => {
-                let record = self.0.within("read the record", self.0.store.load(workspace)).await?;
+                let record = self.0.within("read the record", || self.0.store.load(workspace)).await?;
                 record.ok_or_else(|| no_record(workspace))?
             }
         };
@@ -292,7 +292,7 @@ impl Quota {
             }
             changed.map(|record| quota.adopt(record))
         });
-        let changed = async {
+        let changed = || async {
             change.await.map_err(|error| Error::unavailable("the change of the record broke off").with_source(error))?
         };
         self.0.within("change the record", changed).await
@@ -304,7 +304,7 @@ impl Quota {
     ///
     /// [`Error::is_unavailable`] when it doesn't.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.0.within("reach the store", self.0.store.ping()).await
+        self.0.within("reach the store", || self.0.store.ping()).await
     }
 
     /// How many workspaces are in memory.
@@ -361,7 +361,7 @@ impl Inner {
                 }
                 Age::Expired => {}
             }
-            self.within("read the limits", self.load_expired(&tenant)).await?;
+            self.within("read the limits", || self.load_expired(&tenant)).await?;
             if !tenant.retired() {
                 return Ok(tenant);
             }
@@ -421,7 +421,7 @@ impl Inner {
         const RETRY: Duration = Duration::from_secs(1);
         self.tenants.touch(tenant);
         let since = tenant.installs();
-        let loaded = match self.within("read the record", self.store.load(&tenant.id)).await {
+        let loaded = match self.within("read the record", || self.store.load(&tenant.id)).await {
             Ok(Some(record)) => Ok(self.limits(&record)),
             Ok(None) if self.config.provisioning == Provisioning::Explicit => Err(no_record(&tenant.id)),
             Ok(None) => Ok(Limits { record: None, version: 0, by_resource: self.catalog.default_limits() }),

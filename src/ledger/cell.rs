@@ -252,7 +252,7 @@ impl<W> Cell<W> {
         // As long as others are in flight, something may change for ever. When none is left, nobody is refused because
         // of them: another count is to tell.
         if !ledger.key.is_idle() {
-            ledger.end_blocked(|waiting| waiting.patience == Patience::LastCount, verdicts);
+            ledger.end_blocked(|waiting| waiting.counted && waiting.patience == Patience::LastCount, verdicts);
         }
         if !ledger.queue.is_empty() && (ledger.changed || ledger.queue.iter().any(|waiting| !waiting.counted)) {
             ledger.changed = false;
@@ -304,8 +304,10 @@ impl<W> Cell<W> {
         let mut ledger = self.collect();
         ledger.serve(verdicts);
         if ledger.changed {
-            for waiting in ledger.queue.iter_mut().filter(|waiting| done(&waiting.who)) {
-                waiting.patience = Patience::OneMoreCount;
+            for waiting in &mut ledger.queue {
+                if waiting.patience == Patience::Lasts && done(&waiting.who) {
+                    waiting.patience = Patience::OneMoreCount;
+                }
             }
             return;
         }
@@ -382,7 +384,11 @@ impl<W> Ledger<W> {
 
     /// Ends the waiting of those whom only requests in flight stand in the way of, and serves those behind them.
     fn end_blocked(&mut self, ends: impl Fn(&Waiting<W>) -> bool, verdicts: &mut Vec<(W, Verdict)>) {
-        let standing = self.standing(self.key.rows().unwrap_or(0));
+        // What was posted since the last count may or may not be rows: it is told as reserved until a count says so.
+        let rows = self.key.counted().unwrap_or(0);
+        let posted = self.key.rows().unwrap_or(0) - rows;
+        let standing = self.standing(rows);
+        let standing = Standing { reserved: standing.reserved.saturating_add(posted), ..standing };
         self.end(ends, Verdict::Blocked(standing), verdicts);
         self.serve(verdicts);
     }

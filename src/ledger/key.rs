@@ -46,6 +46,11 @@ impl KeyState {
         self.counted.map(|counted| counted.saturating_add(self.posted))
     }
 
+    /// Rows at the last count; `None` before the first.
+    pub(crate) fn counted(&self) -> Option<u64> {
+        self.counted
+    }
+
     /// How many rows there should be, at least and at most, as far as anybody told; `None` before the first count.
     ///
     /// [`rows`](Self::rows) is safe rather than exact: it doesn't trust in deletes, and may have units twice.

@@ -27,6 +27,8 @@ enum Op {
     DropCount(usize),
     SetLimit(Option<u64>),
     Resolve,
+    /// Everybody's patience is at its end.
+    Expire,
     Forget,
 }
 
@@ -47,6 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => at.prop_map(Op::DropCount),
         1 => prop_oneof![4 => (0..8_u64).prop_map(Some), 1 => Just(None)].prop_map(Op::SetLimit),
         8 => Just(Op::Resolve),
+        1 => Just(Op::Expire),
         1 => Just(Op::Forget),
     ]
 }
@@ -167,11 +170,7 @@ impl World {
                 Step::Count(round) => Resolver::Counting(round),
                 Step::Wait => Resolver::Waiting,
             },
-            Resolver::Waiting => {
-                // Everybody's patience is at its end.
-                self.cell.expire(|_| true, &mut verdicts);
-                Resolver::Ready
-            }
+            Resolver::Waiting => Resolver::Ready,
             Resolver::Counting(round) => Resolver::Counted(round, self.count()),
             Resolver::Counted(round, rows) => {
                 self.cell.resolve(&round, rows, &mut verdicts);
@@ -179,6 +178,16 @@ impl World {
             }
         };
         self.hear(verdicts);
+    }
+
+    /// The resolver does this between its steps, and never while it counts.
+    fn expire(&mut self) {
+        if matches!(self.resolver, Resolver::Ready | Resolver::Waiting) {
+            let mut verdicts = Vec::new();
+            self.cell.expire(|_| true, &mut verdicts);
+            self.resolver = Resolver::Ready;
+            self.hear(verdicts);
+        }
     }
 
     fn end(&mut self, at: usize) {
@@ -268,6 +277,7 @@ impl World {
                 self.cell.set_limit(limit);
             }
             Op::Resolve => self.resolve(),
+            Op::Expire => self.expire(),
             Op::Forget => drop(self.cell.forget()),
         }
     }
@@ -282,6 +292,7 @@ impl World {
             }
             for _ in 0..5 {
                 self.resolve();
+                self.expire();
             }
         }
         assert!(self.waiting.is_empty(), "somebody waits for ever");
@@ -435,4 +446,40 @@ fn rows_in_the_making_are_no_drift() {
     assert_eq!(cell.finish_count(&cell.begin_count(), 45), (None, false));
     assert_eq!(cell.finish_count(&cell.begin_count(), 40), (Some(45), false));
     assert_eq!(cell.finish_count(&cell.begin_count(), 41), (Some(40), false));
+}
+
+#[test]
+fn changes_that_never_stop_keep_nobody_waiting() {
+    let cell = Cell::new(Some(1));
+    cell.finish_count(&cell.begin_count(), 0);
+    assert_eq!(cell.try_take(1), Some(0));
+    assert_eq!(cell.admit(1, "waits"), Admission::Queued { resolve: true });
+    let mut verdicts = Vec::new();
+    for _ in 0..3 {
+        if let Step::Count(round) = cell.step(&mut verdicts) {
+            cell.delete(1);
+            cell.resolve(&round, 0, &mut verdicts);
+        }
+        cell.delete(1);
+        cell.expire(|_| true, &mut verdicts);
+    }
+    assert!(matches!(verdicts[..], [("waits", Verdict::Blocked(_))]), "{verdicts:?}");
+}
+
+#[test]
+fn what_no_count_has_seen_is_told_as_reserved() {
+    let cell = Cell::new(Some(2));
+    cell.finish_count(&cell.begin_count(), 0);
+    assert_eq!(cell.try_take(2), Some(0));
+    assert_eq!(cell.admit(1, "waits"), Admission::Queued { resolve: true });
+    let mut verdicts = Vec::new();
+    let Step::Count(round) = cell.step(&mut verdicts) else { panic!("it has to be counted for") };
+    cell.post(1);
+    cell.resolve(&round, 0, &mut verdicts);
+    cell.expire(|_| true, &mut verdicts);
+    let Step::Count(round) = cell.step(&mut verdicts) else { panic!("something has changed") };
+    cell.resolve(&round, 1, &mut verdicts);
+    assert!(matches!(cell.step(&mut verdicts), Step::Wait | Step::Done));
+    let [(_, Verdict::Blocked(standing))] = verdicts[..] else { panic!("{verdicts:?}") };
+    assert_eq!((standing.rows, standing.reserved, standing.remaining), (1, 1, 0));
 }

@@ -1,0 +1,74 @@
+//! Updates whose row is deleted while they are under way, so that they make it anew.
+
+use std::time::Duration;
+
+use crate::host::{Host, LIMIT, create, request, upsert, upsertion};
+use crate::support::client::Answer;
+
+fn host() -> Host {
+    Host::start(|usage| usage, |builder, pools| builder.settling(pools.barrier()).max_wait(Duration::from_millis(50)))
+}
+
+#[track_caller]
+fn details(answer: &Answer) -> serde_json::Value {
+    answer.refused(429, "QUOTA_EXCEEDED");
+    answer.json()["details"].clone()
+}
+
+/// A workspace at its limit, one of whose rows is known by its id.
+fn at_the_limit(host: &Host, workspace: &str, id: &str) {
+    upsert(&mut host.connect(), workspace, id).expect(200);
+    host.fill(workspace);
+}
+
+#[test]
+fn an_edit_holds_its_row_against_others() {
+    let host = host();
+    let mut database = host.database();
+    at_the_limit(&host, "acme", "common");
+    let (mut editor, mut other) = (host.connect(), host.connect());
+    for round in 0..20 {
+        editor.send_raw(&upsertion("acme", "common", true)).unwrap();
+        host.wait_at_gate();
+        // The row goes, by the host's own hand, and is counted as gone.
+        database.run(r#"DELETE FROM "Segment" WHERE "id" = 'common'"#.to_owned());
+        for _ in 0..=round % 3 {
+            let details = details(&create(&mut other, "calm", "direct", "acme", "done"));
+            assert_eq!((&details["currentUsage"], &details["reserved"]), (&49.into(), &1.into()), "{details}");
+        }
+        host.open_gate();
+        editor.read().unwrap().expect(200);
+        // It is there again, and whoever comes next is told so.
+        let details = details(&create(&mut other, "calm", "direct", "acme", "done"));
+        assert_eq!((&details["currentUsage"], details.get("reserved")), (&50.into(), None), "{details}");
+        assert_eq!(database.rows("Segment", "acme"), LIMIT);
+    }
+    assert_eq!(database.peak("Segment", "acme"), LIMIT);
+}
+
+#[test]
+fn an_edit_that_is_done_gives_back_what_it_held() {
+    let host = host();
+    let mut database = host.database();
+    at_the_limit(&host, "acme", "common");
+    let (mut editor, mut other) = (host.connect(), host.connect());
+    // While it is under way, a row is deleted: not the one that it updates. The room is had as soon as it is done.
+    let delete = r#"DELETE FROM "Segment" WHERE "id" = (SELECT "id" FROM "Segment" WHERE "id" <> 'common' LIMIT 1)"#;
+    editor.send_raw(&upsertion("acme", "common", true)).unwrap();
+    host.wait_at_gate();
+    database.run(delete.to_owned());
+    details(&create(&mut other, "calm", "direct", "acme", "done"));
+    host.open_gate();
+    editor.read().unwrap().expect(200);
+    create(&mut other, "calm", "direct", "acme", "done").expect(201);
+    assert_eq!(database.rows("Segment", "acme"), LIMIT);
+    // And one that is cut off: nobody knows what it did, so that a count has to tell.
+    editor.send_raw(&upsertion("acme", "common", true)).unwrap();
+    host.wait_at_gate();
+    drop(editor);
+    other.send_raw(&request("DELETE", "calm", "direct", "acme", "done", 0)).unwrap();
+    assert_eq!(other.read().unwrap().status, 201);
+    host.open_gate();
+    host.fill("acme");
+    assert_eq!(database.peak("Segment", "acme"), LIMIT);
+}
