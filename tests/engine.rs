@@ -584,28 +584,51 @@ async fn a_stampede_makes_one_load_per_workspace() {
 
 #[tokio::test]
 async fn the_last_known_limits_stay_in_force_when_the_store_fails() {
-    for mode in [EnforcementMode::Enforce, EnforcementMode::Strict] {
-        let (store, rows) = (Store::gated(), Rows::default());
-        let quota = engine(&rows, |builder| {
-            let times = (Duration::from_millis(20), Duration::from_millis(1));
-            builder.store(store.clone()).mode(mode).refresh_after(times.0).max_wait(times.1)
-        });
-        let (acme, globex) = (quota.workspace("acme").unwrap(), quota.workspace("globex").unwrap());
-        set(&quota, &acme, "segments", 3).await;
+    let (store, rows) = (Store::gated(), Rows::default());
+    let quota = engine(&rows, |builder| {
+        let times = (Duration::from_millis(20), Duration::from_millis(1));
+        builder.store(store.clone()).refresh_after(times.0).max_wait(times.1)
+    });
+    let (acme, globex) = (quota.workspace("acme").unwrap(), quota.workspace("globex").unwrap());
+    set(&quota, &acme, "segments", 3).await;
+    assert_eq!(room(&quota, &acme).await, 3);
+    store.fail(true);
+    let loads = store.loads();
+    until("several refreshes have failed", || async {
         assert_eq!(room(&quota, &acme).await, 3);
-        store.fail(true);
-        let loads = store.loads();
-        until("several refreshes have failed", || async {
-            assert_eq!(room(&quota, &acme).await, 3);
-            store.loads() > loads + 3
-        })
-        .await;
-        // What was never known can't be decided about, and is no refusal.
-        assert!(quota.reserve(&globex, &[segments(&quota)]).await.unwrap_err().is_unavailable());
-        store.fail(false);
-        until("it is back", || async { quota.reserve(&globex, &[segments(&quota)]).await.is_ok() }).await;
-        assert_eq!(room(&quota, &acme).await, 3);
-    }
+        store.loads() > loads + 3
+    })
+    .await;
+    // What was never known can't be decided about, and is no refusal.
+    assert!(quota.reserve(&globex, &[segments(&quota)]).await.unwrap_err().is_unavailable());
+    store.fail(false);
+    until("it is back", || async { quota.reserve(&globex, &[segments(&quota)]).await.is_ok() }).await;
+    assert_eq!(room(&quota, &acme).await, 3);
+}
+
+#[tokio::test]
+async fn strict_decides_nothing_by_what_was_known_before_the_store_failed() {
+    let (store, rows) = (Store::gated(), Rows::default());
+    let quota = engine(&rows, |builder| {
+        builder.store(store.clone()).mode(EnforcementMode::Strict).refresh_after(Duration::from_millis(20))
+    });
+    let acme = quota.workspace("acme").unwrap();
+    set(&quota, &acme, "segments", 3).await;
+    assert_eq!(room(&quota, &acme).await, 3);
+    store.fail(true);
+    until("the failure is noticed", || async {
+        match quota.reserve(&acme, &[segments(&quota)]).await {
+            Ok(Decision::Admitted(reservation)) => {
+                reservation.void();
+                false
+            }
+            Ok(Decision::Refused(refusal)) => panic!("a fault is no refusal: {refusal:?}"),
+            Err(error) => error.is_unavailable(),
+        }
+    })
+    .await;
+    store.fail(false);
+    until("it is back", || async { quota.reserve(&acme, &[segments(&quota)]).await.is_ok() }).await;
 }
 
 #[tokio::test]
