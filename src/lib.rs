@@ -7,6 +7,7 @@ use std::pin::Pin;
 
 #[cfg(feature = "api")]
 mod api;
+mod body;
 mod clock;
 mod decision;
 mod engine;

@@ -184,10 +184,10 @@ impl IntoResponse for Failure {
 }
 
 fn named(name: &str) -> Result<&str, Failure> {
-    match name.trim() {
-        "" => Err(Failure::new(ErrorCode::InvalidRequest, "`name` is empty: give it a name")),
-        name => Ok(name),
+    if name.trim().is_empty() {
+        return Err(Failure::new(ErrorCode::InvalidRequest, "`name` is empty: give it a name"));
     }
+    Ok(name)
 }
 
 fn new_id() -> String {

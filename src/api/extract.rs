@@ -1,17 +1,14 @@
 //! What operations need from a request. Each extractor is a step of the way in, and handlers list them in its order:
 //! who calls (401), for which workspace (400, 403), in which role (403), under which conditions (400), and last the body.
 
-use std::error::Error as StdError;
-
-use axum::body::HttpBody;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use http::request::Parts;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::Api;
 use super::dto::Object;
 use super::etag;
 use super::failure::Failure;
+use crate::body;
 use crate::principal::Principal;
 use crate::problem::{ErrorCode, Problem};
 use crate::store::Expect;
@@ -126,28 +123,7 @@ impl FromRequest<Api> for Object {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Failure> {
-        let body = request.into_body();
-        let cap = api.body_cap();
-        let too_large = || {
-            let message = format!("the body is too large: at most {cap} bytes are read");
-            Failure::from(Problem::new(ErrorCode::PayloadTooLarge, message))
-        };
-        // What announces itself as too long need not be read first.
-        if usize::try_from(body.size_hint().lower()).is_ok_and(|announced| announced > cap) {
-            return Err(too_large());
-        }
-        match Limited::new(body, cap).collect().await {
-            Ok(collected) => Ok(Self::parse(&collected.to_bytes())?),
-            Err(error) if is_over_limit(error.as_ref()) => Err(too_large()),
-            Err(_) => {
-                let message = "the body can't be read to its end";
-                Err(Problem::new(ErrorCode::InvalidRequest, message).into())
-            }
-        }
+        let body = body::read(request.into_body(), api.body_cap()).await?;
+        Ok(Self::parse(&body.to_bytes())?)
     }
-}
-
-/// Whether the cap, or a smaller one that the host put around the body, is behind `error`.
-fn is_over_limit(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| error.is::<LengthLimitError>())
 }

@@ -30,7 +30,7 @@ pub use builder::{Provisioning, QuotaBuilder};
 pub use reservation::Reservation;
 
 use builder::Config;
-use tenant::{Age, Limits, Tenant, Tenants};
+use tenant::{Age, Limits, Refreshing, Tenant, Tenants};
 
 /// The engine. Cloning is cheap, and clones share everything.
 ///
@@ -210,9 +210,17 @@ impl Quota {
     /// As [`check`](Self::check).
     pub async fn usage(&self, workspace: &WorkspaceId) -> Result<Vec<Usage>, Error> {
         let tenant = self.0.fresh(workspace).await?;
-        let rows = self.count_all(&tenant).await?;
+        let all = self.0.catalog.iter().map(|resource| resource.id());
+        let count = |quota: Arc<Inner>, tenant: Arc<Tenant>, resource| async move {
+            quota.count(&tenant, resource, None).await
+        };
+        let rows = self.0.each(&tenant, all, count).await?;
         let limits = self.0.limits_of(&tenant)?;
-        Ok(rows.into_iter().map(|row| Usage { current: row.1, limit: limits.by_resource[row.0] }).collect())
+        Ok(rows
+            .into_iter()
+            .zip(limits.by_resource.iter())
+            .map(|(current, limit)| Usage { current, limit: *limit })
+            .collect())
     }
 
     /// Counts all rows of a workspace anew, and corrects what the ledger believed.
@@ -222,11 +230,12 @@ impl Quota {
     /// As [`check`](Self::check). What was counted before the failure is corrected.
     pub async fn recount(&self, workspace: &WorkspaceId) -> Result<Recount, Error> {
         let tenant = self.0.fresh(workspace).await?;
-        let corrections = self.0.recount(&tenant).await?;
-        let rows = self.count_all(&tenant).await?;
+        let all = self.0.catalog.iter().map(|resource| resource.id());
+        let counted = self.0.each(&tenant, all, Inner::recount_one).await?;
         let limits = self.0.limits_of(&tenant)?;
-        let usage = rows.into_iter().map(|row| Usage { current: row.1, limit: limits.by_resource[row.0] }).collect();
-        Ok(Recount { usage, corrections })
+        let usage = counted.iter().zip(limits.by_resource.iter());
+        let usage = usage.map(|((current, _), limit)| Usage { current: *current, limit: *limit }).collect();
+        Ok(Recount { usage, corrections: counted.into_iter().filter_map(|(_, correction)| correction).collect() })
     }
 
     /// The quota record of a workspace; made if there is none and records are provisioned automatically.
@@ -282,15 +291,6 @@ impl Quota {
     /// How many workspaces are in memory.
     pub fn workspaces_in_memory(&self) -> usize {
         self.0.tenants.len()
-    }
-
-    async fn count_all(&self, tenant: &Arc<Tenant>) -> Result<Vec<(usize, u64)>, Error> {
-        let resources = self.0.catalog.iter().map(|resource| resource.id());
-        self.0
-            .each(tenant, resources, |quota, tenant, resource| async move {
-                Ok((resource.index(), quota.count(&tenant, resource, None).await?))
-            })
-            .await
     }
 }
 
@@ -354,15 +354,13 @@ impl Inner {
 
     /// Refreshes a tenant that is in use without making anybody wait.
     fn refresh_behind(self: &Arc<Self>, tenant: &Arc<Tenant>) {
-        if !tenant.begin_refresh() {
-            return;
-        }
-        let (quota, tenant) = (Arc::clone(self), Arc::clone(tenant));
+        let Some(refreshing) = Refreshing::begin(tenant) else { return };
+        let quota = Arc::clone(self);
         tokio::spawn(async move {
+            let tenant = refreshing.tenant();
             let _one_at_a_time = quota.tenants.loading(&tenant.id).await;
             // Failures are logged there; the last known limits stay in force.
-            let _ = quota.refresh(&tenant).await;
-            tenant.refreshed();
+            let _ = quota.refresh(tenant).await;
         });
     }
 
@@ -397,7 +395,7 @@ impl Inner {
             Ok(limits) => {
                 tenant.install(limits);
                 match self.recount(tenant).await {
-                    Ok(_) => self.config.refresh_after,
+                    Ok(()) => self.config.refresh_after,
                     Err(error) => {
                         tracing::error!(error = %error, workspace = %tenant.id, "the rows could not be counted again");
                         RETRY
@@ -414,21 +412,30 @@ impl Inner {
         Ok(())
     }
 
-    /// Counts the keys in use again.
-    async fn recount(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<Vec<Correction>, Error> {
-        let in_use = tenant.keys().map(|(index, _)| index).collect::<Vec<_>>();
-        let resources = self.catalog.iter().map(|resource| resource.id()).filter(|id| in_use.contains(&id.index()));
-        let corrections = self.each(tenant, resources, |quota, tenant, resource| async move {
-            let Some(key) = tenant.key(resource) else { return Ok(None) };
-            let round = key.cell.begin_count();
-            let actual = quota.count(&tenant, resource, round.limit).await?;
-            let (cached, resolving) = key.cell.finish_count(&round, actual);
-            key.wake_if(resolving);
-            let wrong = cached.filter(|cached| *cached != actual);
-            let resource = Arc::clone(quota.catalog.get(resource));
-            Ok(wrong.map(|cached| Correction { resource, cached, actual }))
-        });
-        Ok(corrections.await?.into_iter().flatten().collect())
+    /// Counts those keys again of which something is believed: the others are counted before anything is granted.
+    async fn recount(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<(), Error> {
+        let believed: Vec<_> =
+            tenant.keys().filter(|(_, key)| key.cell.standing().is_some()).map(|(index, _)| index).collect();
+        let resources = self.catalog.iter().map(|resource| resource.id()).filter(|id| believed.contains(&id.index()));
+        self.each(tenant, resources, Self::recount_one).await.map(drop)
+    }
+
+    /// Counts the rows of one resource type, and tells the ledger; answers what it believed wrongly.
+    async fn recount_one(
+        self: Arc<Self>,
+        tenant: Arc<Tenant>,
+        resource: ResourceId,
+    ) -> Result<(u64, Option<Correction>), Error> {
+        let Some(key) = tenant.key(resource) else {
+            return Ok((self.count(&tenant, resource, None).await?, None));
+        };
+        let round = key.cell.begin_count();
+        let actual = self.count(&tenant, resource, round.limit).await?;
+        let (cached, resolving) = key.cell.finish_count(&round, actual);
+        key.wake_if(resolving);
+        let wrong = cached.filter(|cached| *cached != actual);
+        let resource = Arc::clone(self.catalog.get(resource));
+        Ok((actual, wrong.map(|cached| Correction { resource, cached, actual })))
     }
 
     /// Does something for several resource types at once; the results are in the catalog's order.

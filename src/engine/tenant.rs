@@ -137,15 +137,6 @@ impl Tenant {
         self.due.store(due, Ordering::Relaxed);
     }
 
-    /// Whether the caller is the one to refresh; it must call [`Self::refreshed`] at the end.
-    pub(crate) fn begin_refresh(&self) -> bool {
-        !self.refreshing.swap(true, Ordering::AcqRel)
-    }
-
-    pub(crate) fn refreshed(&self) {
-        self.refreshing.store(false, Ordering::Release);
-    }
-
     /// Takes the tenant out of use, unless units are out or somebody waits.
     fn retire(&self) -> bool {
         let mut state = self.lock();
@@ -155,6 +146,25 @@ impl Tenant {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to refresh a tenant, which one task at a time has; it ends with the task, however that ends.
+pub(crate) struct Refreshing(Arc<Tenant>);
+
+impl Refreshing {
+    pub(crate) fn begin(tenant: &Arc<Tenant>) -> Option<Self> {
+        (!tenant.refreshing.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(tenant)))
+    }
+
+    pub(crate) fn tenant(&self) -> &Arc<Tenant> {
+        &self.0
+    }
+}
+
+impl Drop for Refreshing {
+    fn drop(&mut self) {
+        self.0.refreshing.store(false, Ordering::Release);
     }
 }
 

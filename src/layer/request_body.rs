@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pin_project::pin_project;
 
-use crate::problem::{ErrorCode, Problem};
+use crate::body;
+use crate::problem::Problem;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -80,7 +80,9 @@ where
     }
 
     async fn read(body: B, cap: usize) -> Result<(Bytes, RequestBody<B>), Problem> {
-        let (data, trailers) = collect(body, cap).await?;
+        let whole = body::read(body, cap).await?;
+        let trailers = whole.trailers().cloned();
+        let data = whole.to_bytes();
         Ok((data.clone(), RequestBody(Inner::Replayed { data: Some(data).filter(|data| !data.is_empty()), trailers })))
     }
 }
@@ -96,28 +98,6 @@ impl BodyMode<axum::body::Body> for AxumBody {
     async fn read(body: axum::body::Body, cap: usize) -> Result<(Bytes, axum::body::Body), Problem> {
         let (data, body) = Replayed::read(body, cap).await?;
         Ok((data, axum::body::Body::new(body)))
-    }
-}
-
-async fn collect<B>(body: B, cap: usize) -> Result<(Bytes, Option<HeaderMap>), Problem>
-where
-    B: Body<Data = Bytes> + Send,
-    B::Error: Into<BoxError>,
-{
-    let too_large = || {
-        let message = format!("the body is larger than {cap} bytes, the most that this route's quota rule reads");
-        Problem::new(ErrorCode::PayloadTooLarge, message)
-    };
-    if usize::try_from(body.size_hint().lower()).map_or(true, |least| least > cap) {
-        return Err(too_large());
-    }
-    match Limited::new(body, cap).collect().await {
-        Ok(collected) => {
-            let trailers = collected.trailers().cloned();
-            Ok((collected.to_bytes(), trailers))
-        }
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Problem::new(ErrorCode::InvalidRequest, "the body broke off before its end; send it whole")),
     }
 }
 

@@ -275,7 +275,9 @@ impl SqliteUsage {
         let mut transaction = self.pool.begin().await?;
         for chunk in values.chunks(LOOKED_UP_AT_ONCE) {
             let parameters: Vec<String> = (2..chunk.len() + 2).map(|parameter| format!("${parameter}")).collect();
-            let sql = format!("SELECT DISTINCT {text} {counted} AND {text} IN ({})", parameters.join(", "));
+            // The bare column, so that an index on it serves; its affinity turns the texts into what it holds.
+            let sql =
+                format!(r#"SELECT DISTINCT {text} {counted} AND "{table}"."{column}" IN ({})"#, parameters.join(", "));
             let mut query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false).bind(workspace);
             for value in chunk {
                 query = query.bind(value);
