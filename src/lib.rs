@@ -75,7 +75,8 @@
 //! | rows that are also written around the layer | such rows are seen by the next count: one for each refusal, and one every [`refresh_after`](QuotaBuilder::refresh_after) while the workspace is in use |
 //!
 //! *Exact* means that rows never exceed the limit in force when the last unit was granted. Lowering a limit keeps the rows
-//! that exist, and refuses new ones at once.
+//! that exist, and refuses new ones at once. It is said of requests that were checked: not of those that pass in the
+//! [modes](EnforcementMode) `off` and `warn`, or because a failure lets them.
 //!
 //! Two things are the host's part. A handler must create its rows before it is done: one that leaves them to a task of its
 //! own, which outlives the request, reserves its units itself with [`Quota::reserve`]. And two processes that create rows
