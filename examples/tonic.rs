@@ -1,9 +1,9 @@
 //! A tonic 0.14 server behind the layer. The workspace comes from the metadata; a call too many ends with
 //! `RESOURCE_EXHAUSTED`, and the trailers of the others say whether their unit became a row.
 //!
-//! `cargo run --example tonic` starts the server, calls it from the same process, prints what the client sees, and ends.
-//! With `-- serve` it goes on serving on `127.0.0.1:3002` (or `LISTEN_ADDR`), and curl can be the client: a message is a
-//! name as plain text, behind five bytes that tell its length.
+//! `cargo run --example tonic` starts the server, calls it from the same process, prints what the client sees, and
+//! ends. With `-- serve` it goes on serving on `127.0.0.1:3002` (or `LISTEN_ADDR`), and curl can be the client: a
+//! message is a name as plain text, behind five bytes that tell its length.
 //!
 //! ```text
 //! printf '\0\0\0\0\005Quiet' | curl --http2-prior-knowledge 127.0.0.1:3002/shop.v1.Segments/Create \

@@ -1,18 +1,18 @@
 //! Exact count quotas for multi-tenant services: a [Tower](tower) layer that refuses the one creation too many.
 //!
-//! A *workspace* (a tenant) may have so many rows of each *resource type*: 50 segments, 1000 users. [`QuotaLayer`] stands in
-//! front of an existing service, recognises the requests that create rows, and answers the one that would exceed the limit
-//! with 429 `QUOTA_EXCEEDED`. It is for limits on what exists, not on requests per second.
+//! A *workspace* (a tenant) may have so many rows of each *resource type*: 50 segments, 1000 users. [`QuotaLayer`]
+//! stands in front of an existing service, recognises the requests that create rows, and answers the one that would
+//! exceed the limit with 429 `QUOTA_EXCEEDED`. It is for limits on what exists, not on requests per second.
 //!
 //! # Why it is exact
 //!
-//! Rows in the host's own tables are the truth; beside them, a ledger in memory knows how many units the requests in flight
-//! may still turn into rows. A unit is taken in one atomic step before the handler runs, and is given back only when no row
-//! can come of it any more, so that rows and units together never exceed the limit, however many requests come at once. A
-//! request is refused only by a count of the rows that was begun after the request came in.
+//! Rows in the host's own tables are the truth; beside them, a ledger in memory knows how many units the requests in
+//! flight may still turn into rows. A unit is granted in one atomic step before the handler runs, and only where rows
+//! and units together stay within the limit, however many requests come at once; it is given back only when no row can
+//! come of it any more. A request is refused only by a count of the rows that was begun after the request came in.
 //!
-//! The common decision is a map look-up and a compare-and-swap: no I/O, no lock, and no more work for a million rows than
-//! for fifty.
+//! The common decision is a map look-up and a compare-and-swap: no I/O, no lock, and no more work for a million rows
+//! than for fifty.
 //!
 //! # Ten lines
 //!
@@ -71,16 +71,19 @@
 //! | set-up | promise |
 //! |---|---|
 //! | one process, rows in an embedded SQLite database, [`Settling::barrier`] | exact |
-//! | one process, rows in another database | exact while no abandoned transaction commits after its units were settled ([`Settling`]) |
-//! | rows that are also written around the layer | such rows are seen by the next count: one for each refusal, and one every [`refresh_after`](QuotaBuilder::refresh_after) while the workspace is in use |
+//! | one process, rows in another database | exact while nothing abandoned commits after it was settled ([`Settling`]) |
+//! | rows also written around the layer | seen by the next count: at each refusal, and when limits are [refreshed][r] |
 //!
-//! *Exact* means that rows never exceed the limit in force when the last unit was granted. Lowering a limit keeps the rows
-//! that exist, and refuses new ones at once. It is said of requests that were checked: not of those that pass in the
-//! [modes](EnforcementMode) `off` and `warn`, or because a failure lets them.
+//! [r]: QuotaBuilder::refresh_after
 //!
-//! Two things are the host's part. A handler must create its rows before it is done: one that leaves them to a task of its
-//! own, which outlives the request, reserves its units itself with [`Quota::reserve`]. And two processes that create rows
-//! of the same workspaces keep two ledgers: have one process at a time, and let the old one end before the new one starts.
+//! *Exact* means that rows never exceed the limit in force when the last unit was granted. Lowering a limit keeps the
+//! rows that exist, and refuses new ones at once. It is said of requests that were checked: not of those that pass in
+//! the [modes](EnforcementMode) `off` and `warn`, or because a failure lets them.
+//!
+//! Two things are the host's part. A handler must create its rows before it is done: one that leaves them to a task of
+//! its own, which outlives the request, reserves its units itself with [`Quota::reserve`]. And two processes that
+//! create rows of the same workspaces keep two ledgers: have one process at a time, and let the old one end before the
+//! new one starts.
 //!
 //! # Where to go next
 //!
