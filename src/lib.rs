@@ -1,4 +1,110 @@
-//! Exact count quotas for multi-tenant services.
+//! Exact count quotas for multi-tenant services: a [Tower](tower) layer that refuses the one creation too many.
+//!
+//! A *workspace* (a tenant) may have so many rows of each *resource type*: 50 segments, 1000 users. [`QuotaLayer`]
+//! stands in front of an existing service, recognises the requests that create rows, and answers the one that would
+//! exceed the limit with 429 `QUOTA_EXCEEDED`. It is for limits on what exists, not on requests per second.
+//!
+//! # Why it is exact
+//!
+//! Rows in the host's own tables are the truth; beside them, a ledger in memory knows how many units the requests in
+//! flight may still turn into rows. A unit is granted in one atomic step before the handler runs, and only where rows
+//! and units together stay within the limit, however many requests come at once; it is given back only when no row can
+//! come of it any more. A request is refused only by a count of the rows that was begun after the request came in.
+//!
+//! The common decision is a map look-up and a compare-and-swap: no I/O, no lock, and no more work for a million rows
+//! than for fifty.
+//!
+//! # Ten lines
+//!
+//! ```
+//! # #[cfg(all(feature = "sqlite", feature = "axum"))]
+//! # mod guarded {
+//! use axum::Router;
+//! use http::Method;
+//! use sqlx::SqlitePool;
+//! use tower_quota::{
+//!     Charge, Limit, Quota, QuotaLayer, ResourceCatalog, ResourceSpec, RouteMap, Rule, SqliteStore, SqliteUsage,
+//!     WorkspaceSource,
+//! };
+//!
+//! /// `app` creates rows of the table `Segment`, whose column `workspaceId` says whose they are.
+//! pub async fn guard(app: Router, pool: SqlitePool) -> Result<Router, tower_quota::Error> {
+//!     let segments = ResourceSpec::new("segments", "maxSegments", Limit::of(50)).table("Segment");
+//!     let catalog = ResourceCatalog::empty().resource(segments).build()?;
+//!     let store = SqliteStore::new(pool.clone(), &catalog).await?;
+//!     let usage = SqliteUsage::builder(pool, &catalog).build()?;
+//!     let create = Rule::new("create-segment", Method::POST, "/workspaces/{workspace}/segments")
+//!         .workspace(WorkspaceSource::path("workspace"))
+//!         .charge(Charge::of("segments"));
+//!     let routes = RouteMap::builder(&catalog).rule(create).build()?;
+//!     let quota = Quota::builder(catalog).store(store).usage(usage).build()?;
+//!     Ok(app.layer(QuotaLayer::for_axum(quota, routes)?))
+//! }
+//! # }
+//! #
+//! # #[cfg(all(feature = "sqlite", feature = "axum"))]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #     use axum::body::Body;
+//! #     use tower::ServiceExt;
+//! #     let directory = tempfile::tempdir()?;
+//! #     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(directory.path().join("app.db"));
+//! #     let pool = sqlx::SqlitePool::connect_with(options.create_if_missing(true)).await?;
+//! #     sqlx::raw_sql("CREATE TABLE Segment (workspaceId TEXT); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL
+//! #         SELECT i + 1 FROM n WHERE i < 50) INSERT INTO Segment SELECT 'acme' FROM n").execute(&pool).await?;
+//! #     let create = axum::routing::post(|| async { http::StatusCode::CREATED });
+//! #     let app = axum::Router::new().route("/workspaces/{workspace}/segments", create);
+//! #     let app = guarded::guard(app, pool).await?;
+//! #     let post = |path: &str| http::Request::post(path).body(Body::empty());
+//! #     let created = app.clone().oneshot(post("/workspaces/globex/segments")?).await?;
+//! #     assert_eq!(created.status(), 201);
+//! #     let refused = app.oneshot(post("/workspaces/acme/segments")?).await?;
+//! #     assert_eq!(refused.status(), 429);
+//! #     Ok(())
+//! # }
+//! # #[cfg(not(all(feature = "sqlite", feature = "axum")))]
+//! # fn main() {}
+//! ```
+//!
+//! # What is promised
+//!
+//! | set-up | promise |
+//! |---|---|
+//! | one process, rows in an embedded SQLite database, [`Settling::barrier`] | exact |
+//! | one process, rows in another database | exact while nothing abandoned commits after it was settled ([`Settling`]) |
+//! | rows also written around the layer | seen by the next count: at each refusal, and when limits are [refreshed][r] |
+//!
+//! [r]: QuotaBuilder::refresh_after
+//!
+//! *Exact* means that rows never exceed the limit in force when the last unit was granted. Lowering a limit keeps the
+//! rows that exist, and refuses new ones at once. It is said of requests that were checked: not of those that pass in
+//! the [modes](EnforcementMode) `off` and `warn`, or because a failure lets them.
+//!
+//! Two things are the host's part. A handler must create its rows before it is done: one that leaves them to a task of
+//! its own, which outlives the request, reserves its units itself with [`Quota::reserve`]. And two processes that
+//! create rows of the same workspaces keep two ledgers: have one process at a time, and let the old one end before the
+//! new one starts.
+//!
+//! # Where to go next
+//!
+//! - [`QuotaLayer`]: the middleware, where to put it, and what a response says about a row.
+//! - [`RouteMap`]: which requests create what, for whom; in code, or from a TOML or JSON file.
+//! - [`Quota`]: the engine, for code without HTTP: check, reserve, usage, recount.
+//! - [`QuotaStore`]: where limits are kept. [`UsageSource`]: how rows are counted, of any database.
+//! - [`ResourceCatalog`]: what is limited. [`EnforcementMode`]: how strictly.
+//! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `sqlite` | yes | `SqliteStore` and `SqliteUsage`, through sqlx 0.9 |
+//! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
+//! | `toml` | yes | route maps from TOML files (JSON always works) |
+//! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
+//! | `full` | no | all of them |
+//!
+//! Without features there are the layer, the engine, `MemoryStore` and `ClosureUsage`.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -55,6 +161,10 @@ pub use usage::{ClosureUsage, UsageSource};
 #[cfg(feature = "sqlite")]
 pub use usage::{SqlTable, SqliteUsage, SqliteUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};
+
+#[cfg(all(doctest, feature = "sqlite", feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// A boxed future, as the crate's object-safe traits return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

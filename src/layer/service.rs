@@ -27,6 +27,9 @@ use crate::rules::{Match, OnFailure, Operation, Resolved, RouteMap};
 
 /// Puts a [`QuotaService`] around a service.
 ///
+/// A request that the route map doesn't map goes straight to the inner service. One that it maps is resolved into a
+/// workspace and charges; the engine reserves the units; the inner service runs; and its response settles them.
+///
 /// ```
 /// use std::convert::Infallible;
 /// use http::{Method, Request, Response, StatusCode};
@@ -59,6 +62,35 @@ use crate::rules::{Match, OnFailure, Operation, Resolved, RouteMap};
 /// assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
 /// # Ok(()) }
 /// ```
+///
+/// # What a response says
+///
+/// | response | units |
+/// |---|---|
+/// | 2xx; for gRPC, status `OK` in the head or the trailers | posted: the rows exist |
+/// | 4xx but 408 and 499; for gRPC, a status that says the call was refused | given back |
+/// | anything else, 3xx too; an error, a panic, a dropped request | unknown: see [`Settling`](crate::Settling) |
+///
+/// A row must not come of a request after its response has begun: not from a task that the handler has left behind, and
+/// not while the response's body is written. Such a handler reserves its units itself, with
+/// [`Quota::reserve`].
+///
+/// # Where to put it
+///
+/// From the outside in: trace, catch-panic, CORS, time-out, authentication, body limit, **quota**, handler. The layer
+/// believes the workspace that the request names; if authentication puts a [`Principal`] into the request's extensions,
+/// the layer also refuses what that principal may not access.
+///
+/// # Bodies
+///
+/// Rules can go by the request's body. It is then read, up to the rule's cap, and handed on byte for byte. Since that
+/// changes the body's type for the inner service, it has a constructor of its own:
+///
+/// | constructor | the inner service takes | for |
+/// |---|---|---|
+/// | [`QuotaLayer::new`] | `Request<B>` | maps without body rules, any server |
+/// | `QuotaLayer::for_axum` | `Request<axum::body::Body>` | axum (feature `axum`) |
+/// | [`QuotaLayer::reading_bodies`] | `Request<RequestBody<B>>` | any other server |
 #[must_use]
 pub struct QuotaLayer<M = Untouched> {
     shared: Arc<Shared>,

@@ -120,14 +120,14 @@ pub enum Operation {
     Ignore,
 }
 
-/// What happens to a request when the quota can't be checked.
+/// What happens to a request when the quota can't be checked. In the modes `off` and `warn` it passes, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// What is set for the whole layer.
+    /// What the mode says: `enforce` lets it pass, `strict` refuses it.
     #[default]
     Inherit,
-    /// It passes.
+    /// It passes; but in `strict`, which has no exceptions, it is refused.
     Open,
     /// It is refused.
     Closed,
