@@ -17,7 +17,7 @@ pub const MODE_VARIABLE: &str = "QUOTA_ENFORCEMENT_MODE";
 /// | `off` | nothing is checked | passes |
 /// | `warn` | passes with a warning (event, response header `quota-warning`) | passes |
 /// | `enforce` | refuses new creations | last known limits, then [`OnFailure`](crate::OnFailure) (default: passes) |
-/// | `strict` | refuses, also a create under a declared prefix that no rule maps | last known limits, then 503 |
+/// | `strict` | refuses, also a create under a declared prefix that no rule maps | 503 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EnforcementMode {

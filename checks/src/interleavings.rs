@@ -296,14 +296,13 @@ fn an_edit_whose_row_is_deleted_and_made_anew() {
     model(|| {
         let cell = counted(Some(1), 1);
         let rows = Arc::new(Mutex::new(Rows { edited: true, others: 0 }));
-        // The units are held before the row is looked up.
-        let counts = cell.counts();
-        assert!(cell.force(1));
+        // The edit begins before the row is looked up.
+        assert!(cell.begin_edit(1));
         let editor = thread::spawn({
             let (cell, rows) = (Arc::clone(&cell), Arc::clone(&rows));
             move || {
                 rows.lock().unwrap().edited = true;
-                cell.end_edit(1, counts);
+                cell.end_edit(1);
             }
         });
         rows.lock().unwrap().edited = false;
@@ -326,8 +325,7 @@ fn an_edit_that_ends_during_a_count() {
     model(|| {
         let cell = counted(Some(1), 1);
         let rows = Arc::new(Mutex::new(Rows { edited: true, others: 0 }));
-        let counts = cell.counts();
-        assert!(cell.force(1));
+        assert!(cell.begin_edit(1));
         rows.lock().unwrap().edited = false;
         let counter = thread::spawn({
             let (cell, rows) = (Arc::clone(&cell), Arc::clone(&rows));
@@ -338,7 +336,7 @@ fn an_edit_that_ends_during_a_count() {
             }
         });
         rows.lock().unwrap().edited = true;
-        cell.end_edit(1, counts);
+        cell.end_edit(1);
         counter.join().unwrap();
         assert_eq!(room(&cell), 0, "the count was made before the edit, and applied after it");
     });

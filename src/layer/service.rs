@@ -67,9 +67,9 @@ use crate::rules::{Match, OnFailure, Operation, Resolved, RouteMap};
 ///
 /// | response | units |
 /// |---|---|
-/// | 2xx; for gRPC, status `OK` in the head or the trailers | posted: the rows exist |
+/// | 2xx and 3xx; for gRPC, status `OK` in the head or the trailers | posted: the rows exist |
 /// | 4xx but 408 and 499; for gRPC, a status that says the call was refused | given back |
-/// | anything else, 3xx too; an error, a panic, a dropped request | unknown: see [`Settling`](crate::Settling) |
+/// | anything else; an error, a panic, a dropped request | unknown: see [`Settling`](crate::Settling) |
 ///
 /// A row must not come of a request after its response has begun: not from a task that the handler has left behind, and
 /// not while the response's body is written. Such a handler reserves its units itself, with
