@@ -227,7 +227,7 @@ impl RouteMapBuilder {
         for prefix in &strict_prefixes {
             check_prefix(prefix).map_err(of_map)?;
         }
-        let folded = |prefix: &String| defaults.reading.fold(prefix.trim_end_matches('/')).into_owned();
+        let folded = |prefix: &String| defaults.reading.literal(prefix.trim_end_matches('/')).into_owned();
         let strict_prefixes = strict_prefixes.iter().map(folded).collect();
         let mut methods: Vec<MethodRoutes> = Vec::new();
         let mut names: HashSet<String> = HashSet::new();

@@ -232,6 +232,41 @@ mod readings {
     }
 
     #[test]
+    fn a_whole_path_may_be_decoded_before_it_is_split() {
+        let reading = PathReading::Decoded(Decoding::new().encoded_slash(true));
+        let map = RouteMap::builder(&catalog())
+            .path_reading(reading)
+            .strict_prefix("/100%")
+            .rule(by_path("create", "/api/{ws}/segments"))
+            .rule(by_path("percent", "/100%/%2F-{ws}"))
+            .build()
+            .unwrap();
+        let create = |path| rule_of(&map, &Method::POST, path);
+        for path in ["/api/acme/segments", "/api%2Facme%2fsegments", "/%61pi/acme%2F%73egments"] {
+            assert_eq!(create(path), Some("create"), "{path}");
+        }
+        // Decoded once, and what isn't text is no literal.
+        assert_eq!(create("/api%252Facme/segments"), None);
+        assert_eq!(create("/api/acme/%ffsegments"), None);
+        assert_eq!(create("/api/acme/segments%ff"), None);
+        assert_eq!(create("/100%25/%252F-acme"), Some("percent"));
+        assert_eq!(create("/100%/%252F-acme"), Some("percent"));
+        assert_eq!(create("/100%25/%2F-acme"), None);
+        assert!(map.is_unmapped_create(&Method::POST, "/100%25/x", None));
+
+        let workspace = |path: &str| {
+            let found = map.find(&Method::POST, path, None).unwrap();
+            found.direct().unwrap().map(|direct| direct.workspace.into_owned())
+        };
+        assert_eq!(workspace("/api/a%63me/segments").unwrap(), "acme");
+        assert_eq!(workspace("/api/%2541/segments").unwrap(), "%41");
+        assert_eq!(workspace("/api/%%34%31/segments").unwrap(), "%41");
+        assert_eq!(workspace("/api/%25ff/segments").unwrap(), "%ff");
+        assert_eq!(workspace("/api/a%3Fb%23/segments").unwrap(), "a?b#");
+        assert_eq!(workspace("/api/%ff/segments").unwrap_err().code(), ErrorCode::InvalidRequest);
+    }
+
+    #[test]
     fn case_is_kept_in_parameters() {
         let map = map(PathReading::Decoded(Decoding::new().ignore_case(true)));
         let found = map.find(&Method::POST, "/API/AcMe/SEGMENTS", None).unwrap();
@@ -644,7 +679,7 @@ mod files {
     use super::*;
 
     const JSON: &str = r#"{
-        "path_reading": { "decoded": { "semicolon": true, "ignore_case": true } },
+        "path_reading": { "decoded": { "encoded_slash": true, "semicolon": true, "ignore_case": true } },
         "workspace_format": "lowercase",
         "workspace": ["extension", { "header": "ws" }, { "query": "w" }, { "body": "/w" }],
         "body_cap": 4096,
@@ -706,7 +741,7 @@ mod files {
             .charge(Charge::of("users").amount(Amount::distinct("/u", [""])))
             .charge(Charge::of("journeys").amount(Amount::AtMost(9)));
         RouteMap::builder(&catalog())
-            .path_reading(PathReading::Decoded(Decoding::new().semicolon(true).ignore_case(true)))
+            .path_reading(PathReading::Decoded(Decoding::new().encoded_slash(true).semicolon(true).ignore_case(true)))
             .workspace_format(WorkspaceFormat::Lowercase)
             .workspace(WorkspaceSource::Extension)
             .workspace(WorkspaceSource::header(HeaderName::from_static("ws")))
@@ -744,7 +779,7 @@ mod files {
     #[test]
     fn toml_builds_what_code_builds() {
         let toml = r#"
-            path_reading = { decoded = { semicolon = true, ignore_case = true } }
+            path_reading = { decoded = { encoded_slash = true, semicolon = true, ignore_case = true } }
             workspace_format = "lowercase"
             workspace = ["extension", { header = "ws" }, { query = "w" }, { body = "/w" }]
             body_cap = 4096
