@@ -30,7 +30,7 @@ pub enum PathReading {
 /// | router | options |
 /// |---|---|
 /// | Fastify (find-my-way) | those of its own that are on: [`semicolon`](Self::semicolon) for `useSemicolonDelimiter`, [`merge_slashes`](Self::merge_slashes) for `ignoreDuplicateSlashes`, [`ignore_trailing_slash`](Self::ignore_trailing_slash) for the option of that name, [`ignore_case`](Self::ignore_case) for `caseSensitive: false` |
-/// | FastAPI and Starlette, gin unless `UseRawPath` is set | [`encoded_slash`](Self::encoded_slash) |
+/// | FastAPI and Starlette, gin without `UseRawPath` | [`encoded_slash`](Self::encoded_slash) |
 /// | Flask (Werkzeug), Django | [`encoded_slash`](Self::encoded_slash), and [`merge_slashes`](Self::merge_slashes) with their development servers, which merge the slashes that a path begins with |
 ///
 /// A router that answers an untidy path with a redirect needs no option for that: the request comes again, tidied.
@@ -420,13 +420,14 @@ fn strip_folded<'p>(text: &'p str, prefix: &str, reading: PathReading) -> Option
     wanted.as_str().is_empty().then_some("")
 }
 
+/// Bytes that no text has, for the braces of parameters.
+const OPEN: u8 = 0xfe;
+const CLOSE: u8 = 0xff;
+
 /// A template without the names of its parameters, byte by byte: two templates are equivalent when these are equal.
 ///
 /// An iterator rather than a string, because it runs on axum's `MatchedPath` of every request.
 fn shape(template: &str) -> impl Iterator<Item = u8> {
-    /// Bytes that no text has, for the braces of parameters.
-    const OPEN: u8 = 0xfe;
-    const CLOSE: u8 = 0xff;
     let mut bytes = template.bytes().peekable();
     let mut in_name = false;
     iter::from_fn(move || {
@@ -453,6 +454,43 @@ fn shape(template: &str) -> impl Iterator<Item = u8> {
 
 pub(super) fn equivalent(left: &str, right: &str) -> bool {
     left == right || shape(left).eq(shape(right))
+}
+
+/// Whether the route `template` is for `path`. A parameter may be empty: that it isn't is for the router to see to.
+pub(super) fn takes(template: &str, path: &str) -> bool {
+    let mut shape = shape(template);
+    let mut rest = path.as_bytes();
+    while let Some(byte) = shape.next() {
+        if byte == OPEN {
+            if shape.next() == Some(b'*') {
+                return shape.eq([CLOSE]);
+            }
+            rest = &rest[rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len())..];
+        } else {
+            match rest.split_first() {
+                Some((first, behind)) if *first == byte => rest = behind,
+                _ => return false,
+            }
+        }
+    }
+    rest.is_empty()
+}
+
+/// Whether a router whose route is `matched` has thereby decided against `template`, where both are for `path`.
+///
+/// It has not where its route is the wider one, or has a catch-all: then what it has is a way to the router that
+/// decides, or to a handler that does. axum joins the routes on such a way, so that what it tells need not be a template
+/// for the path at all.
+pub(super) fn rules_out(matched: &str, template: &str, path: &str) -> bool {
+    if matched.contains("{*") || !takes(matched, path) {
+        return false;
+    }
+    let difference = shape(matched).zip(shape(template)).find(|(of_route, of_rule)| of_route != of_rule);
+    difference.is_some_and(|(of_route, of_rule)| match of_rule {
+        OPEN => true,
+        b'*' => of_route == CLOSE,
+        _ => false,
+    })
 }
 
 /// The same for equivalent templates.
@@ -540,6 +578,59 @@ mod tests {
             [("/a/{x}", "/a/{*x}"), ("/a/{x}", "/a/{{x}}"), ("/a{x}", "/b{x}"), ("/a", "/a/"), ("/{x}", "/{x}/")]
         {
             assert!(!equivalent(left, right), "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn the_paths_of_a_route() {
+        for (template, path) in [
+            ("/", "/"),
+            ("/a/{x}/b", "/a/y/b"),
+            ("/v-{x}", "/v-1"),
+            ("/{{x}}/{y}", "/{x}/1"),
+            ("/{*x}", "/a/b"),
+            ("/a/v{*x}", "/a/vb/c"),
+            ("/{x}/b", "//b"),
+        ] {
+            assert!(takes(template, path), "{template} {path}");
+        }
+        for (template, path) in [
+            ("/a", "/"),
+            ("/a", "/a/"),
+            ("/a/{x}", "/a/y/b"),
+            ("/a/{x}/b", "/a/y"),
+            ("/v-{x}", "/v"),
+            ("/{*x}/a", "/b/a"),
+            ("/{{x}}", "/x"),
+            ("/a/{*x}", "/b/c"),
+        ] {
+            assert!(!takes(template, path), "{template} {path}");
+        }
+    }
+
+    #[test]
+    fn the_narrower_route_decides() {
+        for (matched, template) in [
+            ("/a/b", "/a/{x}"),
+            ("/a/b", "/{x}/b"),
+            ("/a/b", "/{*x}"),
+            ("/a/{x}", "/{x}/b"),
+            ("/{x}/b", "/{*x}"),
+            ("/a/{x}", "/a/{*x}"),
+            ("/{x}/b", "/{x}/{y}"),
+        ] {
+            assert!(rules_out(matched, template, "/a/b"), "{matched} {template}");
+        }
+        for (matched, template) in [
+            ("/a/{x}", "/a/b"),
+            ("/{x}/b", "/a/{x}"),
+            ("/{x}/{y}", "/{x}/b"),
+            ("/{*x}", "/{x}/b"),
+            ("/a/{*x}", "/{x}/b"),
+            ("/a/b/a/b", "/{x}/b"),
+            ("/c/d", "/{x}/b"),
+        ] {
+            assert!(!rules_out(matched, template, "/a/b"), "{matched} {template}");
         }
     }
 

@@ -135,11 +135,79 @@ mod finding {
         assert_eq!(name("/a/segments", "/{workspace}/segments").as_deref(), Some("any"));
         // The router has a route of its own for it, which no rule maps.
         assert_eq!(name("/a/segments", "/a/segments"), None);
-        assert_eq!(name("/a/segments", "/{*all}"), None);
+        assert_eq!(name("/a/segments", "/a/{kind}"), None);
         // The router's choice is another rule than the path by itself leads to.
         let found = map.find(&Method::POST, "/in/segments", Some("/in/{w}/{k}")).unwrap();
         assert_eq!(found.rule().name(), "nested");
         assert!(found.direct().unwrap().is_err(), "the template doesn't fit the path: no workspace to be had");
+    }
+
+    #[test]
+    fn a_route_that_only_leads_to_the_router_decides_nothing() {
+        let map = RouteMap::builder(&catalog())
+            .strict_prefix("/")
+            .rule(by_path("segment", "/api/{ws}/segments"))
+            .rule(by_header("user", Method::POST, "/api/users").charge(Charge::of("users")))
+            .rule(by_header("file", Method::POST, "/files/{*rest}").charge(Charge::of("audiences")))
+            .build()
+            .unwrap();
+        let name = |path: &str, matched: &str| {
+            map.find(&Method::POST, path, Some(matched)).map(|found| found.rule().name().to_owned())
+        };
+        for (path, rule) in [("/api/acme/segments", "segment"), ("/api/users", "user"), ("/files/a/b", "file")] {
+            // A proxy; and services inside of one, to whose routes axum appends their own.
+            for matched in ["/{*path}", "/{*path}/{*rest}", &format!("/{{*path}}{path}")] {
+                assert_eq!(name(path, matched).as_deref(), Some(rule), "{matched}");
+            }
+            // A service at one path, inside of which a router has the same path.
+            assert_eq!(name(path, &format!("{path}{path}")).as_deref(), Some(rule));
+        }
+        // A handler for several types.
+        assert_eq!(name("/api/users", "/api/{type}").as_deref(), Some("user"));
+        assert_eq!(name("/api/acme/segments", "/api/{ws}/{type}").as_deref(), Some("segment"));
+        // The router's own route, and one that would be it if a rule were for it.
+        assert_eq!(name("/files/new", "/files/new"), None);
+        assert_eq!(name("/files/new", "/files/{id}"), None);
+        assert_eq!(name("/files/new", "/files/n{id}"), None);
+        assert_eq!(name("/other", "/{*path}"), None);
+        assert!(map.is_unmapped_create(&Method::POST, "/files/new", Some("/files/{id}")));
+        assert!(!map.is_unmapped_create(&Method::POST, "/files/new", Some("/{*path}")));
+        // The path was rewritten on its way to the router.
+        assert_eq!(name("/v2/users", "/api/users").as_deref(), Some("user"));
+    }
+
+    #[test]
+    fn where_paths_are_decoded_axum_is_not_the_router() {
+        let map = RouteMap::builder(&catalog())
+            .path_reading(PathReading::Decoded(Decoding::new()))
+            .rule(by_path("segment", "/api/{ws}/segments"))
+            .rule(by_header("user", Method::POST, "/api/users").charge(Charge::of("users")))
+            .build()
+            .unwrap();
+        let name = |path: &str, matched: &str| {
+            map.find(&Method::POST, path, Some(matched)).map(|found| found.rule().name().to_owned())
+        };
+        assert_eq!(name("/api/%75sers", "/api/{type}").as_deref(), Some("user"));
+        assert_eq!(name("/%61pi/acme/segments", "/%61pi/acme/segments").as_deref(), Some("segment"));
+        assert_eq!(name("/other", "/api/users"), None);
+    }
+
+    #[test]
+    fn the_methods_that_rules_are_for() {
+        let map = RouteMap::builder(&catalog())
+            .rule(by_path("create", "/{ws}").method(Method::PUT))
+            .rule(Rule::new("ignore", Method::PATCH, "/x").operation(Operation::Ignore))
+            .build()
+            .unwrap();
+        for (method, expected) in [
+            (Method::POST, true),
+            (Method::PUT, true),
+            (Method::PATCH, true),
+            (Method::GET, false),
+            (Method::DELETE, false),
+        ] {
+            assert_eq!(map.maps(&method), expected, "{method}");
+        }
     }
 
     #[test]
@@ -1128,8 +1196,7 @@ mod dittofeed {
             let map = map();
             for method in [Method::PUT, Method::POST, Method::DELETE] {
                 let _ = map.find(&method, &path, None).map(|found| found.direct().map(|direct| direct.is_ok()));
-                let _ = map.find(&method, "/api/segments", Some(&path)).is_some();
-                let _ = map.is_unmapped_create(&method, &path, Some(&path));
+                let _ = map.is_unmapped_create(&method, &path, None);
             }
             let parts = request(&Method::PUT, "/api/segments", &[("df-workspace-id", WS)]);
             let found = map.find(&Method::PUT, "/api/segments", None).unwrap();
@@ -1181,6 +1248,15 @@ mod against_a_model {
     }
 
     proptest! {
+        #[test]
+        fn no_choice_of_the_router_panics(path in "/?([ab/%{}*]|\\PC){0,8}", matched in "/?([ab/%{}*]|\\PC){0,8}") {
+            let map = RouteMap::builder(&catalog())
+                .strict_prefix("/a")
+                .rule(by_path("one", "/a/{ws}"))
+                .rule(by_path("two", "/a/{ws}/b{{/{*rest}"));
+            let _ = map.build().unwrap().is_unmapped_create(&Method::POST, &path, Some(&matched));
+        }
+
         /// No request goes past a template that takes its path, whatever the other templates are.
         #[test]
         fn what_a_template_takes_is_found(
@@ -1204,8 +1280,15 @@ mod against_a_model {
             }
             let map = map.build().unwrap();
             let takers: Vec<&String> = kept.iter().filter(|template| takes(&segments(template), &segments(&path))).collect();
+            prop_assert!(takers.iter().all(|taker| path::takes(taker, &path)));
+            let chosen = |matched| map.find(&Method::POST, &path, matched).map(|found| found.rule().name().to_owned());
+            prop_assert_eq!(chosen(Some("/{*rest}")), chosen(None));
             match map.find(&Method::POST, &path, None) {
-                Some(found) => prop_assert!(takers.iter().any(|taker| *taker == found.rule().name())),
+                Some(found) => {
+                    let rule = found.rule().name();
+                    prop_assert!(takers.iter().any(|taker| *taker == rule));
+                    prop_assert_eq!(chosen(Some(rule)), Some(rule.to_owned()));
+                }
                 None => prop_assert!(takers.is_empty(), "{:?} takes {path}", takers),
             }
         }
