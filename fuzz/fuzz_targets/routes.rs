@@ -198,6 +198,7 @@ fn check(found: &Match<'_>, parts: &Parts, body: &[u8]) {
             (Some(Ok(direct)), Ok(resolved)) => {
                 assert_eq!(format.parse(&direct.workspace).ok().as_ref(), Some(&resolved.workspace));
                 assert_eq!(direct.charges, resolved.charges);
+                assert!(direct.charges.iter().all(|charge| !charge.settle_by_count && charge.existing == Existing::No));
             }
             (Some(Ok(direct)), Err(_)) => assert!(format.parse(&direct.workspace).is_err()),
             (Some(Err(_)), resolved) => assert!(resolved.is_err()),

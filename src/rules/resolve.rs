@@ -34,7 +34,7 @@ pub struct Resolved {
 pub struct Direct<'m> {
     /// For whom, as the client spells it.
     pub workspace: Cow<'m, str>,
-    /// Of what how many, in the order of [`ResourceId`].
+    /// Of what how many, in the order of [`ResourceId`]; all of it new rows, and as many as it says.
     pub charges: &'m [ResolvedCharge],
 }
 
@@ -57,8 +57,8 @@ impl<'r> Match<'r> {
         self.rule
     }
 
-    /// What the request comes to, where its path is all that the rule needs; `None` where it takes
-    /// [`resolve`](Self::resolve).
+    /// What the request comes to, where its path is all that the rule needs, before the response and after; `None` where
+    /// it takes [`resolve`](Self::resolve).
     ///
     /// The error in it is a 400: the parameter that names the workspace is not text.
     pub fn direct(&self) -> Option<Result<Direct<'_>, Problem>> {

@@ -371,7 +371,7 @@ mod direct {
     #[test]
     fn charges_are_merged_and_in_the_catalogs_order() {
         let map = one(by_path("many", "/{ws}")
-            .charge(Charge::of("users").amount(Amount::AtMost(7)))
+            .charge(Charge::of("users").amount(Amount::Constant(7)))
             .charge(Charge::of("segments").amount(Amount::Constant(u64::MAX))));
         let found = map.find(&Method::POST, "/acme", None).unwrap();
         let direct = found.direct().unwrap().unwrap();
@@ -380,7 +380,7 @@ mod direct {
             .iter()
             .map(|charge| (charge.resource.index(), charge.units, charge.settle_by_count))
             .collect();
-        assert_eq!(charges, [(0, 7, true), (1, u64::MAX, false)]);
+        assert_eq!(charges, [(0, 7, false), (1, u64::MAX, false)]);
         assert!(matches!(direct.workspace, std::borrow::Cow::Borrowed("acme")));
 
         let parts = request(&Method::POST, "/acme", &[]);
@@ -394,6 +394,8 @@ mod direct {
         assert!(direct(by_path("plain", "/{ws}")));
         assert!(!direct(by_path("two", "/{ws}").workspace(WorkspaceSource::Extension)));
         assert!(!direct(by_path("body", "/{ws}").charge(Charge::of("users").amount(Amount::length("")))));
+        // It takes a count after the response.
+        assert!(!direct(by_path("at-most", "/{ws}").charge(Charge::of("users").amount(Amount::AtMost(7)))));
         assert!(!direct(by_path("when", "/{ws}").charge(Charge::of("users").when(Predicate::present("/a")))));
         let probed = Rule::new("probe", Method::POST, "/{ws}")
             .operation(Operation::Upsert)
