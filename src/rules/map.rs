@@ -21,6 +21,7 @@ use crate::workspace::WorkspaceFormat;
 pub struct RouteMap(Arc<Inner>);
 
 struct Inner {
+    catalog: ResourceCatalog,
     rules: Vec<MappedRule>,
     /// One per method that any rule is for: a handful, which is faster to go through than to hash.
     methods: Vec<MethodRoutes>,
@@ -140,6 +141,11 @@ impl RouteMap {
             folded.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         self.0.strict_prefixes.iter().any(is_under) && self.find(method, path, matched).is_none()
+    }
+
+    /// The catalog that the map was built for, whose ids its charges have.
+    pub fn catalog(&self) -> &ResourceCatalog {
+        &self.0.catalog
     }
 
     /// The spelling of workspace ids that the map declares; `None` where that is left to the engine.
@@ -275,7 +281,7 @@ impl RouteMapBuilder {
             }
         }
         let reading = defaults.reading;
-        Ok(RouteMap(Arc::new(Inner { rules, methods, reading, strict_prefixes, workspace_format })))
+        Ok(RouteMap(Arc::new(Inner { catalog, rules, methods, reading, strict_prefixes, workspace_format })))
     }
 }
 

@@ -11,8 +11,9 @@ use super::*;
 use crate::BoxFuture;
 use crate::decision::{Existing, ResolvedCharge};
 use crate::error::Error;
+use crate::limit::Limit;
 use crate::problem::{ErrorCode, Problem};
-use crate::resource::ResourceCatalog;
+use crate::resource::{ResourceCatalog, ResourceSpec};
 use crate::workspace::WorkspaceFormat;
 
 const WS: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
@@ -728,6 +729,17 @@ mod building {
         assert!(prefix.to_string().contains("strict prefix"));
         let pointer = RouteMap::builder(&catalog()).workspace(WorkspaceSource::body("x")).build().unwrap_err();
         assert!(pointer.to_string().contains("JSON pointer"));
+    }
+
+    #[test]
+    fn a_map_knows_its_catalog() {
+        let catalog = ResourceCatalog::builder()
+            .resource(ResourceSpec::new("customMetrics", "maxCustomMetrics", Limit::of(1)))
+            .build()
+            .unwrap();
+        let map = RouteMap::from_json(r#"{ "rule": [] }"#, &catalog).unwrap();
+        assert!(map.catalog().by_name("customMetrics").is_ok());
+        assert!(map.catalog().same_types(&catalog));
     }
 
     #[test]
