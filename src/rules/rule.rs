@@ -204,7 +204,7 @@ pub enum Amount {
     Constant(u64),
     /// As many as the array at this pointer has elements.
     Length(String),
-    /// As many as there are different values in an array.
+    /// As many as there are different values in an array; `1` and `"1"` are different.
     Distinct {
         /// Where the array is.
         array: String,
@@ -212,6 +212,8 @@ pub enum Amount {
         element: Vec<String>,
     },
     /// As many as there are different values in an array for which there is no row yet.
+    ///
+    /// They are looked up as text: where a row has the text `1`, both `1` and `"1"` are known.
     DistinctUnknown {
         /// Where the array is.
         array: String,
@@ -329,7 +331,7 @@ pub(super) enum ProbeSource {
 }
 
 impl Probe {
-    /// The string or number at `pointer`, a JSON pointer into the body.
+    /// The string or whole number at `pointer`, a JSON pointer into the body.
     pub fn body(pointer: impl Into<String>, column: impl Into<Arc<str>>) -> Self {
         Self { source: ProbeSource::Body(pointer.into()), column: column.into() }
     }
@@ -359,7 +361,7 @@ pub enum WorkspaceSource {
     Header(HeaderName),
     /// A query parameter.
     Query(String),
-    /// The string or number at a JSON pointer into the body.
+    /// The string or whole number at a JSON pointer into the body.
     Body(String),
     /// A [`WorkspaceClaim`] among the request's extensions.
     Extension,
@@ -383,7 +385,7 @@ impl WorkspaceSource {
         Self::Query(key.into())
     }
 
-    /// The string or number at `pointer`, a JSON pointer into the body.
+    /// The string or whole number at `pointer`, a JSON pointer into the body.
     pub fn body(pointer: impl Into<String>) -> Self {
         Self::Body(pointer.into())
     }

@@ -480,7 +480,7 @@ mod workspaces {
             "the header `ws`, the query parameter `workspaceId`, the body field `/workspaceId`",
         );
         refused("/segments", &[], r#"{"workspaceId":null}"#, "names no workspace");
-        refused("/segments", &[], r#"{"workspaceId":{}}"#, "the body field `/workspaceId` is a string or a number");
+        refused("/segments", &[], r#"{"workspaceId":{}}"#, "the body field `/workspaceId` is a string or a whole");
         refused("/segments", &[], r#"{"workspaceId":7}"#, "the body field `/workspaceId`: a workspace id is a UUID");
         refused("/segments?workspaceId=", &[], "", "empty");
         refused("/segments?workspaceId=%ff", &[], "", "UTF-8");
@@ -551,6 +551,45 @@ mod amounts {
         let values = vec!["b".to_owned(), "a".to_owned()];
         let unknown = amount(Amount::distinct_unknown("/ids", [""], "id"), r#"{"ids":["b","a","b"]}"#).unwrap();
         assert_eq!(unknown, [("users".into(), 2, Existing::Rows { column: "id".into(), values })]);
+    }
+
+    #[test]
+    fn values_that_the_service_behind_may_tell_apart_are_several() {
+        let distinct = |body: &str| amount(Amount::distinct("", [""]), body);
+        assert_eq!(distinct(r#"[1,"1",1,"1","a","a"]"#).unwrap(), [plain("users", 3)]);
+        assert_eq!(distinct("[18446744073709551615,18446744073709551614]").unwrap(), [plain("users", 2)]);
+        assert_eq!(distinct("[-9223372036854775808,0]").unwrap(), [plain("users", 2)]);
+        // One value to look up for each unit, though two of them are spelled alike.
+        let values = vec!["1".to_owned(), "1".to_owned(), "-2".to_owned()];
+        let unknown = amount(Amount::distinct_unknown("", [""], "id"), r#"[1,"1",-2,1]"#).unwrap();
+        assert_eq!(unknown, [("users".into(), 3, Existing::Rows { column: "id".into(), values })]);
+    }
+
+    #[test]
+    fn a_number_that_may_be_read_in_several_ways_names_nothing() {
+        let probe = || Charge::of("users").probe(Probe::body("/id", "id"));
+        let upsert = one(by_header("rule", Method::PUT, "/x").operation(Operation::Upsert).charge(probe()));
+        let workspace = one(Rule::new("rule", Method::PUT, "/x")
+            .workspace(WorkspaceSource::body("/id"))
+            .charge(Charge::of("users")));
+        for number in
+            ["18446744073709551616", "-9223372036854775809", "1e2", "1.0", "0.5", "123456789012345678901234567890"]
+        {
+            for of in [Amount::distinct("", ["/id"]), Amount::distinct_unknown("", ["/id"], "id")] {
+                let problem = amount(of, &format!(r#"[{{"id":"a"}},{{"id":{number}}}]"#)).unwrap_err();
+                assert_eq!(problem.code(), ErrorCode::InvalidRequest);
+                assert!(problem.message().contains("`/1/id` is a string or a whole number"), "{}", problem.message());
+            }
+            let body = format!(r#"{{"id":{number}}}"#);
+            assert_invalid(resolve(&upsert, &Method::PUT, "/x", &body), "`/id` is a string or a whole number");
+            assert_invalid(resolve(&workspace, &Method::PUT, "/x", &body), "`/id` is a string or a whole number");
+        }
+        let body = r#"{"id":18446744073709551615}"#;
+        assert_eq!(
+            charges(&resolve(&upsert, &Method::PUT, "/x", body).unwrap()),
+            [row("users", "id", "18446744073709551615")]
+        );
+        assert_eq!(resolve(&workspace, &Method::PUT, "/x", body).unwrap().workspace.as_str(), "18446744073709551615");
     }
 
     #[test]
