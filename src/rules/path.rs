@@ -12,6 +12,7 @@ use serde::Deserialize;
 /// `POST /api/%73egments` creates a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum PathReading {
     /// As it stands: nothing is decoded, case matters, and so does every slash. axum, tonic and hyper match like this.
     #[default]

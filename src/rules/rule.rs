@@ -106,6 +106,7 @@ impl Rule {
 /// What a request does with the rows that it is charged for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Operation {
     /// Makes rows.
     #[default]
@@ -123,6 +124,7 @@ pub enum Operation {
 /// What happens to a request when the quota can't be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OnFailure {
     /// What is set for the whole layer.
     #[default]
