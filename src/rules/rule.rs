@@ -95,7 +95,7 @@ impl Rule {
         self
     }
 
-    /// What happens to its requests when the quota can't be checked.
+    /// What happens to its requests when the quota can't be checked, whatever `QuotaLayer::on_failure` says for others.
     #[must_use]
     pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
         self.on_failure = on_failure;
@@ -126,7 +126,7 @@ pub enum Operation {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnFailure {
-    /// What is set for the whole layer.
+    /// What `QuotaLayer::on_failure` says for the whole layer.
     #[default]
     Inherit,
     /// It passes.
