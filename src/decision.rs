@@ -71,7 +71,8 @@ pub enum Existing {
     Rows {
         /// The column to look in.
         column: Arc<str>,
-        /// The values to look for, each of them once: as many as there are units.
+        /// The values to look for, as many as there are units. They are all different, but for numbers and strings that
+        /// are spelled alike, such as `1` and `"1"`.
         values: Vec<String>,
     },
 }

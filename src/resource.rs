@@ -220,6 +220,14 @@ impl ResourceCatalog {
         }
     }
 
+    /// Whether the ids of `other` stand for the same types: the same names and limit fields, in the same order.
+    pub(crate) fn same_types(&self, other: &Self) -> bool {
+        fn words(resource: &Arc<ResourceType>) -> (&str, &str) {
+            (resource.name(), resource.limit_field())
+        }
+        Arc::ptr_eq(&self.0, &other.0) || self.iter().map(words).eq(other.iter().map(words))
+    }
+
     /// The names of all types, for messages.
     pub(crate) fn names(&self) -> String {
         let names: Vec<&str> = self.iter().map(|resource| resource.name()).collect();
@@ -407,6 +415,28 @@ mod tests {
                 .resource(ResourceSpec::new("other", "maxOther", Limit::of(1)).table(bad))
                 .build();
             assert!(build.unwrap_err().to_string().contains("not an identifier"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_types_have_the_same_ids() {
+        let built = |specs: &[(&str, &str)]| {
+            let add = |builder: ResourceCatalogBuilder, (name, field): &(&str, &str)| {
+                builder.resource(ResourceSpec::new(*name, *field, Limit::of(1)))
+            };
+            specs.iter().fold(ResourceCatalog::empty(), add).build().unwrap()
+        };
+        let catalog = built(&[("a", "maxA"), ("b", "maxB")]);
+        assert!(catalog.same_types(&catalog.clone()));
+        assert!(catalog.same_types(&built(&[("a", "maxA"), ("b", "maxB")])));
+        for other in [
+            built(&[("b", "maxB"), ("a", "maxA")]),
+            built(&[("a", "maxA")]),
+            built(&[("a", "maxA"), ("b", "maxB"), ("c", "maxC")]),
+            built(&[("a", "maxA"), ("b", "mostB")]),
+            built(&[("a", "maxA"), ("other", "maxB")]),
+        ] {
+            assert!(!catalog.same_types(&other) && !other.same_types(&catalog), "{other:?}");
         }
     }
 

@@ -82,8 +82,8 @@ static ROUTES: [Route; 8] = [
         method: Method::POST,
         templates: &["/api/batch"],
         complete: |rule| {
-            rule.charge(Charge::of("users").amount(Amount::distinct_unknown("/batch", "/userId", "id")))
-                .charge(Charge::of("audiences").amount(Amount::distinct("/batch", "/audience")))
+            rule.charge(Charge::of("users").amount(Amount::distinct_unknown("/batch", ["/userId"], "id")))
+                .charge(Charge::of("audiences").amount(Amount::distinct("/batch", ["/audience"])))
         },
     },
     Route {
@@ -112,7 +112,12 @@ const CLAIM_HEADER: &str = "x-claim";
 
 struct Maps {
     raw: RouteMap,
+    /// For a router that does all that there is beside decoding.
     decoded: RouteMap,
+    /// For a router that decodes the whole path before it splits it, and nothing beside that.
+    whole: RouteMap,
+    /// For a router that does all of it.
+    all: RouteMap,
 }
 
 static MAPS: LazyLock<Maps> = LazyLock::new(|| {
@@ -122,7 +127,12 @@ static MAPS: LazyLock<Maps> = LazyLock::new(|| {
         .ignore_case(true)
         .ignore_trailing_slash(true)
         .dot_segments(true);
-    Maps { raw: map(PathReading::Raw), decoded: map(PathReading::Decoded(decoding)) }
+    Maps {
+        raw: map(PathReading::Raw),
+        decoded: map(PathReading::Decoded(decoding)),
+        whole: map(PathReading::Decoded(Decoding::new().encoded_slash(true))),
+        all: map(PathReading::Decoded(decoding.encoded_slash(true))),
+    }
 });
 
 fn map(reading: PathReading) -> RouteMap {
@@ -164,20 +174,33 @@ fn file(text: &[u8], read: fn(&str, &ResourceCatalog) -> Result<RouteMap, tower_
 fn request(input: &[u8]) -> Corpus {
     let Some((parts, path, body)) = parse(input) else { return Corpus::Reject };
     let path = path.as_str();
-    let Maps { raw, decoded } = &*MAPS;
+    let Maps { raw, decoded, whole, all } = &*MAPS;
 
-    let expected = ROUTES
-        .iter()
-        .any(|route| route.method == parts.method && route.templates.iter().any(|template| is_path_of(template, path)));
+    let is_mapped = |path: &str| {
+        let takes = |route: &Route| route.templates.iter().any(|template| is_path_of(template, path));
+        ROUTES.iter().any(|route| route.method == parts.method && takes(route))
+    };
+    let expected = is_mapped(path);
     assert_eq!(raw.find(&parts.method, path, None).is_some(), expected, "{} {path:?}", parts.method);
+    assert_eq!(
+        whole.find(&parts.method, path, None).is_some(),
+        is_mapped(&unescape(path)),
+        "{} {path:?}",
+        parts.method
+    );
     if expected && is_plain(path) {
-        for path in [path, &disguised(path)] {
-            assert!(decoded.find(&parts.method, path, None).is_some(), "{} {path:?} goes past the map", parts.method);
+        let (tidied, split) = (disguised(path, "//"), disguised(path, "/%2F"));
+        for (map, path) in [(decoded, path), (decoded, &tidied), (all, path), (all, &tidied), (all, &split)] {
+            assert!(map.find(&parts.method, path, None).is_some(), "{} {path:?} goes past the map", parts.method);
         }
     }
 
-    for map in [raw, decoded] {
-        if let Some(found) = map.find(&parts.method, path, None) {
+    for map in [raw, decoded, whole, all] {
+        let found = map.find(&parts.method, path, None);
+        assert!(found.is_none() || map.maps(&parts.method));
+        // No rule is for this route, and it leads to whatever there is.
+        assert_eq!(map.find(&parts.method, path, Some("/{*path}")).is_some(), found.is_some());
+        if let Some(found) = found {
             assert!(!map.is_unmapped_create(&parts.method, path, None));
             check(&found, &parts, body);
         } else {
@@ -198,6 +221,7 @@ fn check(found: &Match<'_>, parts: &Parts, body: &[u8]) {
             (Some(Ok(direct)), Ok(resolved)) => {
                 assert_eq!(format.parse(&direct.workspace).ok().as_ref(), Some(&resolved.workspace));
                 assert_eq!(direct.charges, resolved.charges);
+                assert!(direct.charges.iter().all(|charge| !charge.settle_by_count && charge.existing == Existing::No));
             }
             (Some(Ok(direct)), Err(_)) => assert!(format.parse(&direct.workspace).is_err()),
             (Some(Err(_)), resolved) => assert!(resolved.is_err()),
@@ -254,10 +278,26 @@ fn is_plain(path: &str) -> bool {
     !path.contains(['%', ';']) && !path.contains("//") && !path.split('/').any(|segment| matches!(segment, "." | ".."))
 }
 
+/// The path for a router that decodes all of it. What is no text then is for parameters to complain about.
+fn unescape(path: &str) -> String {
+    let escaped = |rest: &str| {
+        let digits = rest.strip_prefix('%')?.get(..2)?;
+        digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).ok())?
+    };
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    while at < path.len() {
+        let byte = path.get(at..).and_then(escaped);
+        bytes.push(byte.unwrap_or(path.as_bytes()[at]));
+        at += if byte.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The same path for a router that decodes, ignores case and tidies slashes.
-fn disguised(path: &str) -> String {
+fn disguised(path: &str, slash: &str) -> String {
     let letters = path.chars().map(|letter| match letter {
-        '/' => "//".to_owned(),
+        '/' => slash.to_owned(),
         _ if letter.is_ascii_alphanumeric() => format!("%{:02x}", u32::from(letter.to_ascii_uppercase())),
         _ => letter.to_string(),
     });

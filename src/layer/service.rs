@@ -111,8 +111,8 @@ impl QuotaLayer<Untouched> {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] when a rule needs the body, and when the map and the engine disagree about the format of
-    /// workspace ids.
+    /// [`Error::is_config`] when a rule needs the body, and when the map and the engine disagree about resource types or
+    /// the format of workspace ids.
     pub fn new(quota: Quota, routes: RouteMap) -> Result<Self, Error> {
         if let Some(rule) = routes.rules().find(|rule| rule.needs_body()) {
             return Err(Error::config(format!(
@@ -129,7 +129,7 @@ impl QuotaLayer<Replayed> {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] when the map and the engine disagree about the format of workspace ids.
+    /// [`Error::is_config`] when the map and the engine disagree about resource types or the format of workspace ids.
     pub fn reading_bodies(quota: Quota, routes: RouteMap) -> Result<Self, Error> {
         Self::with_mode(quota, routes)
     }
@@ -141,7 +141,7 @@ impl QuotaLayer<super::request_body::AxumBody> {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] when the map and the engine disagree about the format of workspace ids.
+    /// [`Error::is_config`] when the map and the engine disagree about resource types or the format of workspace ids.
     pub fn for_axum(quota: Quota, routes: RouteMap) -> Result<Self, Error> {
         Self::with_mode(quota, routes)
     }
@@ -156,6 +156,11 @@ impl<M> QuotaLayer<M> {
             return Err(Error::config(format!(
                 "the route map says workspace ids are {format:?}, the quota says {engine:?}: say the same in both"
             )));
+        }
+        if !routes.catalog().same_types(quota.catalog()) {
+            return Err(Error::config(
+                "the route map and the quota have different resource types: build both from the same catalog",
+            ));
         }
         let shared = Shared {
             quota,

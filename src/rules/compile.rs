@@ -10,7 +10,7 @@ use super::resolve::merge;
 use super::rule::{
     Amount, Charge, OnFailure, Operation, Predicate, Probe, ProbeSource, Resource, Rule, WorkspaceSource,
 };
-use crate::decision::{Existing, ResolvedCharge};
+use crate::decision::{Demand, ResolvedCharge};
 use crate::error::Error;
 use crate::resource::{ResourceCatalog, ResourceId, check_identifier};
 
@@ -196,16 +196,12 @@ impl MappedCharge {
             || self.probes.iter().any(|probe| matches!(probe.source, ProbeSource::Body(_)))
     }
 
-    /// The charge, where it is the same for every request.
+    /// The charge, where it is the same for every request and nothing has to be counted after it.
     fn constant(&self) -> Option<ResolvedCharge> {
         let MappedResource::Fixed(resource) = self.resource else { return None };
-        let (units, settle_by_count) = match self.amount {
-            Amount::Constant(units) => (units, false),
-            Amount::AtMost(units) => (units, true),
-            _ => return None,
-        };
+        let Amount::Constant(units) = self.amount else { return None };
         let fixed = self.when.is_empty() && self.probes.is_empty();
-        fixed.then_some(ResolvedCharge { resource, units, existing: Existing::No, settle_by_count })
+        fixed.then(|| ResolvedCharge::new(Demand::new(resource, units)))
     }
 }
 

@@ -9,7 +9,7 @@ use http::Method;
 use matchit::Router;
 
 use super::compile::{Defaults, MappedRule, check_pointer};
-use super::path::{PathReading, Template, equivalent, shape_hash};
+use super::path::{PathReading, Template, equivalent, rules_out, shape_hash, takes};
 use super::resolve::Match;
 use super::rule::{Rule, WorkspaceSource};
 use crate::error::Error;
@@ -21,6 +21,7 @@ use crate::workspace::WorkspaceFormat;
 pub struct RouteMap(Arc<Inner>);
 
 struct Inner {
+    catalog: ResourceCatalog,
     rules: Vec<MappedRule>,
     /// One per method that any rule is for: a handful, which is faster to go through than to hash.
     methods: Vec<MethodRoutes>,
@@ -37,15 +38,18 @@ struct MethodRoutes {
     method: Method,
     /// Leads to `routes`.
     router: Router<usize>,
-    routes: Vec<Route>,
+    routes: Vec<RouteAt>,
     /// The routes by [`shape_hash`] of their templates.
     by_shape: HashMap<u64, Vec<usize>>,
 }
 
-struct Route {
+struct RouteAt {
     rule: usize,
     template: usize,
 }
+
+/// A rule, and the one of its templates that is for the request.
+type Route<'r> = (&'r MappedRule, &'r Template);
 
 impl RouteMap {
     /// The body cap of rules that don't have their own, unless the map sets another: 1 MiB.
@@ -66,33 +70,60 @@ impl RouteMap {
         }
     }
 
+    /// Whether any rule is for `method`. If not, [`find`](Self::find) has none, whatever the path.
+    ///
+    /// It takes no more than a few comparisons, for callers to ask before they look up what `find` wants to know.
+    pub fn maps(&self, method: &Method) -> bool {
+        self.0.methods.iter().any(|routes| routes.method == *method)
+    }
+
     /// The rule for a request, or `None` where no rule maps it.
     ///
     /// `path` is the path of the original request, not of one that a nested router has shortened. `matched` is the
-    /// template by which the router behind the layer has chosen its route, where the router tells it before the layer
-    /// runs (axum's `MatchedPath`): then that choice counts.
+    /// template by which the router around or behind the layer has chosen its route, where the router tells it before the
+    /// layer runs (axum's `MatchedPath`). With [`PathReading::Raw`], that choice counts: a route of the router's own for
+    /// which there is no rule is not mapped, though a rule with a wider template is for the same path. A route that has a
+    /// catch-all, or that is wider than the rule, doesn't count, since what it leads to decides by itself: a proxy, a
+    /// service with a router of its own, a handler for several types. With [`PathReading::Decoded`], another router
+    /// decides, and `matched` is not looked at.
     pub fn find<'r>(&'r self, method: &Method, path: &'r str, matched: Option<&str>) -> Option<Match<'r>> {
         let Inner { methods, reading, .. } = &*self.0;
         let routes = methods.iter().find(|routes| routes.method == *method)?;
         let read = reading.read(path);
         let by_path =
             routes.router.at(&reading.fold(&read.path)).ok().and_then(|found| self.route(routes, *found.value));
-        let (rule, template) = match matched {
+        let (rule, template) = match matched.filter(|_| *reading == PathReading::Raw) {
             None => by_path?,
-            Some(matched) => by_path
-                .filter(|(_, template)| equivalent(template.written(), matched))
-                .or_else(|| self.by_template(routes, matched))?,
+            Some(matched) => self.by_choice(routes, by_path, path, matched)?,
         };
         Some(Match::new(rule, template, read, *reading))
     }
 
-    fn route(&self, routes: &MethodRoutes, at: usize) -> Option<(&MappedRule, &Template)> {
+    /// The rule where the router has chosen the route `matched`, and the path by itself leads to `by_path`.
+    fn by_choice<'r>(
+        &'r self,
+        routes: &'r MethodRoutes,
+        by_path: Option<Route<'r>>,
+        path: &str,
+        matched: &str,
+    ) -> Option<Route<'r>> {
+        match by_path {
+            Some((_, template)) if equivalent(template.written(), matched) => by_path,
+            Some((_, template)) if rules_out(matched, template.written(), path) => None,
+            // A rule for a route that takes the path would have been found by the path.
+            None if takes(matched, path) => None,
+            // The path may have been rewritten on its way to the router.
+            _ => self.by_template(routes, matched).or(by_path),
+        }
+    }
+
+    fn route(&self, routes: &MethodRoutes, at: usize) -> Option<Route<'_>> {
         let route = routes.routes.get(at)?;
         let rule = self.0.rules.get(route.rule)?;
         Some((rule, rule.templates.get(route.template)?))
     }
 
-    fn by_template(&self, routes: &MethodRoutes, matched: &str) -> Option<(&MappedRule, &Template)> {
+    fn by_template(&self, routes: &MethodRoutes, matched: &str) -> Option<Route<'_>> {
         let alike = routes.by_shape.get(&shape_hash(matched))?;
         let mut alike = alike.iter().filter_map(|at| self.route(routes, *at));
         alike.find(|(_, template)| equivalent(template.written(), matched))
@@ -110,6 +141,11 @@ impl RouteMap {
             folded.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         self.0.strict_prefixes.iter().any(is_under) && self.find(method, path, matched).is_none()
+    }
+
+    /// The catalog that the map was built for, whose ids its charges have.
+    pub fn catalog(&self) -> &ResourceCatalog {
+        &self.0.catalog
     }
 
     /// The spelling of workspace ids that the map declares; `None` where that is left to the engine.
@@ -227,7 +263,7 @@ impl RouteMapBuilder {
         for prefix in &strict_prefixes {
             check_prefix(prefix).map_err(of_map)?;
         }
-        let folded = |prefix: &String| defaults.reading.fold(prefix.trim_end_matches('/')).into_owned();
+        let folded = |prefix: &String| defaults.reading.literal(prefix.trim_end_matches('/')).into_owned();
         let strict_prefixes = strict_prefixes.iter().map(folded).collect();
         let mut methods: Vec<MethodRoutes> = Vec::new();
         let mut names: HashSet<String> = HashSet::new();
@@ -245,7 +281,7 @@ impl RouteMapBuilder {
             }
         }
         let reading = defaults.reading;
-        Ok(RouteMap(Arc::new(Inner { rules, methods, reading, strict_prefixes, workspace_format })))
+        Ok(RouteMap(Arc::new(Inner { catalog, rules, methods, reading, strict_prefixes, workspace_format })))
     }
 }
 
@@ -278,7 +314,7 @@ fn add_routes(methods: &mut Vec<MethodRoutes>, method: &Method, rules: &[MappedR
             return Err(clash(routes, method, rules, template)
                 .unwrap_or_else(|| format!("the path {:?} can't be matched: {error}", template.written())));
         }
-        routes.routes.push(Route { rule: earlier.len(), template: template_at });
+        routes.routes.push(RouteAt { rule: earlier.len(), template: template_at });
         routes.by_shape.entry(shape_hash(template.written())).or_default().push(route_at);
     }
     Ok(())

@@ -12,21 +12,33 @@ use serde::Deserialize;
 /// `POST /api/%73egments` creates a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum PathReading {
     /// As it stands: nothing is decoded, case matters, and so does every slash. axum, tonic and hyper match like this.
     #[default]
     Raw,
-    /// Percent-decoded, as most other frameworks do it.
+    /// Percent-decoded first. How far, and what is done beside that, differs between routers: [`Decoding`] says it.
     Decoded(Decoding),
 }
 
 /// What a router that decodes paths does beside that. Nothing of it is on by default.
 ///
-/// Characters with a meaning in URLs (`%`, `/`, `?`, `#`, `;`, `:`, `@`, `&`, `=`, `+`, `$` and `,`) stay encoded until a
-/// parameter is taken out, as with JavaScript's `decodeURI`: `%2F` never separates segments. A parameter is decoded once.
+/// By default, characters with a meaning in URLs (`%`, `/`, `?`, `#`, `;`, `:`, `@`, `&`, `=`, `+`, `$` and `,`) stay encoded
+/// until a parameter is taken out, as with JavaScript's `decodeURI`: `%2F` doesn't separate segments. Other routers decode
+/// the whole path and split it then: they need [`encoded_slash`](Self::encoded_slash). Either way, a parameter is decoded
+/// once, and refused with 400 if it is not UTF-8 then.
+///
+/// | router | options |
+/// |---|---|
+/// | Fastify (find-my-way) | those of its own that are on: [`semicolon`](Self::semicolon) for `useSemicolonDelimiter`, [`merge_slashes`](Self::merge_slashes) for `ignoreDuplicateSlashes`, [`ignore_trailing_slash`](Self::ignore_trailing_slash) for the option of that name, [`ignore_case`](Self::ignore_case) for `caseSensitive: false` |
+/// | FastAPI and Starlette, gin without `UseRawPath` | [`encoded_slash`](Self::encoded_slash) |
+/// | Flask (Werkzeug), Django | [`encoded_slash`](Self::encoded_slash), and [`merge_slashes`](Self::merge_slashes) with their development servers, which merge the slashes that a path begins with |
+///
+/// A router that answers an untidy path with a redirect needs no option for that: the request comes again, tidied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Decoding {
+    encoded_slash: bool,
     semicolon: bool,
     merge_slashes: bool,
     ignore_case: bool,
@@ -38,12 +50,22 @@ impl Decoding {
     /// Decoding, and nothing beside it.
     pub const fn new() -> Self {
         Self {
+            encoded_slash: false,
             semicolon: false,
             merge_slashes: false,
             ignore_case: false,
             ignore_trailing_slash: false,
             dot_segments: false,
         }
+    }
+
+    /// The whole path is decoded before it is split, so that `%2F` separates segments, and nothing is decoded after that.
+    ///
+    /// Text in templates stands for itself: `100%` is what a client sends as `100%25`.
+    #[must_use]
+    pub const fn encoded_slash(mut self, on: bool) -> Self {
+        self.encoded_slash = on;
+        self
     }
 
     /// A `;` ends the path, and the query follows it, as Fastify has it with `useSemicolonDelimiter`.
@@ -79,6 +101,17 @@ impl Decoding {
     pub const fn dot_segments(mut self, on: bool) -> Self {
         self.dot_segments = on;
         self
+    }
+
+    /// The characters that stay encoded until a parameter is taken out.
+    ///
+    /// `%` always does. Where all else is decoded at once, that only tells it from the escapes of what is no text.
+    fn kept(self) -> &'static [u8] {
+        match self.encoded_slash {
+            true => b"%",
+            // What `decodeURI` leaves encoded (ECMA-262).
+            false => b"%/?#;:@&=+$,",
+        }
     }
 
     /// Whether `path` is already what [`Self::decode`] and [`Self::tidy`] would make of it.
@@ -132,13 +165,23 @@ impl PathReading {
         };
         let path = match decoding.is_tidy(raw) {
             true => Cow::Borrowed(raw),
-            false => Cow::Owned(decoding.tidy(&decode(raw))),
+            false => Cow::Owned(decoding.tidy(&decode(raw, decoding.kept()))),
         };
         ReadPath { path, tail }
     }
 
     pub(super) fn ignores_case(self) -> bool {
         matches!(self, Self::Decoded(decoding) if decoding.ignore_case)
+    }
+
+    /// Text of a template as a path that was read has it.
+    pub(super) fn literal(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Self::Decoded(decoding) if decoding.encoded_slash && text.contains('%') => {
+                Cow::Owned(self.fold(&text.replace('%', "%25")).into_owned())
+            }
+            _ => self.fold(text),
+        }
     }
 
     /// `text` in the case in which templates are compared.
@@ -151,8 +194,8 @@ impl PathReading {
     }
 }
 
-/// Decodes once, and leaves encoded what must not be confused with the path's own syntax.
-fn decode(path: &str) -> String {
+/// Decodes once, and leaves encoded what is in `kept`.
+fn decode(path: &str, kept: &[u8]) -> String {
     let bytes = path.as_bytes();
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
@@ -167,7 +210,7 @@ fn decode(path: &str) -> String {
         }
         if next == start {
             next += match escaped_byte(bytes, start) {
-                Some(byte) if is_reserved(byte) => {
+                Some(byte) if kept.contains(&byte) => {
                     decoded.push_str(&path[start..start + 3]);
                     3
                 }
@@ -204,11 +247,6 @@ fn escaped_byte(bytes: &[u8], at: usize) -> Option<u8> {
         Some(b'%') => Some(digit(1)? * 16 + digit(2)?),
         _ => None,
     }
-}
-
-/// What `decodeURI` leaves encoded (ECMA-262), and `%` itself, which would be decoded twice.
-fn is_reserved(byte: u8) -> bool {
-    b"%/?#;:@&=+$,".contains(&byte)
 }
 
 /// A parsed path template.
@@ -340,7 +378,7 @@ fn parse_segment(text: &str, reading: PathReading) -> Result<Segment, &'static s
             '}' => return Err(UNBALANCED),
             '{' => {
                 let (name, behind) = text[at + 1..].split_once('}').ok_or(UNBALANCED)?;
-                let prefix = reading.fold(&literal).into_owned();
+                let prefix = reading.literal(&literal).into_owned();
                 let (name, catch_all) = match name.strip_prefix('*') {
                     Some(name) => (name, true),
                     None => (name, false),
@@ -363,7 +401,7 @@ fn parse_segment(text: &str, reading: PathReading) -> Result<Segment, &'static s
             _ => literal.push(letter),
         }
     }
-    Ok(Segment::Static(reading.fold(&literal).into_owned()))
+    Ok(Segment::Static(reading.literal(&literal).into_owned()))
 }
 
 /// What follows `prefix`, which is in folded case, in `text`, which is not.
@@ -383,13 +421,14 @@ fn strip_folded<'p>(text: &'p str, prefix: &str, reading: PathReading) -> Option
     wanted.as_str().is_empty().then_some("")
 }
 
+/// Bytes that no text has, for the braces of parameters.
+const OPEN: u8 = 0xfe;
+const CLOSE: u8 = 0xff;
+
 /// A template without the names of its parameters, byte by byte: two templates are equivalent when these are equal.
 ///
 /// An iterator rather than a string, because it runs on axum's `MatchedPath` of every request.
 fn shape(template: &str) -> impl Iterator<Item = u8> {
-    /// Bytes that no text has, for the braces of parameters.
-    const OPEN: u8 = 0xfe;
-    const CLOSE: u8 = 0xff;
     let mut bytes = template.bytes().peekable();
     let mut in_name = false;
     iter::from_fn(move || {
@@ -416,6 +455,43 @@ fn shape(template: &str) -> impl Iterator<Item = u8> {
 
 pub(super) fn equivalent(left: &str, right: &str) -> bool {
     left == right || shape(left).eq(shape(right))
+}
+
+/// Whether the route `template` is for `path`. A parameter may be empty: that it isn't is for the router to see to.
+pub(super) fn takes(template: &str, path: &str) -> bool {
+    let mut shape = shape(template);
+    let mut rest = path.as_bytes();
+    while let Some(byte) = shape.next() {
+        if byte == OPEN {
+            if shape.next() == Some(b'*') {
+                return shape.eq([CLOSE]);
+            }
+            rest = &rest[rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len())..];
+        } else {
+            match rest.split_first() {
+                Some((first, behind)) if *first == byte => rest = behind,
+                _ => return false,
+            }
+        }
+    }
+    rest.is_empty()
+}
+
+/// Whether a router whose route is `matched` has thereby decided against `template`, where both are for `path`.
+///
+/// It has not where its route is the wider one, or has a catch-all: then what it has is a way to the router that
+/// decides, or to a handler that does. axum joins the routes on such a way, so that what it tells need not be a template
+/// for the path at all.
+pub(super) fn rules_out(matched: &str, template: &str, path: &str) -> bool {
+    if matched.contains("{*") || !takes(matched, path) {
+        return false;
+    }
+    let difference = shape(matched).zip(shape(template)).find(|(of_route, of_rule)| of_route != of_rule);
+    difference.is_some_and(|(of_route, of_rule)| match of_rule {
+        OPEN => true,
+        b'*' => of_route == CLOSE,
+        _ => false,
+    })
 }
 
 /// The same for equivalent templates.
@@ -448,6 +524,16 @@ mod tests {
         assert_eq!(read(plain, "/%2573"), "/%2573");
         assert_eq!(read(plain, "/%C3%A4%E2%82%AC"), "/ä€");
         assert_eq!(read(plain, "/%ff%C3%A4%E2%82"), "/%FFä%E2%82");
+    }
+
+    #[test]
+    fn a_whole_path_is_decoded_before_it_is_split() {
+        let whole = Decoding::new().encoded_slash(true);
+        assert_eq!(read(whole, "/a%2Fb%2f%3f%23%3B/%40"), "/a/b/?#;/@");
+        assert_eq!(read(whole, "/%252F%25"), "/%252F%25");
+        assert_eq!(read(whole, "/%ff%C3%A4"), "/%FFä");
+        assert_eq!(read(whole.dot_segments(true).merge_slashes(true), "/a%2F%2e%2E%2F%2Fb"), "/b");
+        assert_eq!(read(whole.semicolon(true), "/a%3Bb;c"), "/a;b");
     }
 
     #[test]
@@ -493,6 +579,59 @@ mod tests {
             [("/a/{x}", "/a/{*x}"), ("/a/{x}", "/a/{{x}}"), ("/a{x}", "/b{x}"), ("/a", "/a/"), ("/{x}", "/{x}/")]
         {
             assert!(!equivalent(left, right), "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn the_paths_of_a_route() {
+        for (template, path) in [
+            ("/", "/"),
+            ("/a/{x}/b", "/a/y/b"),
+            ("/v-{x}", "/v-1"),
+            ("/{{x}}/{y}", "/{x}/1"),
+            ("/{*x}", "/a/b"),
+            ("/a/v{*x}", "/a/vb/c"),
+            ("/{x}/b", "//b"),
+        ] {
+            assert!(takes(template, path), "{template} {path}");
+        }
+        for (template, path) in [
+            ("/a", "/"),
+            ("/a", "/a/"),
+            ("/a/{x}", "/a/y/b"),
+            ("/a/{x}/b", "/a/y"),
+            ("/v-{x}", "/v"),
+            ("/{*x}/a", "/b/a"),
+            ("/{{x}}", "/x"),
+            ("/a/{*x}", "/b/c"),
+        ] {
+            assert!(!takes(template, path), "{template} {path}");
+        }
+    }
+
+    #[test]
+    fn the_narrower_route_decides() {
+        for (matched, template) in [
+            ("/a/b", "/a/{x}"),
+            ("/a/b", "/{x}/b"),
+            ("/a/b", "/{*x}"),
+            ("/a/{x}", "/{x}/b"),
+            ("/{x}/b", "/{*x}"),
+            ("/a/{x}", "/a/{*x}"),
+            ("/{x}/b", "/{x}/{y}"),
+        ] {
+            assert!(rules_out(matched, template, "/a/b"), "{matched} {template}");
+        }
+        for (matched, template) in [
+            ("/a/{x}", "/a/b"),
+            ("/{x}/b", "/a/{x}"),
+            ("/{x}/{y}", "/{x}/b"),
+            ("/{*x}", "/{x}/b"),
+            ("/a/{*x}", "/{x}/b"),
+            ("/a/b/a/b", "/{x}/b"),
+            ("/c/d", "/{x}/b"),
+        ] {
+            assert!(!rules_out(matched, template, "/a/b"), "{matched} {template}");
         }
     }
 

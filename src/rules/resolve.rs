@@ -34,7 +34,7 @@ pub struct Resolved {
 pub struct Direct<'m> {
     /// For whom, as the client spells it.
     pub workspace: Cow<'m, str>,
-    /// Of what how many, in the order of [`ResourceId`].
+    /// Of what how many, in the order of [`ResourceId`]; all of it new rows, and as many as it says.
     pub charges: &'m [ResolvedCharge],
 }
 
@@ -57,8 +57,8 @@ impl<'r> Match<'r> {
         self.rule
     }
 
-    /// What the request comes to, where its path is all that the rule needs; `None` where it takes
-    /// [`resolve`](Self::resolve).
+    /// What the request comes to, where its path is all that the rule needs, before the response and after; `None` where
+    /// it takes [`resolve`](Self::resolve).
     ///
     /// The error in it is a 400: the parameter that names the workspace is not text.
     pub fn direct(&self) -> Option<Result<Direct<'_>, Problem>> {
@@ -189,7 +189,7 @@ impl Request<'_> {
                 self.headers.get_all(name).iter().map(text).collect()
             }
             WorkspaceSource::Query(key) => self.query_values(key),
-            WorkspaceSource::Body(pointer) => Ok(self.scalar(pointer)?.into_iter().collect()),
+            WorkspaceSource::Body(pointer) => Ok(self.named(pointer)?.into_iter().collect()),
             WorkspaceSource::Extension | WorkspaceSource::Resolver(_) => Ok(Vec::new()),
         }
     }
@@ -215,12 +215,12 @@ impl Request<'_> {
         self.body.as_ref()?.pointer(pointer).filter(|value| !value.is_null())
     }
 
-    /// The string or number at `pointer`, as text.
-    fn scalar(&self, pointer: &str) -> Result<Option<Cow<'_, str>>, Problem> {
+    /// What the string or number at `pointer` names.
+    fn named(&self, pointer: &str) -> Result<Option<Cow<'_, str>>, Problem> {
         let Some(value) = self.field(pointer) else { return Ok(None) };
-        match text_of(value) {
-            Some(text) => Ok(Some(text)),
-            None => Err(invalid(format!("the body field `{pointer}` is a string or a number"))),
+        match Identity::of(value) {
+            Some(identity) => Ok(Some(identity.into_text())),
+            None => Err(invalid(format!("the body field `{pointer}` is {}", Identity::EXPECTED))),
         }
     }
 
@@ -235,7 +235,8 @@ impl Request<'_> {
             Amount::Length(array) => (length(self.array(array)?), Existing::No),
             Amount::Distinct { array, element } => (length(&self.distinct(array, element)?), Existing::No),
             Amount::DistinctUnknown { array, element, column } => {
-                let values: Vec<String> = self.distinct(array, element)?.into_iter().map(Cow::into_owned).collect();
+                let values = self.distinct(array, element)?.into_iter().map(|value| value.into_text().into_owned());
+                let values: Vec<String> = values.collect();
                 (length(&values), Existing::Rows { column: Arc::clone(column), values })
             }
         };
@@ -276,19 +277,19 @@ impl Request<'_> {
     }
 
     /// The different values in an array, in their order.
-    fn distinct(&self, array: &str, element: &[String]) -> Result<Vec<Cow<'_, str>>, Problem> {
+    fn distinct(&self, array: &str, element: &[String]) -> Result<Vec<Identity<'_>>, Problem> {
         let elements = self.array(array)?;
         let mut seen = HashSet::with_capacity(elements.len());
         let mut values = Vec::new();
         for (at, value) in elements.iter().enumerate() {
             let found = element.iter().filter_map(|pointer| value.pointer(pointer)).find(|value| !value.is_null());
             // An element without a value may well become a row, so that it can't be passed over.
-            let Some(text) = found.and_then(text_of) else {
+            let Some(identity) = found.and_then(Identity::of) else {
                 let places: Vec<String> = element.iter().map(|pointer| format!("`{array}/{at}{pointer}`")).collect();
-                return Err(invalid(format!("the body field {} is a string or a number", places.join(" or "))));
+                return Err(invalid(format!("the body field {} is {}", places.join(" or "), Identity::EXPECTED)));
             };
-            if seen.insert(text.clone()) {
-                values.push(text);
+            if seen.insert(identity) {
+                values.push(identity);
             }
         }
         Ok(values)
@@ -296,7 +297,7 @@ impl Request<'_> {
 
     fn probed(&self, probe: &Probe) -> Result<Option<String>, Problem> {
         let value = match &probe.source {
-            ProbeSource::Body(pointer) => self.scalar(pointer)?,
+            ProbeSource::Body(pointer) => self.named(pointer)?,
             ProbeSource::Path(param) => self.matched.param(param)?,
             ProbeSource::Query(key) => {
                 let mut values = self.query_values(key)?.into_iter();
@@ -346,11 +347,34 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Option<Value>, Problem> {
     serde_json::from_slice(body).map(Some).map_err(|error| invalid(format!("the body is not valid JSON: {error}")))
 }
 
-fn text_of(value: &Value) -> Option<Cow<'_, str>> {
-    match value {
-        Value::String(text) => Some(Cow::Borrowed(text)),
-        Value::Number(number) => Some(Cow::Owned(number.to_string())),
-        _ => None,
+/// A value of the body that names something. Two that the service behind may tell apart are not equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Identity<'v> {
+    Text(&'v str),
+    Unsigned(u64),
+    Negative(i64),
+}
+
+impl<'v> Identity<'v> {
+    const EXPECTED: &'static str = "a string or a whole number that fits 64 bits";
+
+    /// `None` too for a fraction and a number beyond 64 bits: read as doubles, two of them may be one here and two there.
+    fn of(value: &'v Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Some(Self::Text(text)),
+            Value::Number(number) => {
+                number.as_u64().map(Self::Unsigned).or_else(|| number.as_i64().map(Self::Negative))
+            }
+            _ => None,
+        }
+    }
+
+    fn into_text(self) -> Cow<'v, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Unsigned(number) => Cow::Owned(number.to_string()),
+            Self::Negative(number) => Cow::Owned(number.to_string()),
+        }
     }
 }
 

@@ -95,7 +95,7 @@ impl Rule {
         self
     }
 
-    /// What happens to its requests when the quota can't be checked.
+    /// What happens to its requests when the quota can't be checked, whatever `QuotaLayer::on_failure` says for others.
     #[must_use]
     pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
         self.on_failure = on_failure;
@@ -106,6 +106,7 @@ impl Rule {
 /// What a request does with the rows that it is charged for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Operation {
     /// Makes rows.
     #[default]
@@ -123,8 +124,9 @@ pub enum Operation {
 /// What happens to a request when the quota can't be checked. In the modes `off` and `warn` it passes, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OnFailure {
-    /// What the mode says: `enforce` lets it pass, `strict` refuses it.
+    /// What `QuotaLayer::on_failure` says for the whole layer.
     #[default]
     Inherit,
     /// It passes; but in `strict`, which has no exceptions, it is refused.
@@ -204,7 +206,7 @@ pub enum Amount {
     Constant(u64),
     /// As many as the array at this pointer has elements.
     Length(String),
-    /// As many as there are different values in an array.
+    /// As many as there are different values in an array; `1` and `"1"` are different.
     Distinct {
         /// Where the array is.
         array: String,
@@ -212,6 +214,8 @@ pub enum Amount {
         element: Vec<String>,
     },
     /// As many as there are different values in an array for which there is no row yet.
+    ///
+    /// They are looked up as text: where a row has the text `1`, both `1` and `"1"` are known.
     DistinctUnknown {
         /// Where the array is.
         array: String,
@@ -329,7 +333,7 @@ pub(super) enum ProbeSource {
 }
 
 impl Probe {
-    /// The string or number at `pointer`, a JSON pointer into the body.
+    /// The string or whole number at `pointer`, a JSON pointer into the body.
     pub fn body(pointer: impl Into<String>, column: impl Into<Arc<str>>) -> Self {
         Self { source: ProbeSource::Body(pointer.into()), column: column.into() }
     }
@@ -359,7 +363,7 @@ pub enum WorkspaceSource {
     Header(HeaderName),
     /// A query parameter.
     Query(String),
-    /// The string or number at a JSON pointer into the body.
+    /// The string or whole number at a JSON pointer into the body.
     Body(String),
     /// A [`WorkspaceClaim`] among the request's extensions.
     Extension,
@@ -383,7 +387,7 @@ impl WorkspaceSource {
         Self::Query(key.into())
     }
 
-    /// The string or number at `pointer`, a JSON pointer into the body.
+    /// The string or whole number at `pointer`, a JSON pointer into the body.
     pub fn body(pointer: impl Into<String>) -> Self {
         Self::Body(pointer.into())
     }

@@ -11,8 +11,9 @@ use super::*;
 use crate::BoxFuture;
 use crate::decision::{Existing, ResolvedCharge};
 use crate::error::Error;
+use crate::limit::Limit;
 use crate::problem::{ErrorCode, Problem};
-use crate::resource::ResourceCatalog;
+use crate::resource::{ResourceCatalog, ResourceSpec};
 use crate::workspace::WorkspaceFormat;
 
 const WS: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
@@ -135,11 +136,79 @@ mod finding {
         assert_eq!(name("/a/segments", "/{workspace}/segments").as_deref(), Some("any"));
         // The router has a route of its own for it, which no rule maps.
         assert_eq!(name("/a/segments", "/a/segments"), None);
-        assert_eq!(name("/a/segments", "/{*all}"), None);
+        assert_eq!(name("/a/segments", "/a/{kind}"), None);
         // The router's choice is another rule than the path by itself leads to.
         let found = map.find(&Method::POST, "/in/segments", Some("/in/{w}/{k}")).unwrap();
         assert_eq!(found.rule().name(), "nested");
         assert!(found.direct().unwrap().is_err(), "the template doesn't fit the path: no workspace to be had");
+    }
+
+    #[test]
+    fn a_route_that_only_leads_to_the_router_decides_nothing() {
+        let map = RouteMap::builder(&catalog())
+            .strict_prefix("/")
+            .rule(by_path("segment", "/api/{ws}/segments"))
+            .rule(by_header("user", Method::POST, "/api/users").charge(Charge::of("users")))
+            .rule(by_header("file", Method::POST, "/files/{*rest}").charge(Charge::of("audiences")))
+            .build()
+            .unwrap();
+        let name = |path: &str, matched: &str| {
+            map.find(&Method::POST, path, Some(matched)).map(|found| found.rule().name().to_owned())
+        };
+        for (path, rule) in [("/api/acme/segments", "segment"), ("/api/users", "user"), ("/files/a/b", "file")] {
+            // A proxy; and services inside of one, to whose routes axum appends their own.
+            for matched in ["/{*path}", "/{*path}/{*rest}", &format!("/{{*path}}{path}")] {
+                assert_eq!(name(path, matched).as_deref(), Some(rule), "{matched}");
+            }
+            // A service at one path, inside of which a router has the same path.
+            assert_eq!(name(path, &format!("{path}{path}")).as_deref(), Some(rule));
+        }
+        // A handler for several types.
+        assert_eq!(name("/api/users", "/api/{type}").as_deref(), Some("user"));
+        assert_eq!(name("/api/acme/segments", "/api/{ws}/{type}").as_deref(), Some("segment"));
+        // The router's own route, and one that would be it if a rule were for it.
+        assert_eq!(name("/files/new", "/files/new"), None);
+        assert_eq!(name("/files/new", "/files/{id}"), None);
+        assert_eq!(name("/files/new", "/files/n{id}"), None);
+        assert_eq!(name("/other", "/{*path}"), None);
+        assert!(map.is_unmapped_create(&Method::POST, "/files/new", Some("/files/{id}")));
+        assert!(!map.is_unmapped_create(&Method::POST, "/files/new", Some("/{*path}")));
+        // The path was rewritten on its way to the router.
+        assert_eq!(name("/v2/users", "/api/users").as_deref(), Some("user"));
+    }
+
+    #[test]
+    fn where_paths_are_decoded_axum_is_not_the_router() {
+        let map = RouteMap::builder(&catalog())
+            .path_reading(PathReading::Decoded(Decoding::new()))
+            .rule(by_path("segment", "/api/{ws}/segments"))
+            .rule(by_header("user", Method::POST, "/api/users").charge(Charge::of("users")))
+            .build()
+            .unwrap();
+        let name = |path: &str, matched: &str| {
+            map.find(&Method::POST, path, Some(matched)).map(|found| found.rule().name().to_owned())
+        };
+        assert_eq!(name("/api/%75sers", "/api/{type}").as_deref(), Some("user"));
+        assert_eq!(name("/%61pi/acme/segments", "/%61pi/acme/segments").as_deref(), Some("segment"));
+        assert_eq!(name("/other", "/api/users"), None);
+    }
+
+    #[test]
+    fn the_methods_that_rules_are_for() {
+        let map = RouteMap::builder(&catalog())
+            .rule(by_path("create", "/{ws}").method(Method::PUT))
+            .rule(Rule::new("ignore", Method::PATCH, "/x").operation(Operation::Ignore))
+            .build()
+            .unwrap();
+        for (method, expected) in [
+            (Method::POST, true),
+            (Method::PUT, true),
+            (Method::PATCH, true),
+            (Method::GET, false),
+            (Method::DELETE, false),
+        ] {
+            assert_eq!(map.maps(&method), expected, "{method}");
+        }
     }
 
     #[test]
@@ -232,6 +301,41 @@ mod readings {
     }
 
     #[test]
+    fn a_whole_path_may_be_decoded_before_it_is_split() {
+        let reading = PathReading::Decoded(Decoding::new().encoded_slash(true));
+        let map = RouteMap::builder(&catalog())
+            .path_reading(reading)
+            .strict_prefix("/100%")
+            .rule(by_path("create", "/api/{ws}/segments"))
+            .rule(by_path("percent", "/100%/%2F-{ws}"))
+            .build()
+            .unwrap();
+        let create = |path| rule_of(&map, &Method::POST, path);
+        for path in ["/api/acme/segments", "/api%2Facme%2fsegments", "/%61pi/acme%2F%73egments"] {
+            assert_eq!(create(path), Some("create"), "{path}");
+        }
+        // Decoded once, and what isn't text is no literal.
+        assert_eq!(create("/api%252Facme/segments"), None);
+        assert_eq!(create("/api/acme/%ffsegments"), None);
+        assert_eq!(create("/api/acme/segments%ff"), None);
+        assert_eq!(create("/100%25/%252F-acme"), Some("percent"));
+        assert_eq!(create("/100%/%252F-acme"), Some("percent"));
+        assert_eq!(create("/100%25/%2F-acme"), None);
+        assert!(map.is_unmapped_create(&Method::POST, "/100%25/x", None));
+
+        let workspace = |path: &str| {
+            let found = map.find(&Method::POST, path, None).unwrap();
+            found.direct().unwrap().map(|direct| direct.workspace.into_owned())
+        };
+        assert_eq!(workspace("/api/a%63me/segments").unwrap(), "acme");
+        assert_eq!(workspace("/api/%2541/segments").unwrap(), "%41");
+        assert_eq!(workspace("/api/%%34%31/segments").unwrap(), "%41");
+        assert_eq!(workspace("/api/%25ff/segments").unwrap(), "%ff");
+        assert_eq!(workspace("/api/a%3Fb%23/segments").unwrap(), "a?b#");
+        assert_eq!(workspace("/api/%ff/segments").unwrap_err().code(), ErrorCode::InvalidRequest);
+    }
+
+    #[test]
     fn case_is_kept_in_parameters() {
         let map = map(PathReading::Decoded(Decoding::new().ignore_case(true)));
         let found = map.find(&Method::POST, "/API/AcMe/SEGMENTS", None).unwrap();
@@ -268,7 +372,7 @@ mod direct {
     #[test]
     fn charges_are_merged_and_in_the_catalogs_order() {
         let map = one(by_path("many", "/{ws}")
-            .charge(Charge::of("users").amount(Amount::AtMost(7)))
+            .charge(Charge::of("users").amount(Amount::Constant(7)))
             .charge(Charge::of("segments").amount(Amount::Constant(u64::MAX))));
         let found = map.find(&Method::POST, "/acme", None).unwrap();
         let direct = found.direct().unwrap().unwrap();
@@ -277,7 +381,7 @@ mod direct {
             .iter()
             .map(|charge| (charge.resource.index(), charge.units, charge.settle_by_count))
             .collect();
-        assert_eq!(charges, [(0, 7, true), (1, u64::MAX, false)]);
+        assert_eq!(charges, [(0, 7, false), (1, u64::MAX, false)]);
         assert!(matches!(direct.workspace, std::borrow::Cow::Borrowed("acme")));
 
         let parts = request(&Method::POST, "/acme", &[]);
@@ -291,6 +395,8 @@ mod direct {
         assert!(direct(by_path("plain", "/{ws}")));
         assert!(!direct(by_path("two", "/{ws}").workspace(WorkspaceSource::Extension)));
         assert!(!direct(by_path("body", "/{ws}").charge(Charge::of("users").amount(Amount::length("")))));
+        // It takes a count after the response.
+        assert!(!direct(by_path("at-most", "/{ws}").charge(Charge::of("users").amount(Amount::AtMost(7)))));
         assert!(!direct(by_path("when", "/{ws}").charge(Charge::of("users").when(Predicate::present("/a")))));
         let probed = Rule::new("probe", Method::POST, "/{ws}")
             .operation(Operation::Upsert)
@@ -374,7 +480,7 @@ mod workspaces {
             "the header `ws`, the query parameter `workspaceId`, the body field `/workspaceId`",
         );
         refused("/segments", &[], r#"{"workspaceId":null}"#, "names no workspace");
-        refused("/segments", &[], r#"{"workspaceId":{}}"#, "the body field `/workspaceId` is a string or a number");
+        refused("/segments", &[], r#"{"workspaceId":{}}"#, "the body field `/workspaceId` is a string or a whole");
         refused("/segments", &[], r#"{"workspaceId":7}"#, "the body field `/workspaceId`: a workspace id is a UUID");
         refused("/segments?workspaceId=", &[], "", "empty");
         refused("/segments?workspaceId=%ff", &[], "", "UTF-8");
@@ -445,6 +551,45 @@ mod amounts {
         let values = vec!["b".to_owned(), "a".to_owned()];
         let unknown = amount(Amount::distinct_unknown("/ids", [""], "id"), r#"{"ids":["b","a","b"]}"#).unwrap();
         assert_eq!(unknown, [("users".into(), 2, Existing::Rows { column: "id".into(), values })]);
+    }
+
+    #[test]
+    fn values_that_the_service_behind_may_tell_apart_are_several() {
+        let distinct = |body: &str| amount(Amount::distinct("", [""]), body);
+        assert_eq!(distinct(r#"[1,"1",1,"1","a","a"]"#).unwrap(), [plain("users", 3)]);
+        assert_eq!(distinct("[18446744073709551615,18446744073709551614]").unwrap(), [plain("users", 2)]);
+        assert_eq!(distinct("[-9223372036854775808,0]").unwrap(), [plain("users", 2)]);
+        // One value to look up for each unit, though two of them are spelled alike.
+        let values = vec!["1".to_owned(), "1".to_owned(), "-2".to_owned()];
+        let unknown = amount(Amount::distinct_unknown("", [""], "id"), r#"[1,"1",-2,1]"#).unwrap();
+        assert_eq!(unknown, [("users".into(), 3, Existing::Rows { column: "id".into(), values })]);
+    }
+
+    #[test]
+    fn a_number_that_may_be_read_in_several_ways_names_nothing() {
+        let probe = || Charge::of("users").probe(Probe::body("/id", "id"));
+        let upsert = one(by_header("rule", Method::PUT, "/x").operation(Operation::Upsert).charge(probe()));
+        let workspace = one(Rule::new("rule", Method::PUT, "/x")
+            .workspace(WorkspaceSource::body("/id"))
+            .charge(Charge::of("users")));
+        for number in
+            ["18446744073709551616", "-9223372036854775809", "1e2", "1.0", "0.5", "123456789012345678901234567890"]
+        {
+            for of in [Amount::distinct("", ["/id"]), Amount::distinct_unknown("", ["/id"], "id")] {
+                let problem = amount(of, &format!(r#"[{{"id":"a"}},{{"id":{number}}}]"#)).unwrap_err();
+                assert_eq!(problem.code(), ErrorCode::InvalidRequest);
+                assert!(problem.message().contains("`/1/id` is a string or a whole number"), "{}", problem.message());
+            }
+            let body = format!(r#"{{"id":{number}}}"#);
+            assert_invalid(resolve(&upsert, &Method::PUT, "/x", &body), "`/id` is a string or a whole number");
+            assert_invalid(resolve(&workspace, &Method::PUT, "/x", &body), "`/id` is a string or a whole number");
+        }
+        let body = r#"{"id":18446744073709551615}"#;
+        assert_eq!(
+            charges(&resolve(&upsert, &Method::PUT, "/x", body).unwrap()),
+            [row("users", "id", "18446744073709551615")]
+        );
+        assert_eq!(resolve(&workspace, &Method::PUT, "/x", body).unwrap().workspace.as_str(), "18446744073709551615");
     }
 
     #[test]
@@ -626,6 +771,17 @@ mod building {
     }
 
     #[test]
+    fn a_map_knows_its_catalog() {
+        let catalog = ResourceCatalog::builder()
+            .resource(ResourceSpec::new("customMetrics", "maxCustomMetrics", Limit::of(1)))
+            .build()
+            .unwrap();
+        let map = RouteMap::from_json(r#"{ "rule": [] }"#, &catalog).unwrap();
+        assert!(map.catalog().by_name("customMetrics").is_ok());
+        assert!(map.catalog().same_types(&catalog));
+    }
+
+    #[test]
     fn rules_override_the_map() {
         let map = RouteMap::builder(&catalog())
             .workspace(WorkspaceSource::body("/workspaceId"))
@@ -644,7 +800,7 @@ mod files {
     use super::*;
 
     const JSON: &str = r#"{
-        "path_reading": { "decoded": { "semicolon": true, "ignore_case": true } },
+        "path_reading": { "decoded": { "encoded_slash": true, "semicolon": true, "ignore_case": true } },
         "workspace_format": "lowercase",
         "workspace": ["extension", { "header": "ws" }, { "query": "w" }, { "body": "/w" }],
         "body_cap": 4096,
@@ -706,7 +862,7 @@ mod files {
             .charge(Charge::of("users").amount(Amount::distinct("/u", [""])))
             .charge(Charge::of("journeys").amount(Amount::AtMost(9)));
         RouteMap::builder(&catalog())
-            .path_reading(PathReading::Decoded(Decoding::new().semicolon(true).ignore_case(true)))
+            .path_reading(PathReading::Decoded(Decoding::new().encoded_slash(true).semicolon(true).ignore_case(true)))
             .workspace_format(WorkspaceFormat::Lowercase)
             .workspace(WorkspaceSource::Extension)
             .workspace(WorkspaceSource::header(HeaderName::from_static("ws")))
@@ -744,7 +900,7 @@ mod files {
     #[test]
     fn toml_builds_what_code_builds() {
         let toml = r#"
-            path_reading = { decoded = { semicolon = true, ignore_case = true } }
+            path_reading = { decoded = { encoded_slash = true, semicolon = true, ignore_case = true } }
             workspace_format = "lowercase"
             workspace = ["extension", { header = "ws" }, { query = "w" }, { body = "/w" }]
             body_cap = 4096
@@ -1093,8 +1249,7 @@ mod dittofeed {
             let map = map();
             for method in [Method::PUT, Method::POST, Method::DELETE] {
                 let _ = map.find(&method, &path, None).map(|found| found.direct().map(|direct| direct.is_ok()));
-                let _ = map.find(&method, "/api/segments", Some(&path)).is_some();
-                let _ = map.is_unmapped_create(&method, &path, Some(&path));
+                let _ = map.is_unmapped_create(&method, &path, None);
             }
             let parts = request(&Method::PUT, "/api/segments", &[("df-workspace-id", WS)]);
             let found = map.find(&Method::PUT, "/api/segments", None).unwrap();
@@ -1146,6 +1301,15 @@ mod against_a_model {
     }
 
     proptest! {
+        #[test]
+        fn no_choice_of_the_router_panics(path in "/?([ab/%{}*]|\\PC){0,8}", matched in "/?([ab/%{}*]|\\PC){0,8}") {
+            let map = RouteMap::builder(&catalog())
+                .strict_prefix("/a")
+                .rule(by_path("one", "/a/{ws}"))
+                .rule(by_path("two", "/a/{ws}/b{{/{*rest}"));
+            let _ = map.build().unwrap().is_unmapped_create(&Method::POST, &path, Some(&matched));
+        }
+
         /// No request goes past a template that takes its path, whatever the other templates are.
         #[test]
         fn what_a_template_takes_is_found(
@@ -1169,8 +1333,15 @@ mod against_a_model {
             }
             let map = map.build().unwrap();
             let takers: Vec<&String> = kept.iter().filter(|template| takes(&segments(template), &segments(&path))).collect();
+            prop_assert!(takers.iter().all(|taker| path::takes(taker, &path)));
+            let chosen = |matched| map.find(&Method::POST, &path, matched).map(|found| found.rule().name().to_owned());
+            prop_assert_eq!(chosen(Some("/{*rest}")), chosen(None));
             match map.find(&Method::POST, &path, None) {
-                Some(found) => prop_assert!(takers.iter().any(|taker| *taker == found.rule().name())),
+                Some(found) => {
+                    let rule = found.rule().name();
+                    prop_assert!(takers.iter().any(|taker| *taker == rule));
+                    prop_assert_eq!(chosen(Some(rule)), Some(rule.to_owned()));
+                }
                 None => prop_assert!(takers.is_empty(), "{:?} takes {path}", takers),
             }
         }
