@@ -9,7 +9,7 @@ use http::Method;
 use matchit::Router;
 
 use super::compile::{Defaults, MappedRule, check_pointer};
-use super::path::{PathReading, Template, equivalent, shape_hash};
+use super::path::{PathReading, Template, covers, equivalent, shape_hash};
 use super::resolve::Match;
 use super::rule::{Rule, WorkspaceSource};
 use crate::error::Error;
@@ -70,7 +70,8 @@ impl RouteMap {
     ///
     /// `path` is the path of the original request, not of one that a nested router has shortened. `matched` is the
     /// template by which the router behind the layer has chosen its route, where the router tells it before the layer
-    /// runs (axum's `MatchedPath`): then that choice counts.
+    /// runs (axum's `MatchedPath`): then that choice counts. A route that is wider than a rule, such as a catch-all before
+    /// a proxy, leaves the choice to the path.
     pub fn find<'r>(&'r self, method: &Method, path: &'r str, matched: Option<&str>) -> Option<Match<'r>> {
         let Inner { methods, reading, .. } = &*self.0;
         let routes = methods.iter().find(|routes| routes.method == *method)?;
@@ -81,7 +82,8 @@ impl RouteMap {
             None => by_path?,
             Some(matched) => by_path
                 .filter(|(_, template)| equivalent(template.written(), matched))
-                .or_else(|| self.by_template(routes, matched))?,
+                .or_else(|| self.by_template(routes, matched))
+                .or_else(|| by_path.filter(|(_, template)| covers(matched, template.written())))?,
         };
         Some(Match::new(rule, template, read, *reading))
     }

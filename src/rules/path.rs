@@ -418,6 +418,26 @@ pub(super) fn equivalent(left: &str, right: &str) -> bool {
     left == right || shape(left).eq(shape(right))
 }
 
+/// Whether every path that fits the template `special` fits `general` too: a router that chose `general` has told no
+/// more than its paths, so that the rule with `special` is still the one for a path that fits it.
+pub(super) fn covers(general: &str, special: &str) -> bool {
+    let (mut general, mut special) = (general.split('/'), special.split('/'));
+    loop {
+        let (wide, narrow) = match (general.next(), special.next()) {
+            (None, None) => return true,
+            (Some(wide), Some(narrow)) => (wide, narrow),
+            _ => return false,
+        };
+        if wide.starts_with("{*") {
+            return true;
+        }
+        let takes_all = wide.starts_with('{') && !wide.starts_with("{{") && wide.find('}') == Some(wide.len() - 1);
+        if !(takes_all && !narrow.starts_with("{*") || equivalent(wide, narrow)) {
+            return false;
+        }
+    }
+}
+
 /// The same for equivalent templates.
 pub(super) fn shape_hash(template: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -435,6 +455,25 @@ mod tests {
         .ignore_case(true)
         .ignore_trailing_slash(true)
         .dot_segments(true);
+
+    #[test]
+    fn some_templates_cover_others() {
+        for (general, special, expected) in [
+            ("/{*all}", "/{ws}/segments", true),
+            ("/shop.v1.Segments/{*rest}", "/shop.v1.Segments/Create", true),
+            ("/shop.v1.Segments/{*rest}", "/shop.v1.Users/Create", false),
+            ("/{a}/{b}", "/{ws}/segments", true),
+            ("/{a}/segments", "/{ws}/segments", true),
+            ("/a/segments", "/{ws}/segments", false),
+            ("/{a}", "/{ws}/segments", false),
+            ("/{a}/{b}/{c}", "/{ws}/segments", false),
+            ("/files/{name}", "/files/{*rest}", false),
+            ("/v1-{tag}/x", "/v1-{t}/x", true),
+            ("/{{a}}", "/b", false),
+        ] {
+            assert_eq!(covers(general, special), expected, "{general} {special}");
+        }
+    }
 
     fn read(decoding: Decoding, path: &str) -> String {
         PathReading::Decoded(decoding).read(path).path.into_owned()

@@ -135,7 +135,11 @@ mod finding {
         assert_eq!(name("/a/segments", "/{workspace}/segments").as_deref(), Some("any"));
         // The router has a route of its own for it, which no rule maps.
         assert_eq!(name("/a/segments", "/a/segments"), None);
-        assert_eq!(name("/a/segments", "/{*all}"), None);
+        assert_eq!(name("/a/segments", "/a/{*all}"), None);
+        // The router has no more than a route that takes everything.
+        assert_eq!(name("/a/segments", "/{*all}").as_deref(), Some("any"));
+        assert_eq!(name("/a/segments", "/{a}/{b}").as_deref(), Some("any"));
+        assert_eq!(name("/a/journeys", "/{*all}"), None);
         // The router's choice is another rule than the path by itself leads to.
         let found = map.find(&Method::POST, "/in/segments", Some("/in/{w}/{k}")).unwrap();
         assert_eq!(found.rule().name(), "nested");
