@@ -490,11 +490,8 @@ impl QuotaStore for Store {
 async fn room(quota: &Quota, workspace: &WorkspaceId) -> usize {
     let one = segments(quota);
     let mut held = Vec::new();
-    loop {
-        match quota.reserve(workspace, &[one]).await.unwrap() {
-            Decision::Admitted(reservation) => held.push(reservation),
-            Decision::Refused(_) => break,
-        }
+    while let Decision::Admitted(reservation) = quota.reserve(workspace, &[one]).await.unwrap() {
+        held.push(reservation);
     }
     let granted = held.len();
     held.into_iter().for_each(Reservation::void);
