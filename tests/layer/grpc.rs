@@ -229,7 +229,7 @@ async fn the_status_of_a_call_settles_it() {
         unknown += 2;
         assert_eq!(world.state("segments").await, State { believed: 0, reserved: unknown }, "{code}");
     }
-    assert_eq!(world.settled("segments").await, unknown);
+    world.settled("segments").await;
 }
 
 #[tokio::test]
@@ -242,12 +242,14 @@ async fn a_stream_that_is_dropped_is_unknown() {
     // As long as it goes on, its unit is held.
     assert_eq!(world.state("segments").await, State { believed: 0, reserved: 1 });
     drop(stream);
-    assert_eq!(world.settled("segments").await, 1);
+    world.settled("segments").await;
     // The whole connection.
     let mut stream = client.import(99).await.unwrap();
     assert_eq!(stream.message().await.unwrap().unwrap(), [0]);
     drop((stream, client));
-    assert_eq!(world.settled("segments").await, 1);
+    world.settled("segments").await;
+    // Its unit is taken for a row, until a count says otherwise.
+    assert_eq!(world.state("segments").await, State { believed: 1, reserved: 0 });
     assert_eq!(world.state("segments").await, State { believed: 0, reserved: 0 });
 }
 

@@ -87,28 +87,25 @@ async fn statuses_settle_what_was_reserved() {
     let address = serve(ServiceBuilder::new().layer(layer).service_fn(obey)).await;
     send(address, "POST", "/acme/segments", &[]).await.expect(201);
     assert_eq!(world.state("segments").await, State { believed: 1, reserved: 0 });
+    // A form that was posted may have made its row.
+    send(address, "POST", "/acme/segments", &[("x-status", "303")]).await.expect(303);
+    assert_eq!(world.state("segments").await, State { believed: 1, reserved: 0 });
     for (headers, status) in
         [(&[("x-status", "409")], 409), (&[("x-status", "404")], 404), (&[("x-status", "429")], 429)]
     {
         send(address, "POST", "/acme/segments", headers).await.expect(status);
         assert_eq!(world.state("segments").await, State { believed: 0, reserved: 0 }, "{status}");
     }
-    for (at, headers) in [
-        &[("x-status", "500")],
-        &[("x-status", "503")],
-        &[("x-status", "408")],
-        &[("x-status", "499")],
-        &[("x-status", "302")],
-    ]
-    .into_iter()
-    .enumerate()
+    for (at, headers) in
+        [&[("x-status", "500")], &[("x-status", "503")], &[("x-status", "408")], &[("x-status", "499")]]
+            .into_iter()
+            .enumerate()
     {
         send(address, "POST", "/acme/segments", headers).await;
         let reserved = u64::try_from(at + 1).unwrap();
         assert_eq!(world.state("segments").await, State { believed: 0, reserved }, "{headers:?}");
     }
-    // In the end they are taken for rows, until a count says otherwise.
-    assert_eq!(world.settled("segments").await, 5);
+    world.settled("segments").await;
     assert_eq!(world.state("segments").await, State { believed: 0, reserved: 0 });
 }
 

@@ -96,11 +96,10 @@ impl World {
         refusal.map_or(0, |refusal| refusal.reserved.unwrap())
     }
 
-    /// Lets abandoned units be settled, and waits until they are; answers how many rows they are taken for.
-    pub(crate) async fn settled(&self, resource: &str) -> u64 {
+    /// Lets abandoned units be settled, and waits until they are.
+    pub(crate) async fn settled(&self, resource: &str) {
         self.barrier.add_permits(100);
         until("the abandoned units are settled", || async { self.reserved(resource).await == 0 }).await;
-        self.state(resource).await.believed
     }
 }
 
