@@ -118,32 +118,56 @@ impl Inner {
         charge: &ResolvedCharge,
         units: &mut Units,
     ) -> Result<Option<Refusal>, Error> {
+        let mut refused: Option<(u64, Refusal)> = None;
+        loop {
+            let mut held = Units::None;
+            let edits = self.edits_of(workspace, charge, &mut held).await?;
+            let again = match refused {
+                // Nobody has made such a row meanwhile.
+                Some((before, refusal)) if edits <= before => return Ok(Some(refusal)),
+                other => other.is_some(),
+            };
+            let demand = Demand::new(charge.resource, charge.units.saturating_sub(edits));
+            if demand.units == 0 {
+                units.append(held);
+                return Ok(None);
+            }
+            let refusal = match self.take(workspace, demand).await {
+                Ok(unit) => {
+                    units.append(held);
+                    units.push(unit);
+                    return Ok(None);
+                }
+                Err(Denial::Failed(error)) => return Err(error),
+                Err(Denial::Over(standing)) => self.refusal(workspace, demand, standing, None),
+                Err(Denial::Blocked(standing)) => self.refusal(workspace, demand, standing, Some(self.config.max_wait)),
+            };
+            if again || charge.existing == Existing::No {
+                return Ok(Some(refusal));
+            }
+            // Another request may have made the row in the meantime, and this one would only edit it.
+            refused = Some((edits, refusal));
+        }
+    }
+
+    /// How many of the charge's units are for rows that exist; what they hold is added to `held`.
+    async fn edits_of(
+        self: &Arc<Self>,
+        workspace: &WorkspaceId,
+        charge: &ResolvedCharge,
+        held: &mut Units,
+    ) -> Result<u64, Error> {
         let resource = charge.resource;
-        let edits = match &charge.existing {
-            Existing::No => 0,
+        match &charge.existing {
+            Existing::No => Ok(0),
             Existing::Row { column, value } => {
                 let row = std::slice::from_ref(value);
-                match self.admit_edits(workspace, resource, column, row, units).await? {
-                    0 => 0,
-                    _ => charge.units,
+                match self.admit_edits(workspace, resource, column, row, held).await? {
+                    0 => Ok(0),
+                    _ => Ok(charge.units),
                 }
             }
-            Existing::Rows { column, values } => self.admit_edits(workspace, resource, column, values, units).await?,
-        };
-        let demand = Demand::new(resource, charge.units.saturating_sub(edits));
-        if demand.units == 0 {
-            return Ok(None);
-        }
-        match self.take(workspace, demand).await {
-            Ok(unit) => {
-                units.push(unit);
-                Ok(None)
-            }
-            Err(Denial::Failed(error)) => Err(error),
-            Err(Denial::Over(standing)) => Ok(Some(self.refusal(workspace, demand, standing, None))),
-            Err(Denial::Blocked(standing)) => {
-                Ok(Some(self.refusal(workspace, demand, standing, Some(self.config.max_wait))))
-            }
+            Existing::Rows { column, values } => self.admit_edits(workspace, resource, column, values, held).await,
         }
     }
 
