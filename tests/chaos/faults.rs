@@ -89,7 +89,7 @@ fn host(mode: EnforcementMode) -> (Host, Arc<Order>) {
     let faulty = Arc::clone(&order);
     let host = Host::start(
         |rows| Faulty { rows, order: faulty },
-        |builder, pools| builder.mode(mode).settling(pools.barrier()).io_timeout(Duration::from_millis(25)),
+        |builder, pools| builder.mode(mode).settling(pools.barrier()).io_timeout(Duration::from_millis(250)),
     );
     (host, order)
 }
