@@ -79,52 +79,68 @@ impl Inner {
         workspace: &WorkspaceId,
         charges: &[ResolvedCharge],
     ) -> Result<Decision, Error> {
-        let mut units = Units::None;
-        let mut warnings = Vec::new();
-        let mut demands = Vec::with_capacity(charges.len());
-        for charge in charges {
-            let edits = self.begin_edits(workspace, charge, &mut units).await?;
-            demands.push(Demand::new(charge.resource, charge.units.saturating_sub(edits)));
+        let mut refused: Option<(u64, Refusal)> = None;
+        loop {
+            let mut units = Units::None;
+            let mut demands = Vec::with_capacity(charges.len());
+            let mut edits = 0_u64;
+            for charge in charges {
+                let edited = self.begin_edits(workspace, charge, &mut units).await?;
+                demands.push(Demand::new(charge.resource, charge.units.saturating_sub(edited)));
+                edits = edits.saturating_add(edited);
+            }
+            let again = match refused {
+                Some((before, refusal)) if edits <= before => return Ok(refuse(refusal)),
+                other => other.is_some(),
+            };
+            let mut warnings = Vec::new();
+            let refusal = match self.take_all(workspace, &demands, &mut units, &mut warnings).await? {
+                None => return Ok(Decision::Admitted(Reservation::new(units, warnings))),
+                Some(refusal) => refusal,
+            };
+            if again || charges.iter().all(|charge| charge.existing == Existing::No) {
+                return Ok(refuse(refusal));
+            }
+            // Another request may have made a row in the meantime, which this one would only edit: look once more.
+            refused = Some((edits, refusal));
         }
+    }
+
+    /// Takes units for all demands, or answers the first refusal. In a mode that lets requests pass, it takes what is over
+    /// the limit too, and adds a warning.
+    async fn take_all(
+        self: &Arc<Self>,
+        workspace: &WorkspaceId,
+        demands: &[Demand],
+        units: &mut Units,
+        warnings: &mut Vec<Refusal>,
+    ) -> Result<Option<Refusal>, Error> {
         // One demand for each key: two that each hold a part of what they need would wait for each other.
-        for demand in merged(&demands) {
+        for demand in merged(demands) {
             let refusal = match self.take(workspace, demand).await {
                 Ok(unit) => {
                     units.push(unit);
-                    None
+                    continue;
                 }
                 Err(Denial::Failed(error)) => return Err(error),
-                Err(Denial::Over(standing)) => Some(self.refusal(workspace, demand, standing)),
-                Err(Denial::Blocked(standing)) => Some(self.blocked(workspace, demand, standing)),
+                Err(Denial::Over(standing)) => self.refusal(workspace, demand, standing),
+                Err(Denial::Blocked(standing)) => self.blocked(workspace, demand, standing),
             };
-            match refusal {
-                None => {}
-                Some(refusal) if self.mode().refuses() => {
-                    tracing::info!(
-                        workspace = %workspace,
-                        resource_type = refusal.resource.name(),
-                        current_usage = refusal.current_usage,
-                        limit = refusal.limit,
-                        requested = refusal.requested,
-                        "quota exceeded: refused"
-                    );
-                    return Ok(Decision::Refused(refusal));
-                }
-                Some(refusal) => {
-                    tracing::warn!(
-                        workspace = %workspace,
-                        resource_type = refusal.resource.name(),
-                        current_usage = refusal.current_usage,
-                        limit = refusal.limit,
-                        requested = refusal.requested,
-                        "quota exceeded: passes, as the mode says"
-                    );
-                    units.push(self.take_anyway(workspace, demand).await?);
-                    warnings.push(refusal);
-                }
+            if self.mode().refuses() {
+                return Ok(Some(refusal));
             }
+            tracing::warn!(
+                workspace = %workspace,
+                resource_type = refusal.resource.name(),
+                current_usage = refusal.current_usage,
+                limit = refusal.limit,
+                requested = refusal.requested,
+                "quota exceeded: passes, as the mode says"
+            );
+            units.push(self.take_anyway(workspace, demand).await?);
+            warnings.push(refusal);
         }
-        Ok(Decision::Admitted(Reservation::new(units, warnings)))
+        Ok(None)
     }
 
     /// Finds out which rows of a charge exist already, and begins to edit them; answers how many units they are.
@@ -288,6 +304,18 @@ impl Inner {
             }
         }
     }
+}
+
+fn refuse(refusal: Refusal) -> Decision {
+    tracing::info!(
+        workspace = %refusal.workspace,
+        resource_type = refusal.resource.name(),
+        current_usage = refusal.current_usage,
+        limit = refusal.limit,
+        requested = refusal.requested,
+        "quota exceeded: refused"
+    );
+    Decision::Refused(refusal)
 }
 
 /// Tells the resolver that a waiter may have left the queue.

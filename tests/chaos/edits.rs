@@ -72,3 +72,31 @@ fn an_edit_that_is_done_gives_back_what_it_held() {
     host.fill("acme");
     assert_eq!(database.peak("Segment", "acme"), LIMIT);
 }
+
+#[test]
+fn an_upsert_whose_row_another_one_makes_is_an_edit() {
+    let host = Host::start(
+        |usage| usage,
+        |builder, pools| builder.settling(pools.barrier()).max_wait(Duration::from_secs(20)),
+    );
+    let mut database = host.database();
+    // One unit is free.
+    for _ in 1..LIMIT {
+        create(&mut host.connect(), "calm", "direct", "acme", "done").expect(201);
+    }
+    let (mut first, mut second) = (host.connect(), host.connect());
+    first.send_raw(&upsertion("acme", "common", true)).unwrap();
+    host.wait_at_gate();
+    // The row is not there yet, and no unit for it either. In the end it is there, and the upsert makes nothing new.
+    let counts = host.counts();
+    let second = std::thread::spawn(move || upsert(&mut second, "acme", "common"));
+    // It waits once it has been counted for.
+    while host.counts() == counts {
+        std::thread::yield_now();
+    }
+    host.open_gate();
+    first.read().unwrap().expect(200);
+    second.join().unwrap().expect(200);
+    assert_eq!(database.peak("Segment", "acme"), LIMIT);
+    details(&upsert(&mut host.connect(), "acme", "another"));
+}

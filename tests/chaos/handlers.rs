@@ -79,7 +79,7 @@ fn rows_never_exceed_the_limit_whatever_handlers_do() {
 
 #[test]
 fn a_settling_time_is_enough_for_handlers_that_end_with_their_transactions() {
-    let settling = Settling::After(Duration::from_millis(20));
+    let settling = Settling::After(Duration::from_millis(200));
     let host = Host::start(|usage| usage, |builder, _| builder.settling(settling));
     rounds(&host, &Storm { fates: WELL_BEHAVED, hang_up: false, each: 24 }, 10);
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::panic;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_quota::{
-    Charge, Limit, MemoryStore, OnFailure, Operation, Probe, Quota, QuotaBuilder, QuotaLayer, ResourceCatalog,
-    ResourceSpec, RouteMap, Rule, Settling, SqlTable, SqliteUsage, UsageSource, WorkspaceSource,
+    BoxFuture, Charge, Error, Limit, MemoryStore, OnFailure, Operation, Probe, Quota, QuotaBuilder, QuotaLayer,
+    ResourceCatalog, ResourceSpec, ResourceType, RouteMap, Rule, Settling, SqlTable, SqliteUsage, UsageSource,
+    WorkspaceId, WorkspaceSource,
 };
 use uuid::Uuid;
 
@@ -63,6 +65,7 @@ pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     runtime: Runtime,
     gate: Arc<Gate>,
+    counts: Arc<AtomicUsize>,
     file: PathBuf,
     _folder: TempDir,
 }
@@ -76,6 +79,34 @@ pub(crate) struct Pools {
     pub(crate) writer: SqlitePool,
     pub(crate) readers: SqlitePool,
     gate: Arc<Gate>,
+}
+
+/// A usage source that tells how many counts have begun.
+struct Counting<U> {
+    usage: U,
+    counts: Arc<AtomicUsize>,
+}
+
+impl<U: UsageSource> UsageSource for Counting<U> {
+    fn count<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        resource: &'a ResourceType,
+        at_most: Option<u64>,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        self.counts.fetch_add(1, Ordering::SeqCst);
+        self.usage.count(workspace, resource, at_most)
+    }
+
+    fn existing<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        resource: &'a ResourceType,
+        column: &'a str,
+        values: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        self.usage.existing(workspace, resource, column, values)
+    }
 }
 
 /// Where handlers stop that are told to.
@@ -104,6 +135,7 @@ impl Host {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("chaos.db");
+        let counts = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(Gate { reached: Semaphore::new(0), open: Semaphore::new(0) });
         let address = runtime.block_on(async {
             let options = SqliteConnectOptions::new()
@@ -121,7 +153,9 @@ impl Host {
                 .table("segments", SqlTable::new("Segment"))
                 .build()
                 .unwrap();
-            let builder = Quota::builder(catalog()).store(MemoryStore::new()).usage(usage(rows));
+            let builder = Quota::builder(catalog())
+                .store(MemoryStore::new())
+                .usage(Counting { usage: usage(rows), counts: Arc::clone(&counts) });
             let quota = set_up(builder, &pools).build().unwrap();
             let app = app(&quota, &pools);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -129,7 +163,7 @@ impl Host {
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
             address
         });
-        let host = Self { address, runtime, gate, file, _folder: folder };
+        let host = Self { address, runtime, gate, counts, file, _folder: folder };
         host.database().watch("Segment");
         host
     }
@@ -140,6 +174,11 @@ impl Host {
 
     pub(crate) fn database(&self) -> Database {
         Database::open(&self.file)
+    }
+
+    /// How many counts have begun so far.
+    pub(crate) fn counts(&self) -> usize {
+        self.counts.load(Ordering::SeqCst)
     }
 
     /// Waits until a handler has stopped at the gate.

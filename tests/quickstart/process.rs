@@ -27,7 +27,8 @@ pub(crate) struct Quickstart {
     folder: Option<TempDir>,
 }
 
-/// The example's binary, which cargo puts beside the folder of the tests.
+/// The example's binary, which cargo puts beside the folder of the tests. `cargo test` builds it; `cargo test --test
+/// quickstart` does not, and would test an old one: run `cargo build --example quickstart` before that.
 fn binary() -> PathBuf {
     let tests = env::current_exe().unwrap();
     let profile = tests.parent().and_then(Path::parent).unwrap();
