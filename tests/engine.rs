@@ -504,7 +504,11 @@ async fn a_slow_load_never_undoes_an_update() {
         let (store, rows) = (Store::gated(), Rows::default());
         let quota = engine(&rows, |builder| builder.store(store.clone()));
         let acme = quota.workspace("acme").unwrap();
-        set(&quota, &acme, "segments", before).await;
+        // Not by the engine, which would know it then.
+        store
+            .update(&acme, &LimitSet::new().with(id(&quota, "segments"), Limit::of(before)), &Expect::Anything)
+            .await
+            .unwrap();
         // The first load has read the old limit, and takes its time.
         store.hold();
         let task = tokio::spawn({

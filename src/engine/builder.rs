@@ -12,7 +12,7 @@ use crate::clock::CoarseClock;
 use crate::error::Error;
 use crate::mode::{EnforcementMode, ModeSource};
 use crate::resource::ResourceCatalog;
-use crate::store::QuotaStore;
+use crate::store::{CachedStore, QuotaStore};
 use crate::usage::UsageSource;
 use crate::workspace::WorkspaceFormat;
 
@@ -168,7 +168,7 @@ impl QuotaBuilder {
         let inner = Arc::new(Inner {
             tenants: Tenants::new(self.capacity, self.catalog.len(), abandon),
             catalog: self.catalog,
-            store,
+            store: CachedStore::new(store, self.capacity, self.config.refresh_after),
             usage,
             mode: ModeCell::new(mode, source),
             clock: CoarseClock::new(),

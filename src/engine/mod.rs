@@ -16,7 +16,7 @@ use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
 use crate::mode::{EnforcementMode, ModeSource};
 use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
-use crate::store::{Expect, QuotaRecord, QuotaStore};
+use crate::store::{CachedStore, Expect, QuotaRecord, QuotaStore};
 use crate::usage::UsageSource;
 use crate::workspace::{WorkspaceFormat, WorkspaceId};
 
@@ -61,7 +61,7 @@ pub struct Quota(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     catalog: ResourceCatalog,
-    store: Arc<dyn QuotaStore>,
+    store: CachedStore<Arc<dyn QuotaStore>>,
     usage: Arc<dyn UsageSource>,
     mode: ModeCell,
     tenants: Tenants,
@@ -259,7 +259,7 @@ impl Quota {
         let record = match self.0.config.provisioning {
             Provisioning::Automatic => self.0.within("make the record", || self.0.store.provision(workspace)).await?,
             Provisioning::Explicit => {
-                let record = self.0.within("read the record", || self.0.store.load(workspace)).await?;
+                let record = self.0.within("read the record", || self.0.store.reload(workspace)).await?;
                 record.ok_or_else(|| no_record(workspace))?
             }
         };
@@ -421,7 +421,12 @@ impl Inner {
         const RETRY: Duration = Duration::from_secs(1);
         self.tenants.touch(tenant);
         let since = tenant.installs();
-        let loaded = match self.within("read the record", || self.store.load(&tenant.id)).await {
+        // What is read again is read from the store itself: it is to show what changed there.
+        let read = async || match tenant.limits() {
+            None => self.store.load(&tenant.id).await,
+            Some(_) => self.store.reload(&tenant.id).await,
+        };
+        let loaded = match self.within("read the record", read).await {
             Ok(Some(record)) => Ok(self.limits(&record)),
             Ok(None) if self.config.provisioning == Provisioning::Explicit => Err(no_record(&tenant.id)),
             Ok(None) => Ok(Limits { record: None, version: 0, by_resource: self.catalog.default_limits() }),

@@ -138,14 +138,6 @@ impl Units {
         };
     }
 
-    pub(crate) fn append(&mut self, other: Self) {
-        match other {
-            Self::None => {}
-            Self::One(unit) => self.push(unit),
-            Self::Many(units) => units.into_iter().for_each(|unit| self.push(unit)),
-        }
-    }
-
     pub(crate) fn as_slice(&self) -> &[Unit] {
         match self {
             Self::None => &[],

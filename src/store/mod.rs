@@ -10,10 +10,12 @@ use crate::error::Error;
 use crate::limit::LimitSet;
 use crate::workspace::WorkspaceId;
 
+mod cached;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub(crate) use cached::CachedStore;
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
