@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
@@ -81,12 +81,16 @@ struct Row {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct New {
+    workspace_id: Option<String>,
     name: String,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Batch {
+    workspace_id: Option<String>,
     users: Vec<New>,
 }
 
@@ -126,13 +130,29 @@ impl<S: Send + Sync> FromRequestParts<S> for Place {
         let Path(Named { workspace_id }) = Path::from_request_parts(parts, state)
             .await
             .map_err(|error| Failure::new(ErrorCode::InvalidRequest, error.to_string()))?;
-        let again = parts.headers.get_all("df-workspace-id").iter();
-        if again.into_iter().any(|header| header.as_bytes() != workspace_id.as_bytes()) {
-            return Err(Failure::new(ErrorCode::WorkspaceMismatch, "the path and df-workspace-id name two workspaces"));
-        }
+        same_in_header(&parts.headers, &workspace_id)?;
         allow(parts.extensions.get(), &workspace_id)?;
         Ok(Self(workspace_id))
     }
+}
+
+fn same_in_header(headers: &HeaderMap, workspace: &str) -> Result<(), Failure> {
+    let mut named = headers.get_all("df-workspace-id").iter();
+    match named.all(|header| header.as_bytes() == workspace.as_bytes()) {
+        true => Ok(()),
+        false => Err(mismatch("df-workspace-id names another workspace")),
+    }
+}
+
+fn same_in_body(named: Option<&str>, workspace: &str) -> Result<(), Failure> {
+    match named.is_none_or(|named| named == workspace) {
+        true => Ok(()),
+        false => Err(mismatch("the body's `workspaceId` names another workspace than the path")),
+    }
+}
+
+fn mismatch(message: &str) -> Failure {
+    Failure::new(ErrorCode::WorkspaceMismatch, message)
 }
 
 fn allow(principal: Option<&Principal>, workspace: &str) -> Result<(), Failure> {
@@ -200,6 +220,7 @@ async fn create(
     State(database): State<Database>,
     Body(new): Body<New>,
 ) -> Result<(StatusCode, Json<Row>), Failure> {
+    same_in_body(new.workspace_id.as_deref(), &workspace)?;
     let row = Row { id: new_id(), name: named(&new.name)?.to_owned() };
     let insert = format!(r#"INSERT INTO "{table}" ("id", "workspaceId", "name") VALUES ($1, $2, $3)"#);
     let insert = sqlx::query(AssertSqlSafe(insert)).bind(&row.id).bind(workspace).bind(&row.name);
@@ -234,6 +255,9 @@ async fn create_users(
     State(database): State<Database>,
     Body(batch): Body<Batch>,
 ) -> Result<(StatusCode, Json<Vec<Row>>), Failure> {
+    for named in [&batch.workspace_id].into_iter().chain(batch.users.iter().map(|user| &user.workspace_id)) {
+        same_in_body(named.as_deref(), &workspace)?;
+    }
     let mut transaction = database.writer.begin().await?;
     let mut rows = Vec::with_capacity(batch.users.len());
     for user in &batch.users {
@@ -254,8 +278,10 @@ async fn create_users(
 async fn upsert_segment(
     Extension(principal): Extension<Principal>,
     State(database): State<Database>,
+    headers: HeaderMap,
     Body(upsert): Body<Upsert>,
 ) -> Result<Json<Row>, Failure> {
+    same_in_header(&headers, &upsert.workspace_id)?;
     allow(Some(&principal), &upsert.workspace_id)?;
     let conflict = match upsert.id {
         Some(_) => r#"("id") DO UPDATE SET "name" = excluded."name" WHERE "workspaceId" = excluded."workspaceId""#,
