@@ -159,7 +159,7 @@ impl Units {
 #[must_use = "a reservation that is dropped counts as abandoned"]
 pub struct Reservation {
     units: Units,
-    warnings: Vec<Refusal>,
+    warnings: Box<[Refusal]>,
 }
 
 impl Reservation {
@@ -169,7 +169,7 @@ impl Reservation {
     }
 
     pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
-        Self { units, warnings }
+        Self { units, warnings: warnings.into_boxed_slice() }
     }
 
     /// From now on a transaction may make rows: to be dropped is no longer to be void.

@@ -1,9 +1,10 @@
 //! Workspaces that are in use: their limits, their keys, and the bounded cache of them.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use foldhash::fast::RandomState;
 use moka::policy::EvictionPolicy;
 use tokio::sync::{Notify, mpsc};
 
@@ -158,7 +159,7 @@ impl Tenant {
     }
 }
 
-type Index = papaya::HashMap<WorkspaceId, Arc<Tenant>>;
+type Index = papaya::HashMap<WorkspaceId, Arc<Tenant>, RandomState>;
 
 /// The workspaces in use: a lock-free index for the hot path, and a bounded cache that says who has to leave.
 ///
@@ -178,7 +179,7 @@ pub(crate) struct Tenants {
 impl Tenants {
     pub(crate) fn new(capacity: u64, resources: usize, abandoned: mpsc::UnboundedSender<Abandoned>) -> Self {
         const LOADING_STRIPES: usize = 256;
-        let index = Arc::new(Index::new());
+        let index = Arc::new(Index::default());
         let lingering = Arc::new(Mutex::new(Vec::new()));
         let evict = {
             let (index, lingering) = (Arc::clone(&index), Arc::clone(&lingering));
@@ -196,7 +197,7 @@ impl Tenants {
             .eviction_listener(evict)
             .build();
         let loading = (0..LOADING_STRIPES).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { index, recent, lingering, loading, hasher: RandomState::new(), resources, abandoned }
+        Self { index, recent, lingering, loading, hasher: RandomState::default(), resources, abandoned }
     }
 
     /// The tenant, if it is in use: the one map look-up of the common decision.

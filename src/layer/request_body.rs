@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pin_project::pin_project;
 
+use super::body::ResponseBody;
 use crate::problem::{ErrorCode, Problem};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -34,6 +35,18 @@ pub trait BodyMode<B>: sealed::Sealed {
     fn read(body: B, cap: usize) -> impl Future<Output = Result<(Bytes, Self::Body), Problem>> + Send;
 }
 
+/// The response bodies of a service behind a [`QuotaLayer`](crate::QuotaLayer), by the same types as [`BodyMode`].
+pub trait ResponseMode<R>: sealed::Sealed {
+    /// The body that leaves the layer.
+    type Leaving;
+
+    /// A body of the inner service's, as it is.
+    fn passed(body: R) -> Self::Leaving;
+
+    /// A body that the layer made or watches.
+    fn made(body: ResponseBody<R>) -> Self::Leaving;
+}
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Untouched {}
@@ -50,7 +63,8 @@ pub enum Untouched {}
 #[derive(Debug, Clone, Copy)]
 pub enum Replayed {}
 
-/// Request bodies that a rule needs are read; the inner service takes axum's own body type.
+/// Request bodies that a rule needs are read; the inner service takes axum's own body type, and its responses leave the
+/// layer with that type too.
 #[cfg(feature = "axum")]
 #[derive(Debug, Clone, Copy)]
 pub enum AxumBody {}
@@ -96,6 +110,48 @@ impl BodyMode<axum::body::Body> for AxumBody {
     async fn read(body: axum::body::Body, cap: usize) -> Result<(Bytes, axum::body::Body), Problem> {
         let (data, body) = Replayed::read(body, cap).await?;
         Ok((data, axum::body::Body::new(body)))
+    }
+}
+
+impl<R> ResponseMode<R> for Untouched {
+    type Leaving = ResponseBody<R>;
+
+    fn passed(body: R) -> ResponseBody<R> {
+        ResponseBody::passed(body)
+    }
+
+    fn made(body: ResponseBody<R>) -> ResponseBody<R> {
+        body
+    }
+}
+
+impl<R> ResponseMode<R> for Replayed {
+    type Leaving = ResponseBody<R>;
+
+    fn passed(body: R) -> ResponseBody<R> {
+        ResponseBody::passed(body)
+    }
+
+    fn made(body: ResponseBody<R>) -> ResponseBody<R> {
+        body
+    }
+}
+
+/// axum boxes all bodies but its own, so that a body of another type would cost each response an allocation.
+#[cfg(feature = "axum")]
+impl<R> ResponseMode<R> for AxumBody
+where
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Leaving = axum::body::Body;
+
+    fn passed(body: R) -> axum::body::Body {
+        axum::body::Body::new(body)
+    }
+
+    fn made(body: ResponseBody<R>) -> axum::body::Body {
+        axum::body::Body::new(body)
     }
 }
 

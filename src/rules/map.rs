@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use http::Method;
 use matchit::Router;
 
 use super::compile::{Defaults, MappedRule, check_pointer};
-use super::path::{PathReading, Template, equivalent, shape_hash};
+use super::path::{PathReading, Template, equivalent, tail};
 use super::resolve::Match;
 use super::rule::{Rule, WorkspaceSource};
 use crate::error::Error;
@@ -38,8 +39,8 @@ struct MethodRoutes {
     /// Leads to `routes`.
     router: Router<usize>,
     routes: Vec<Route>,
-    /// The routes by [`shape_hash`] of their templates.
-    by_shape: HashMap<u64, Vec<usize>>,
+    /// The routes by the [`tail`] of their templates.
+    by_tail: HashMap<Box<str>, Vec<usize>, RandomState>,
 }
 
 struct Route {
@@ -74,16 +75,20 @@ impl RouteMap {
     pub fn find<'r>(&'r self, method: &Method, path: &'r str, matched: Option<&str>) -> Option<Match<'r>> {
         let Inner { methods, reading, .. } = &*self.0;
         let routes = methods.iter().find(|routes| routes.method == *method)?;
+        // Two equivalent templates of one method would clash: the router's choice needs no look at the path.
+        if let Some(matched) = matched {
+            let (rule, template) = self.by_template(routes, matched)?;
+            return Some(Match::new(rule, template, reading.read(path), *reading));
+        }
         let read = reading.read(path);
-        let by_path =
-            routes.router.at(&reading.fold(&read.path)).ok().and_then(|found| self.route(routes, *found.value));
-        let (rule, template) = match matched {
-            None => by_path?,
-            Some(matched) => by_path
-                .filter(|(_, template)| equivalent(template.written(), matched))
-                .or_else(|| self.by_template(routes, matched))?,
-        };
+        let route = *routes.router.at(&reading.fold(&read.path)).ok()?.value;
+        let (rule, template) = self.route(routes, route)?;
         Some(Match::new(rule, template, read, *reading))
+    }
+
+    /// Whether any rule is for `method`: spares most requests of most services all that follows.
+    pub(crate) fn maps_method(&self, method: &Method) -> bool {
+        self.0.methods.iter().any(|routes| routes.method == *method)
     }
 
     fn route(&self, routes: &MethodRoutes, at: usize) -> Option<(&MappedRule, &Template)> {
@@ -93,7 +98,7 @@ impl RouteMap {
     }
 
     fn by_template(&self, routes: &MethodRoutes, matched: &str) -> Option<(&MappedRule, &Template)> {
-        let alike = routes.by_shape.get(&shape_hash(matched))?;
+        let alike = routes.by_tail.get(tail(matched))?;
         let mut alike = alike.iter().filter_map(|at| self.route(routes, *at));
         alike.find(|(_, template)| equivalent(template.written(), matched))
     }
@@ -266,7 +271,7 @@ fn add_routes(methods: &mut Vec<MethodRoutes>, method: &Method, rules: &[MappedR
                 method: method.clone(),
                 router: Router::new(),
                 routes: Vec::new(),
-                by_shape: HashMap::new(),
+                by_tail: HashMap::default(),
             });
             methods.len() - 1
         }
@@ -279,7 +284,7 @@ fn add_routes(methods: &mut Vec<MethodRoutes>, method: &Method, rules: &[MappedR
                 .unwrap_or_else(|| format!("the path {:?} can't be matched: {error}", template.written())));
         }
         routes.routes.push(Route { rule: earlier.len(), template: template_at });
-        routes.by_shape.entry(shape_hash(template.written())).or_default().push(route_at);
+        routes.by_tail.entry(tail(template.written()).into()).or_default().push(route_at);
     }
     Ok(())
 }

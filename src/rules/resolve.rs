@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
+use memchr::memchr;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
@@ -122,6 +123,9 @@ impl<'r> Match<'r> {
     /// A path parameter, decoded once.
     fn param(&self, name: &str) -> Result<Option<Cow<'_, str>>, Problem> {
         let Some(encoded) = self.template.param(&self.read.path, name, self.reading) else { return Ok(None) };
+        if memchr(b'%', encoded.as_bytes()).is_none() {
+            return Ok(Some(Cow::Borrowed(encoded)));
+        }
         match percent_decode_str(encoded).decode_utf8() {
             Ok(decoded) => Ok(Some(decoded)),
             Err(_) => Err(invalid(format!("the path parameter `{name}` is not UTF-8 once it is percent-decoded"))),
