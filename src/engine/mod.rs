@@ -318,14 +318,17 @@ fn no_record(workspace: &WorkspaceId) -> Error {
 }
 
 impl Inner {
+    #[inline]
     pub(crate) fn mode(&self) -> EnforcementMode {
         self.mode.get().0
     }
 
+    #[inline]
     pub(crate) fn workspace_format(&self) -> WorkspaceFormat {
         self.config.workspace_format
     }
 
+    #[inline]
     fn age(&self, tenant: &Tenant) -> Age {
         tenant.age(self.clock.now(), millis(self.config.refresh_after))
     }
@@ -499,6 +502,7 @@ impl ModeCell {
         Self(AtomicU8::new(Self::encode(mode, source)))
     }
 
+    #[inline]
     fn get(&self) -> (EnforcementMode, ModeSource) {
         let word = self.0.load(Ordering::Relaxed);
         (EnforcementMode::ALL[usize::from(word & 3)], Self::SOURCES[usize::from(word >> 2 & 3)])

@@ -36,6 +36,7 @@ enum Kind {
 
 impl Unit {
     /// `units` that the caller has taken from the key.
+    #[inline]
     pub(crate) fn taken(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
         Self { tenant: Some(tenant), resource, units, kind: Kind::Create, begun: false }
     }
@@ -56,6 +57,7 @@ impl Unit {
         Some((self.resource, standing.limit?, standing.remaining))
     }
 
+    #[inline]
     fn end(&mut self, end: impl FnOnce(&Key) -> bool) {
         let Some(tenant) = self.tenant.take() else { return };
         if let Some(key) = tenant.key(self.resource) {
@@ -63,6 +65,7 @@ impl Unit {
         }
     }
 
+    #[inline]
     fn post(mut self) {
         let (units, kind) = (self.units, self.kind);
         self.end(|key| match kind {
@@ -71,6 +74,7 @@ impl Unit {
         });
     }
 
+    #[inline]
     fn void(mut self) {
         let units = self.units;
         self.end(|key| key.cell.give_back(units));
@@ -90,6 +94,7 @@ impl Unit {
 }
 
 impl Drop for Unit {
+    #[inline]
     fn drop(&mut self) {
         let (units, resource, begun) = (self.units, self.resource, self.begun);
         if !begun {
@@ -112,6 +117,7 @@ pub(crate) enum Units {
 }
 
 impl Units {
+    #[inline]
     pub(crate) fn push(&mut self, unit: Unit) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(unit),
@@ -139,6 +145,7 @@ impl Units {
         }
     }
 
+    #[inline]
     fn for_each(self, end: impl Fn(Unit)) {
         match self {
             Self::None => {}
@@ -168,11 +175,13 @@ impl Reservation {
         Self::new(Units::None, Vec::new())
     }
 
+    #[inline]
     pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
         Self { units, warnings: warnings.into_boxed_slice() }
     }
 
     /// From now on a transaction may make rows: to be dropped is no longer to be void.
+    #[inline]
     pub(crate) fn begin(&mut self) {
         for unit in self.units.as_mut_slice() {
             unit.begun = true;
@@ -180,11 +189,13 @@ impl Reservation {
     }
 
     /// All rows exist.
+    #[inline]
     pub fn post(self) {
         self.units.for_each(Unit::post);
     }
 
     /// No row exists, and none can come to exist.
+    #[inline]
     pub fn void(self) {
         self.units.for_each(Unit::void);
     }

@@ -29,6 +29,7 @@ impl Key {
     }
 
     /// Passes on what a cell says: whether a resolver waits to hear of the change.
+    #[inline]
     pub(crate) fn wake_if(&self, resolving: bool) {
         if resolving {
             self.wake.notify_one();
@@ -84,6 +85,7 @@ impl Tenant {
     }
 
     /// The key of `resource`, if it is in use.
+    #[inline]
     pub(crate) fn key(&self, resource: ResourceId) -> Option<&Key> {
         self.keys[resource.index()].get().map(|key| &**key)
     }
@@ -125,6 +127,7 @@ impl Tenant {
         state.limits = Some(limits);
     }
 
+    #[inline]
     pub(crate) fn age(&self, now: u64, tolerance: u64) -> Age {
         match self.due.load(Ordering::Relaxed) {
             0 => Age::Expired,
@@ -201,6 +204,7 @@ impl Tenants {
     }
 
     /// The tenant, if it is in use: the one map look-up of the common decision.
+    #[inline]
     pub(crate) fn get(&self, workspace: &str) -> Option<Arc<Tenant>> {
         self.index.pin().get(workspace).cloned()
     }

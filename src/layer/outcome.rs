@@ -26,6 +26,7 @@ pub(super) enum Outcome {
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl Outcome {
+    #[inline]
     fn of_status(status: StatusCode) -> Self {
         match status {
             _ if status.is_success() => Self::Posted,
@@ -86,15 +87,18 @@ pub(super) enum What {
 }
 
 impl Pending {
+    #[inline]
     pub(super) fn new(reservation: Reservation, after: Option<After>, headers: Option<ResourceCatalog>) -> Self {
         Self { reservation, after: after.map(Box::new), headers }
     }
 
     /// From now on the handler may create rows.
+    #[inline]
     pub(super) fn begin(&mut self) {
         self.reservation.begin();
     }
 
+    #[inline]
     pub(super) fn end(self, outcome: Outcome) {
         match outcome {
             Outcome::Posted => {

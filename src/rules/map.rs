@@ -72,6 +72,7 @@ impl RouteMap {
     /// `path` is the path of the original request, not of one that a nested router has shortened. `matched` is the
     /// template by which the router behind the layer has chosen its route, where the router tells it before the layer
     /// runs (axum's `MatchedPath`): then that choice counts.
+    #[inline]
     pub fn find<'r>(&'r self, method: &Method, path: &'r str, matched: Option<&str>) -> Option<Match<'r>> {
         let Inner { methods, reading, .. } = &*self.0;
         let routes = methods.iter().find(|routes| routes.method == *method)?;
@@ -87,16 +88,19 @@ impl RouteMap {
     }
 
     /// Whether any rule is for `method`: spares most requests of most services all that follows.
+    #[inline]
     pub(crate) fn maps_method(&self, method: &Method) -> bool {
         self.0.methods.iter().any(|routes| routes.method == *method)
     }
 
+    #[inline]
     fn route(&self, routes: &MethodRoutes, at: usize) -> Option<(&MappedRule, &Template)> {
         let route = routes.routes.get(at)?;
         let rule = self.0.rules.get(route.rule)?;
         Some((rule, rule.templates.get(route.template)?))
     }
 
+    #[inline]
     fn by_template(&self, routes: &MethodRoutes, matched: &str) -> Option<(&MappedRule, &Template)> {
         let alike = routes.by_tail.get(tail(matched))?;
         let mut alike = alike.iter().filter_map(|at| self.route(routes, *at));

@@ -124,6 +124,7 @@ pub(super) struct ReadPath<'r> {
 }
 
 impl PathReading {
+    #[inline]
     pub(super) fn read(self, raw: &str) -> ReadPath<'_> {
         let Self::Decoded(decoding) = self else { return ReadPath { path: Cow::Borrowed(raw), tail: None } };
         let (raw, tail) = match raw.split_once(';') {
@@ -142,6 +143,7 @@ impl PathReading {
     }
 
     /// `text` in the case in which templates are compared.
+    #[inline]
     pub(super) fn fold(self, text: &str) -> Cow<'_, str> {
         match self.ignores_case() && text.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii()) {
             // Beyond ASCII too: the Kelvin sign is a `k` for a router that lowers the case of what it decoded.
@@ -294,6 +296,7 @@ impl Template {
     }
 
     /// The parameter `name` of `path`, still encoded; `None` too where the template as a whole doesn't match the path.
+    #[inline]
     pub(super) fn param<'p>(&self, path: &'p str, name: &str, reading: PathReading) -> Option<&'p str> {
         let mut found = None;
         let mut rest = Some(path.strip_prefix('/')?);
@@ -369,6 +372,7 @@ fn parse_segment(text: &str, reading: PathReading) -> Result<Segment, &'static s
 }
 
 /// What follows `prefix`, which is in folded case, in `text`, which is not.
+#[inline]
 fn strip_folded<'p>(text: &'p str, prefix: &str, reading: PathReading) -> Option<&'p str> {
     if prefix.is_empty() {
         return Some(text);
@@ -419,11 +423,13 @@ fn shape(template: &str) -> impl Iterator<Item = u8> {
     })
 }
 
+#[inline]
 pub(super) fn equivalent(left: &str, right: &str) -> bool {
     left == right || shape(left).eq(shape(right))
 }
 
 /// The text behind the last parameter, or all of it: the same for equivalent templates, and found at once.
+#[inline]
 pub(super) fn tail(template: &str) -> &str {
     memrchr(b'}', template.as_bytes()).map_or(template, |at| &template[at + 1..])
 }

@@ -49,11 +49,13 @@ pub struct Match<'r> {
 }
 
 impl<'r> Match<'r> {
+    #[inline]
     pub(super) fn new(rule: &'r MappedRule, template: &'r Template, read: ReadPath<'r>, reading: PathReading) -> Self {
         Self { rule, template, read, reading }
     }
 
     /// The rule.
+    #[inline]
     pub fn rule(&self) -> &'r MappedRule {
         self.rule
     }
@@ -62,6 +64,7 @@ impl<'r> Match<'r> {
     /// [`resolve`](Self::resolve).
     ///
     /// The error in it is a 400: the parameter that names the workspace is not text.
+    #[inline]
     pub fn direct(&self) -> Option<Result<Direct<'_>, Problem>> {
         let plan = self.rule.direct.as_ref()?;
         let workspace = match self.param(&plan.param) {
@@ -121,6 +124,7 @@ impl<'r> Match<'r> {
     }
 
     /// A path parameter, decoded once.
+    #[inline]
     fn param(&self, name: &str) -> Result<Option<Cow<'_, str>>, Problem> {
         let Some(encoded) = self.template.param(&self.read.path, name, self.reading) else { return Ok(None) };
         if memchr(b'%', encoded.as_bytes()).is_none() {
