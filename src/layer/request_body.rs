@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pin_project::pin_project;
@@ -26,6 +26,9 @@ pub trait BodyMode<B>: sealed::Sealed {
 
     /// Hands on a body that nobody read.
     fn pass(body: B) -> Self::Body;
+
+    /// Hands on a request whose body nobody read.
+    fn pass_request(request: Request<B>) -> Request<Self::Body>;
 
     /// Reads a body of at most `cap` bytes, and makes it whole again.
     ///
@@ -76,6 +79,11 @@ impl<B: Send> BodyMode<B> for Untouched {
         body
     }
 
+    #[inline]
+    fn pass_request(request: Request<B>) -> Request<B> {
+        request
+    }
+
     async fn read(body: B, _cap: usize) -> Result<(Bytes, B), Problem> {
         // `QuotaLayer::new` takes no map that asks for this; a rule that did would find all fields absent.
         Ok((Bytes::new(), body))
@@ -93,6 +101,10 @@ where
         RequestBody(Inner::Untouched(body))
     }
 
+    fn pass_request(request: Request<B>) -> Request<RequestBody<B>> {
+        request.map(Self::pass)
+    }
+
     async fn read(body: B, cap: usize) -> Result<(Bytes, RequestBody<B>), Problem> {
         let (data, trailers) = collect(body, cap).await?;
         Ok((data.clone(), RequestBody(Inner::Replayed { data: Some(data).filter(|data| !data.is_empty()), trailers })))
@@ -105,6 +117,11 @@ impl BodyMode<axum::body::Body> for AxumBody {
 
     fn pass(body: axum::body::Body) -> axum::body::Body {
         body
+    }
+
+    #[inline]
+    fn pass_request(request: Request<axum::body::Body>) -> Request<axum::body::Body> {
+        request
     }
 
     async fn read(body: axum::body::Body, cap: usize) -> Result<(Bytes, axum::body::Body), Problem> {

@@ -216,8 +216,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.shared.triage(&request) {
-            Triage::Pass => ResponseFuture::passed(self.inner.call(request.map(M::pass))),
-            Triage::Admitted(pending) => ResponseFuture::admitted(self.inner.call(request.map(M::pass)), pending),
+            Triage::Pass => ResponseFuture::passed(self.inner.call(M::pass_request(request))),
+            Triage::Admitted(pending) => ResponseFuture::admitted(self.inner.call(M::pass_request(request)), pending),
             Triage::Answer(problem) => ResponseFuture::answered(answer::problem(&problem, request.headers())),
             Triage::Decide => {
                 // The ready service goes into the future; its clone, not known to be ready, takes its place.

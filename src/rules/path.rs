@@ -218,6 +218,15 @@ fn is_reserved(byte: u8) -> bool {
 pub(super) struct Template {
     written: String,
     segments: Vec<Segment>,
+    only: Option<OnlyParam>,
+}
+
+/// The parameter of a template that has no other: what stands between two texts, which is found at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct OnlyParam {
+    before: String,
+    name: String,
+    behind: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,7 +270,8 @@ impl Template {
             }
             segments.push(segment);
         }
-        let template = Self { written: written.to_owned(), segments };
+        let only = OnlyParam::of(&segments).filter(|_| !reading.ignores_case());
+        let template = Self { written: written.to_owned(), segments, only };
         if template.params().count() > MOST_PARAMS {
             return wrong("has more than 25 parameters");
         }
@@ -298,6 +308,9 @@ impl Template {
     /// The parameter `name` of `path`, still encoded; `None` too where the template as a whole doesn't match the path.
     #[inline]
     pub(super) fn param<'p>(&self, path: &'p str, name: &str, reading: PathReading) -> Option<&'p str> {
+        if let Some(only) = &self.only {
+            return only.value(path).filter(|_| only.name == name);
+        }
         let mut found = None;
         let mut rest = Some(path.strip_prefix('/')?);
         for segment in &self.segments {
@@ -323,6 +336,38 @@ impl Template {
             }
         }
         found.filter(|_| rest.is_none())
+    }
+}
+
+impl OnlyParam {
+    fn of(segments: &[Segment]) -> Option<Self> {
+        let mut before = String::new();
+        let mut segments = segments.iter();
+        let (prefix, name) = segments.by_ref().find_map(|segment| {
+            before.push('/');
+            match segment {
+                Segment::Static(text) => {
+                    before.push_str(text);
+                    None
+                }
+                Segment::Param { prefix, name } => Some(Some((prefix, name))),
+                Segment::CatchAll { .. } => Some(None),
+            }
+        })??;
+        before.push_str(prefix);
+        let mut behind = String::new();
+        for segment in segments {
+            let Segment::Static(text) = segment else { return None };
+            behind.push('/');
+            behind.push_str(text);
+        }
+        Some(Self { before, name: name.clone(), behind })
+    }
+
+    #[inline]
+    fn value<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let value = path.strip_prefix(self.before.as_str())?.strip_suffix(self.behind.as_str())?;
+        memchr(b'/', value.as_bytes()).is_none().then_some(value)
     }
 }
 
