@@ -180,6 +180,11 @@ fn function(shape: Shape) -> Function {
     }
 }
 
+/// As `axum::serve` serves it: before it has its state, a router puts its layers on for every request.
+fn served(router: Router) -> Router {
+    router.with_state(())
+}
+
 /// All variants over one kind of service.
 pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
     let _inside = runtime.enter();
@@ -231,7 +236,7 @@ impl Bed {
     fn bare(&self, name: &'static str, shape: Shape) -> Variant {
         match self.over {
             Over::ServiceFn => self.variant(function(shape), name, shape, shape.status()),
-            Over::Axum => self.variant(router(), name, shape, shape.status()),
+            Over::Axum => self.variant(served(router()), name, shape, shape.status()),
         }
     }
 
@@ -265,7 +270,7 @@ impl Bed {
                 let service = <L as Layer<Function>>::layer(&layer, function(shape));
                 self.variant(service, name, shape, expected)
             }
-            Over::Axum => self.variant(router().layer(layer), name, shape, expected),
+            Over::Axum => self.variant(served(router().layer(layer)), name, shape, expected),
         }
     }
 
