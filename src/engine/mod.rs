@@ -389,7 +389,6 @@ impl Inner {
     async fn refresh(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<(), Error> {
         /// How soon to try again after a failure.
         const RETRY: Duration = Duration::from_secs(1);
-        self.tenants.touch(tenant);
         let loaded = match self.within("read the record", self.store.load(&tenant.id)).await {
             Ok(Some(record)) => Ok(self.limits(&record)),
             Ok(None) if self.config.provisioning == Provisioning::Explicit => return Err(no_record(&tenant.id)),
