@@ -62,10 +62,12 @@ fn main() {
             format!("{name}_limitador_added_vs_governor_added"),
             rounds.added("limitador", "bare") / governor("bare"),
         );
-        ratios.push(
-            format!("{name}_admitted_added_vs_limitador_added"),
-            rounds.added("admitted", "bare") / rounds.added("limitador", "bare"),
-        );
+        for peer in ["governor_by_workspace", "limitador"] {
+            ratios.push(
+                format!("{name}_admitted_added_vs_{peer}_added"),
+                rounds.added("admitted", "bare") / rounds.added(peer, "bare"),
+            );
+        }
         if over == Over::Axum {
             // `Router::layer` itself costs a boxed clone and a boxed future, whatever the layer does.
             for (ours, bare) in setup::OURS {

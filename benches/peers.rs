@@ -13,8 +13,9 @@ use limitador::limit::{Limit, Namespace};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 use tower_governor::GovernorLayer;
+use tower_governor::errors::GovernorError;
 use tower_governor::governor::GovernorConfigBuilder;
-use tower_governor::key_extractor::PeerIpKeyExtractor;
+use tower_governor::key_extractor::{KeyExtractor, PeerIpKeyExtractor};
 
 /// Does nothing, in a future of its own.
 #[derive(Clone)]
@@ -60,6 +61,25 @@ impl<F: Future> Future for NoopFuture<F> {
 pub(crate) fn governor() -> GovernorLayer<PeerIpKeyExtractor, governor::middleware::NoOpMiddleware, Body> {
     let config = GovernorConfigBuilder::default().per_nanosecond(1).burst_size(1_000_000).finish();
     GovernorLayer::new(config.expect("a rate and a burst"))
+}
+
+/// `tower_governor` by what ours goes by: the workspace in the path.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ByWorkspace;
+
+impl KeyExtractor for ByWorkspace {
+    type Key = String;
+
+    fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
+        let workspace = request.uri().path().split('/').nth(2);
+        workspace.map(str::to_owned).ok_or(GovernorError::UnableToExtractKey)
+    }
+}
+
+pub(crate) fn governor_by_workspace() -> GovernorLayer<ByWorkspace, governor::middleware::NoOpMiddleware, Body> {
+    let mut by_address = GovernorConfigBuilder::default();
+    let mut builder = by_address.per_nanosecond(1).burst_size(1_000_000).key_extractor(ByWorkspace);
+    GovernorLayer::new(builder.finish().expect("a rate and a burst"))
 }
 
 /// limitador in memory, with a limit per workspace that is never reached.

@@ -22,7 +22,7 @@ use tower_quota::{
     ResourceSpec, RouteMap, Rule, WorkspaceSource,
 };
 
-use crate::peers::{LimitadorLayer, NoopLayer, governor};
+use crate::peers::{LimitadorLayer, NoopLayer, governor, governor_by_workspace};
 use crate::rounds::Variant;
 
 pub(crate) const WORKSPACE: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
@@ -198,6 +198,7 @@ pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
         bed.bare("bare", Shape::Create),
         bed.under(NoopLayer, "noop", Shape::Create),
         bed.under(governor(), "governor", Shape::Create),
+        bed.under(governor_by_workspace(), "governor_by_workspace", Shape::Create),
         bed.under(LimitadorLayer::new(), "limitador", Shape::Create),
         bed.under(finite.clone(), "admitted", Shape::Create),
         bed.under(unlimited, "admitted_unlimited", Shape::Create),

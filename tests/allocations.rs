@@ -2,6 +2,8 @@
 //!
 //! The counting allocator counts by thread, and everything here runs on the thread of its test.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
