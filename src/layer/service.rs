@@ -219,25 +219,38 @@ where
             Triage::Pass => ResponseFuture::passed(self.inner.call(M::pass_request(request))),
             Triage::Admitted(pending) => ResponseFuture::admitted(self.inner.call(M::pass_request(request)), pending),
             Triage::Answer(problem) => ResponseFuture::answered(answer::problem(&problem, request.headers())),
-            Triage::Decide => {
-                // The ready service goes into the future; its clone, not known to be ready, takes its place.
-                let clone = self.inner.clone();
-                let mut inner = mem::replace(&mut self.inner, clone);
-                let shared = Arc::clone(&self.shared);
-                ResponseFuture::deciding(Box::pin(async move {
-                    let (parts, body) = request.into_parts();
-                    let (request, mut pending) = match shared.decide::<M, B>(parts, body).await {
-                        Ok(admitted) => admitted,
-                        Err(response) => return Ok(response.map(|data| M::made(ResponseBody::answer(data)))),
-                    };
-                    pending.begin();
-                    // Declared after `pending` and so dropped before it: the handler's transaction goes first.
-                    let response = inner.call(request);
-                    let response = response.await?;
-                    Ok(pending.settle::<M, ResBody>(response))
-                }))
-            }
+            Triage::Decide => self.decide(request),
         }
+    }
+}
+
+impl<S, M> QuotaService<S, M> {
+    /// Decides in a future of its own, in its own function so that requests that pass don't pay for its size.
+    #[inline(never)]
+    fn decide<B, ResBody>(&mut self, request: Request<B>) -> ResponseFuture<S::Future, M, ResBody, S::Error>
+    where
+        M: BodyMode<B> + ResponseMode<ResBody> + 'static,
+        M::Body: Send,
+        B: Send + 'static,
+        S: Service<Request<M::Body>, Response = Response<ResBody>> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        // The ready service goes into the future; its clone, not known to be ready, takes its place.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        let shared = Arc::clone(&self.shared);
+        ResponseFuture::deciding(Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let (request, mut pending) = match shared.decide::<M, B>(parts, body).await {
+                Ok(admitted) => admitted,
+                Err(response) => return Ok(response.map(|data| M::made(ResponseBody::answer(data)))),
+            };
+            pending.begin();
+            // Declared after `pending` and so dropped before it: the handler's transaction goes first.
+            let response = inner.call(request);
+            let response = response.await?;
+            Ok(pending.settle::<M, ResBody>(response))
+        }))
     }
 }
 
