@@ -26,6 +26,7 @@ impl CoarseClock {
         self.now.store(millis(self.start.elapsed()).saturating_add(1), Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }

@@ -143,7 +143,8 @@ pub use error::Error;
 #[cfg(feature = "axum")]
 pub use layer::AxumBody;
 pub use layer::{
-    BodyMode, QuotaLayer, QuotaService, RefusalResponse, Replayed, RequestBody, ResponseBody, ResponseFuture, Untouched,
+    BodyMode, QuotaLayer, QuotaService, RefusalResponse, Replayed, RequestBody, ResponseBody, ResponseFuture,
+    ResponseMode, Untouched,
 };
 pub use limit::{FiniteLimit, Limit, LimitSet};
 pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource};

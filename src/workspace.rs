@@ -18,6 +18,7 @@ impl WorkspaceId {
     pub const MAX_LEN: usize = 255;
 
     /// The id as text.
+    #[inline]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -95,6 +96,7 @@ impl WorkspaceFormat {
     }
 
     /// Whether `raw`, as it stands, can be looked up among canonical ids: spares the hot path a copy.
+    #[inline]
     pub(crate) fn is_canonical(self, raw: &str) -> bool {
         match self {
             Self::Verbatim => true,

@@ -47,6 +47,7 @@ enum Denial {
 impl Inner {
     /// Admits new rows at once if the workspace is in use, its limits are fresh and the pools hold enough: no I/O,
     /// nothing awaited. `None` means that [`admit`](Self::admit) has to decide.
+    #[inline]
     pub(crate) fn try_admit(
         self: &Arc<Self>,
         workspace: &str,

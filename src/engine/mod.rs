@@ -337,14 +337,17 @@ fn no_record(workspace: &WorkspaceId) -> Error {
 }
 
 impl Inner {
+    #[inline]
     pub(crate) fn mode(&self) -> EnforcementMode {
         self.mode.get().0
     }
 
+    #[inline]
     pub(crate) fn workspace_format(&self) -> WorkspaceFormat {
         self.config.workspace_format
     }
 
+    #[inline]
     fn age(&self, tenant: &Tenant) -> Age {
         tenant.age(self.clock.now(), millis(self.config.refresh_after))
     }
@@ -419,7 +422,6 @@ impl Inner {
     async fn load(&self, tenant: &Tenant) -> Result<(), Error> {
         /// How soon to try again after a failure.
         const RETRY: Duration = Duration::from_secs(1);
-        self.tenants.touch(tenant);
         let since = tenant.installs();
         // What is read again is read from the store itself: it is to show what changed there.
         let read = async || match tenant.limits() {
@@ -555,6 +557,7 @@ impl ModeCell {
         Self(AtomicU8::new(Self::encode(mode, source)))
     }
 
+    #[inline]
     fn get(&self) -> (EnforcementMode, ModeSource) {
         let word = self.0.load(Ordering::Relaxed);
         (EnforcementMode::ALL[usize::from(word & 3)], Self::SOURCES[usize::from(word >> 2 & 3)])

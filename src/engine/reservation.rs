@@ -53,6 +53,7 @@ impl Kind {
 
 impl Unit {
     /// `units` that the caller has taken from the key.
+    #[inline]
     pub(crate) fn taken(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
         Self { tenant: Some(tenant), resource, units, kind: Kind::Create, begun: false }
     }
@@ -77,6 +78,7 @@ impl Unit {
         Some((self.resource, standing.limit?, standing.remaining))
     }
 
+    #[inline]
     fn end(&mut self, end: impl FnOnce(&Key)) {
         let Some(tenant) = self.tenant.take() else { return };
         if let Some(key) = tenant.key(self.resource) {
@@ -84,11 +86,13 @@ impl Unit {
         }
     }
 
+    #[inline]
     fn post(mut self) {
         let (units, kind) = (self.units, self.kind);
         self.end(|key| kind.post(key, units));
     }
 
+    #[inline]
     fn void(mut self) {
         let (units, kind) = (self.units, self.kind);
         self.end(|key| kind.void(key, units));
@@ -105,6 +109,7 @@ impl Unit {
 }
 
 impl Drop for Unit {
+    #[inline]
     fn drop(&mut self) {
         let (units, resource, kind) = (self.units, self.resource, self.kind);
         if !self.begun {
@@ -127,6 +132,7 @@ pub(crate) enum Units {
 }
 
 impl Units {
+    #[inline]
     pub(crate) fn push(&mut self, unit: Unit) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(unit),
@@ -154,6 +160,7 @@ impl Units {
         }
     }
 
+    #[inline]
     fn for_each(self, end: impl Fn(Unit)) {
         match self {
             Self::None => {}
@@ -174,7 +181,7 @@ impl Units {
 #[must_use = "a reservation that is dropped counts as abandoned"]
 pub struct Reservation {
     units: Units,
-    warnings: Vec<Refusal>,
+    warnings: Box<[Refusal]>,
 }
 
 impl Reservation {
@@ -183,11 +190,13 @@ impl Reservation {
         Self::new(Units::None, Vec::new())
     }
 
+    #[inline]
     pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
-        Self { units, warnings }
+        Self { units, warnings: warnings.into_boxed_slice() }
     }
 
     /// From now on a transaction may make rows: to be dropped is no longer to be void.
+    #[inline]
     pub(crate) fn begin(&mut self) {
         for unit in self.units.as_mut_slice() {
             unit.begun = true;
@@ -195,11 +204,13 @@ impl Reservation {
     }
 
     /// All rows exist.
+    #[inline]
     pub fn post(self) {
         self.units.for_each(Unit::post);
     }
 
     /// No row exists, and none can come to exist.
+    #[inline]
     pub fn void(self) {
         self.units.for_each(Unit::void);
     }

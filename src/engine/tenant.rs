@@ -1,10 +1,12 @@
 //! Workspaces that are in use: their limits, their keys, and the bounded cache of them.
 
-use std::hash::{BuildHasher, RandomState};
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moka::policy::EvictionPolicy;
+use foldhash::fast::RandomState;
+use once_cell::race::OnceBox;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
@@ -29,6 +31,7 @@ impl Key {
     }
 
     /// Passes on what a cell says: whether a resolver waits to hear of the change.
+    #[inline]
     pub(crate) fn wake_if(&self, resolving: bool) {
         if resolving {
             self.wake.notify_one();
@@ -43,8 +46,10 @@ pub(crate) struct Tenant {
     /// When the limits are due to be read again, by the coarse clock; 0 before the first reading.
     due: AtomicU64,
     refreshing: AtomicBool,
+    /// It has been looked up since the ring last came by.
+    used: AtomicBool,
     state: Mutex<State>,
-    keys: Box<[OnceLock<Box<Key>>]>,
+    keys: Box<[OnceBox<Key>]>,
 }
 
 #[derive(Debug, Default)]
@@ -81,14 +86,16 @@ impl Tenant {
             abandoned,
             due: AtomicU64::new(0),
             refreshing: AtomicBool::new(false),
+            used: AtomicBool::new(false),
             state: Mutex::default(),
-            keys: (0..resources).map(|_| OnceLock::new()).collect(),
+            keys: (0..resources).map(|_| OnceBox::new()).collect(),
         }
     }
 
     /// The key of `resource`, if it is in use.
+    #[inline]
     pub(crate) fn key(&self, resource: ResourceId) -> Option<&Key> {
-        self.keys[resource.index()].get().map(|key| &**key)
+        self.keys[resource.index()].get()
     }
 
     /// The key of `resource`, taken into use; `None` when the tenant is out of use.
@@ -100,12 +107,13 @@ impl Tenant {
             return None;
         }
         let limit = state.limits.as_ref().map_or(Limit::of(0), |limits| limits.by_resource[resource.index()]);
+        // Under the lock nobody else makes one, so that none is made in vain.
         Some(self.keys[resource.index()].get_or_init(|| Box::new(Key::new(limit))))
     }
 
     /// The keys in use.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (usize, &Key)> + Clone {
-        self.keys.iter().enumerate().filter_map(|(index, key)| Some((index, &**key.get()?)))
+        self.keys.iter().enumerate().filter_map(|(index, key)| Some((index, key.get()?)))
     }
 
     pub(crate) fn limits(&self) -> Option<Limits> {
@@ -148,6 +156,7 @@ impl Tenant {
         state.installs = state.installs.wrapping_add(1);
     }
 
+    #[inline]
     pub(crate) fn age(&self, now: u64, tolerance: u64) -> Age {
         match self.due.load(Ordering::Relaxed) {
             0 => Age::Expired,
@@ -164,6 +173,18 @@ impl Tenant {
     /// What is known is too old to decide by.
     pub(crate) fn expire(&self) {
         self.due.store(0, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn mark_used(&self) {
+        // Nearly always set already: a write would take the line from the other cores.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     /// The limits may have changed: they are to be read again, if they ever were.
@@ -203,16 +224,20 @@ impl Drop for Refreshing {
     }
 }
 
-type Index = papaya::HashMap<WorkspaceId, Arc<Tenant>>;
+type Index = papaya::HashMap<WorkspaceId, Arc<Tenant>, RandomState>;
 
-/// The workspaces in use: a lock-free index for the hot path, and a bounded cache that says who has to leave.
+/// The workspaces in use: a lock-free index for all look-ups, and a bound on how many there are.
+///
+/// Who has to leave is told by a clock (a ring with second chances): a look-up leaves no more than a flag, where a list
+/// in order of use would have to be changed under a lock.
 ///
 /// A tenant leaves only when it is idle, since what its ledger knows must not be lost while a request is in flight. So
 /// the index can exceed the capacity by those that are at work.
 pub(crate) struct Tenants {
-    index: Arc<Index>,
-    recent: moka::sync::Cache<WorkspaceId, Arc<Tenant>>,
-    lingering: Arc<Mutex<Vec<Arc<Tenant>>>>,
+    index: Index,
+    /// All tenants of the index, the one to look at next at the front.
+    ring: Mutex<VecDeque<Arc<Tenant>>>,
+    capacity: usize,
     /// One load per workspace at a time, without a lock in every tenant.
     loading: Box<[tokio::sync::Mutex<()>]>,
     hasher: RandomState,
@@ -223,30 +248,24 @@ pub(crate) struct Tenants {
 impl Tenants {
     pub(crate) fn new(capacity: u64, resources: usize, abandoned: mpsc::UnboundedSender<Abandoned>) -> Self {
         const LOADING_STRIPES: usize = 256;
-        let index = Arc::new(Index::new());
-        let lingering = Arc::new(Mutex::new(Vec::new()));
-        let evict = {
-            let (index, lingering) = (Arc::clone(&index), Arc::clone(&lingering));
-            move |_: Arc<WorkspaceId>, tenant: Arc<Tenant>, _| {
-                if !leave(&index, &tenant) {
-                    lingering.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);
-                }
-            }
-        };
-        let recent = moka::sync::Cache::builder()
-            .max_capacity(capacity)
-            // Reads on the hot path go by the index, so that frequencies would be told wrong; recency is refreshed
-            // whenever the limits are.
-            .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(evict)
-            .build();
-        let loading = (0..LOADING_STRIPES).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { index, recent, lingering, loading, hasher: RandomState::new(), resources, abandoned }
+        Self {
+            index: Index::default(),
+            ring: Mutex::default(),
+            capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
+            loading: (0..LOADING_STRIPES).map(|_| tokio::sync::Mutex::default()).collect(),
+            hasher: RandomState::default(),
+            resources,
+            abandoned,
+        }
     }
 
     /// The tenant, if it is in use: the one map look-up of the common decision.
+    #[inline]
     pub(crate) fn get(&self, workspace: &str) -> Option<Arc<Tenant>> {
-        self.index.pin().get(workspace).cloned()
+        let index = self.index.pin();
+        let tenant = index.get(workspace)?;
+        tenant.mark_used();
+        Some(Arc::clone(tenant))
     }
 
     /// The tenant, taken into use.
@@ -259,18 +278,52 @@ impl Tenants {
             let tenant = Arc::clone(self.index.pin().get_or_insert_with(workspace.clone(), || Arc::clone(&created)));
             // Of several that come at once, the map takes one.
             if Arc::ptr_eq(&tenant, &created) {
-                self.recent.insert(workspace.clone(), Arc::clone(&tenant));
-            }
-            if !tenant.retired() {
+                self.enter(Arc::clone(&tenant));
                 return tenant;
             }
-            leave(&self.index, &tenant);
+            if !tenant.retired() {
+                tenant.mark_used();
+                return tenant;
+            }
+            self.leave(&tenant);
         }
     }
 
-    /// Tells the cache that the tenant is still in use.
-    pub(crate) fn touch(&self, tenant: &Tenant) {
-        self.recent.get(&tenant.id);
+    /// Takes a new tenant into the ring, and makes room for it.
+    fn enter(&self, tenant: Arc<Tenant>) {
+        /// How many tenants are looked at for the sake of one that comes: more than one, so that the index shrinks again
+        /// after it had to grow, and not many, since a request waits for it.
+        const LOOKS: usize = 4;
+        let mut ring = self.ring();
+        self.evict(&mut ring, LOOKS);
+        ring.push_back(tenant);
+    }
+
+    /// Lets idle tenants leave while there are too many; looks at no more than `looks`.
+    fn evict(&self, ring: &mut VecDeque<Arc<Tenant>>, looks: usize) {
+        for _ in 0..looks {
+            if self.index.len() <= self.capacity {
+                return;
+            }
+            let Some(tenant) = ring.pop_front() else { return };
+            if tenant.take_used() || !self.leave(&tenant) {
+                ring.push_back(tenant);
+            }
+        }
+    }
+
+    /// Takes a tenant out of the index if it is idle.
+    fn leave(&self, tenant: &Arc<Tenant>) -> bool {
+        let idle = tenant.retire();
+        if idle {
+            // Another tenant may stand in its place by now.
+            let _ = self.index.pin().remove_if(tenant.id.as_str(), |_, current| Arc::ptr_eq(current, tenant));
+        }
+        idle
+    }
+
+    fn ring(&self) -> MutexGuard<'_, VecDeque<Arc<Tenant>>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Only one task at a time loads what belongs to this workspace.
@@ -280,11 +333,13 @@ impl Tenants {
         self.loading[usize::try_from(stripe).unwrap_or_default()].lock().await
     }
 
-    /// Does what the cache has put off, and lets those leave who could not when their time came.
+    /// Lets those leave who could not when others came.
     pub(crate) fn maintain(&self) {
-        self.recent.run_pending_tasks();
-        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
-        lingering.retain(|tenant| !leave(&self.index, tenant));
+        /// At a hundred nanoseconds each, the lock is held for less than a millisecond.
+        const LOOKS: usize = 4096;
+        let mut ring = self.ring();
+        let looks = ring.len().min(LOOKS);
+        self.evict(&mut ring, looks);
     }
 
     /// All tenants in use.
@@ -298,12 +353,70 @@ impl Tenants {
     }
 }
 
-/// Takes a tenant out of the index if it is idle.
-fn leave(index: &Index, tenant: &Arc<Tenant>) -> bool {
-    let idle = tenant.retire();
-    if idle {
-        // Another tenant may stand in its place by now.
-        let _ = index.pin().remove_if(tenant.id.as_str(), |_, current| Arc::ptr_eq(current, tenant));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::ResourceCatalog;
+    use crate::workspace::WorkspaceFormat;
+
+    const CAPACITY: usize = 10;
+
+    fn tenants() -> Tenants {
+        Tenants::new(10, 8, mpsc::unbounded_channel().0)
     }
-    idle
+
+    fn workspace(number: usize) -> WorkspaceId {
+        WorkspaceFormat::Verbatim.parse(&format!("workspace-{number}")).unwrap()
+    }
+
+    #[test]
+    fn what_is_looked_up_stays() {
+        let tenants = tenants();
+        let hot = tenants.get_or_create(&workspace(0));
+        for number in 1..1000 {
+            tenants.get_or_create(&workspace(number));
+            let found = tenants.get("workspace-0").unwrap();
+            assert!(Arc::ptr_eq(&found, &hot));
+            assert!(tenants.len() <= CAPACITY + 1, "{}", tenants.len());
+        }
+    }
+
+    #[test]
+    fn what_is_at_work_stays_until_it_is_done() {
+        let tenants = tenants();
+        let catalog = ResourceCatalog::default();
+        let segments = catalog.by_name("segments").unwrap().id();
+        let busy: Vec<_> = (0..100).map(|number| tenants.get_or_create(&workspace(number))).collect();
+        assert!(tenants.len() <= CAPACITY + 1);
+        let busy: Vec<_> = busy.into_iter().filter(|tenant| !tenant.retired()).collect();
+        for tenant in &busy {
+            tenant.install(Limits { record: None, version: 0, by_resource: catalog.default_limits() }, None);
+            assert!(tenant.use_key(segments).unwrap().cell.force(1));
+        }
+        for number in 100..200 {
+            tenants.get_or_create(&workspace(number));
+        }
+        assert!(busy.iter().all(|tenant| !tenant.retired()));
+        for tenant in &busy {
+            tenant.key(segments).unwrap().cell.give_back(1);
+        }
+        for number in 200..300 {
+            tenants.get_or_create(&workspace(number));
+        }
+        tenants.maintain();
+        assert!(busy.iter().all(|tenant| tenant.retired()));
+        assert!(tenants.len() <= CAPACITY, "{}", tenants.len());
+    }
+
+    #[test]
+    fn a_workspace_that_comes_back_is_a_new_tenant() {
+        let tenants = tenants();
+        let first = tenants.get_or_create(&workspace(0));
+        assert!(tenants.leave(&first));
+        let second = tenants.get_or_create(&workspace(0));
+        assert!(!Arc::ptr_eq(&first, &second) && !second.retired());
+        // The first one's place in the ring doesn't cost the second one its own.
+        assert!(tenants.leave(&first));
+        assert!(tenants.get("workspace-0").is_some_and(|found| Arc::ptr_eq(&found, &second)));
+    }
 }

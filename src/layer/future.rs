@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,15 +12,23 @@ use pin_project::pin_project;
 
 use super::body::ResponseBody;
 use super::outcome::Pending;
+use super::request_body::ResponseMode;
 
-type Decided<B, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
+type Decided<L, E> = Pin<Box<dyn Future<Output = Result<Response<L>, E>> + Send>>;
 
 /// The future of a [`QuotaService`](crate::QuotaService)'s response.
 #[pin_project]
-pub struct ResponseFuture<F, B, E>(#[pin] State<F, B, E>);
+pub struct ResponseFuture<F, M, B, E>
+where
+    M: ResponseMode<B>,
+{
+    #[pin]
+    state: State<F, M::Leaving, E>,
+    mode: PhantomData<fn(B) -> M>,
+}
 
 #[pin_project(project = StateProjection)]
-enum State<F, B, E> {
+enum State<F, L, E> {
     /// Nothing to charge.
     Passed(#[pin] F),
     /// Admitted without waiting.
@@ -30,51 +39,56 @@ enum State<F, B, E> {
         pending: Option<Pending>,
     },
     /// The decision takes the body, a look-up or a count.
-    Deciding(Decided<B, E>),
+    Deciding(Decided<L, E>),
     /// Answered by the layer. Empty once it has been.
     Answered(Option<Response<Bytes>>),
 }
 
-impl<F, B, E> ResponseFuture<F, B, E> {
+impl<F, M: ResponseMode<B>, B, E> ResponseFuture<F, M, B, E> {
     pub(super) fn passed(inner: F) -> Self {
-        Self(State::Passed(inner))
+        Self::new(State::Passed(inner))
     }
 
     pub(super) fn admitted(inner: F, pending: Pending) -> Self {
-        Self(State::Admitted { inner, pending: Some(pending) })
+        Self::new(State::Admitted { inner, pending: Some(pending) })
     }
 
-    pub(super) fn deciding(decided: Decided<B, E>) -> Self {
-        Self(State::Deciding(decided))
+    pub(super) fn deciding(decided: Decided<M::Leaving, E>) -> Self {
+        Self::new(State::Deciding(decided))
     }
 
     pub(super) fn answered(response: Response<Bytes>) -> Self {
-        Self(State::Answered(Some(response)))
+        Self::new(State::Answered(Some(response)))
+    }
+
+    fn new(state: State<F, M::Leaving, E>) -> Self {
+        Self { state, mode: PhantomData }
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F, B, E>
+impl<F, M, B, E> Future for ResponseFuture<F, M, B, E>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    M: ResponseMode<B>,
 {
-    type Output = Result<Response<ResponseBody<B>>, E>;
+    type Output = Result<Response<M::Leaving>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().0.project() {
-            StateProjection::Passed(inner) => Poll::Ready(Ok(ready!(inner.poll(context))?.map(ResponseBody::passed))),
+        match self.project().state.project() {
+            StateProjection::Passed(inner) => Poll::Ready(Ok(ready!(inner.poll(context))?.map(M::passed))),
             StateProjection::Admitted { inner, pending } => {
                 let response = ready!(inner.poll(context));
                 let pending = pending.take();
                 Poll::Ready(match (response, pending) {
-                    (Ok(response), Some(pending)) => Ok(pending.settle(response)),
-                    (Ok(response), None) => Ok(response.map(ResponseBody::passed)),
+                    (Ok(response), Some(pending)) => Ok(pending.settle::<M, B>(response)),
+                    (Ok(response), None) => Ok(response.map(M::passed)),
                     // The inner service failed: `pending` is dropped, its units are abandoned.
                     (Err(error), _) => Err(error),
                 })
             }
             StateProjection::Deciding(decided) => decided.as_mut().poll(context),
             StateProjection::Answered(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(ResponseBody::answer))),
+                Some(response) => Poll::Ready(Ok(response.map(|data| M::made(ResponseBody::answer(data))))),
                 // Polled after its end, which a future may answer as it likes.
                 None => Poll::Pending,
             },
@@ -82,7 +96,7 @@ where
     }
 }
 
-impl<F, B, E> fmt::Debug for ResponseFuture<F, B, E> {
+impl<F, M: ResponseMode<B>, B, E> fmt::Debug for ResponseFuture<F, M, B, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

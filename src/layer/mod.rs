@@ -12,5 +12,5 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 #[cfg(feature = "axum")]
 pub use request_body::AxumBody;
-pub use request_body::{BodyMode, Replayed, RequestBody, Untouched};
+pub use request_body::{BodyMode, Replayed, RequestBody, ResponseMode, Untouched};
 pub use service::{QuotaLayer, QuotaService};

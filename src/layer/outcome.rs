@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::answer::{rate_limit_headers, warning_header};
 use super::body::ResponseBody;
+use super::request_body::ResponseMode;
 use crate::decision::Demand;
 use crate::engine::{Inner, Reservation};
 use crate::resource::ResourceCatalog;
@@ -26,6 +27,7 @@ pub(super) enum Outcome {
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl Outcome {
+    #[inline]
     fn of_status(status: StatusCode) -> Self {
         match status {
             // After a redirect, too, the handler is done: a form that was posted may well have made its row.
@@ -64,7 +66,8 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 #[derive(Debug)]
 pub(super) struct Pending {
     reservation: Reservation,
-    after: Option<After>,
+    // Boxed, since it is rare, and this is moved around with every request.
+    after: Option<Box<After>>,
     /// Whether to add the `RateLimit` headers, and the names for them.
     headers: Option<ResourceCatalog>,
 }
@@ -86,15 +89,18 @@ pub(super) enum What {
 }
 
 impl Pending {
+    #[inline]
     pub(super) fn new(reservation: Reservation, after: Option<After>, headers: Option<ResourceCatalog>) -> Self {
-        Self { reservation, after, headers }
+        Self { reservation, after: after.map(Box::new), headers }
     }
 
     /// From now on the handler may create rows.
+    #[inline]
     pub(super) fn begin(&mut self) {
         self.reservation.begin();
     }
 
+    #[inline]
     pub(super) fn end(self, outcome: Outcome) {
         match outcome {
             Outcome::Posted => {
@@ -115,23 +121,22 @@ impl Pending {
     }
 
     /// Settles the request by its response, or by the trailers that are still to come.
-    pub(super) fn settle<B>(self, response: Response<B>) -> Response<ResponseBody<B>> {
-        let (mut parts, body) = response.into_parts();
+    pub(super) fn settle<M: ResponseMode<B>, B>(self, mut response: Response<B>) -> Response<M::Leaving> {
         if let Some(warning) = warning_header(self.reservation.warnings()) {
-            parts.headers.insert(HeaderName::from_static("quota-warning"), warning);
+            response.headers_mut().insert(HeaderName::from_static("quota-warning"), warning);
         }
         if let Some(catalog) = &self.headers {
-            rate_limit_headers(&mut parts.headers, &self.reservation, catalog);
+            rate_limit_headers(response.headers_mut(), &self.reservation, catalog);
         }
-        if parts.status == StatusCode::OK && is_grpc(&parts.headers) {
-            let Some(outcome) = grpc_outcome(&parts.headers) else {
-                return Response::from_parts(parts, ResponseBody::watched(body, self));
+        if response.status() == StatusCode::OK && is_grpc(response.headers()) {
+            let Some(outcome) = grpc_outcome(response.headers()) else {
+                return response.map(|body| M::made(ResponseBody::watched(body, self)));
             };
             self.end(outcome);
         } else {
-            self.end(Outcome::of_status(parts.status));
+            self.end(Outcome::of_status(response.status()));
         }
-        Response::from_parts(parts, ResponseBody::passed(body))
+        response.map(M::passed)
     }
 }
 

@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
+use super::body::ResponseBody;
 use crate::body;
 use crate::problem::Problem;
 
@@ -26,12 +27,27 @@ pub trait BodyMode<B>: sealed::Sealed {
     /// Hands on a body that nobody read.
     fn pass(body: B) -> Self::Body;
 
+    /// Hands on a request whose body nobody read.
+    fn pass_request(request: Request<B>) -> Request<Self::Body>;
+
     /// Reads a body of at most `cap` bytes, and makes it whole again.
     ///
     /// # Errors
     ///
     /// 413 when it is longer, 400 when it breaks off.
     fn read(body: B, cap: usize) -> impl Future<Output = Result<(Bytes, Self::Body), Problem>> + Send;
+}
+
+/// The response bodies of a service behind a [`QuotaLayer`](crate::QuotaLayer), by the same types as [`BodyMode`].
+pub trait ResponseMode<R>: sealed::Sealed {
+    /// The body that leaves the layer.
+    type Leaving;
+
+    /// A body of the inner service's, as it is.
+    fn passed(body: R) -> Self::Leaving;
+
+    /// A body that the layer made or watches.
+    fn made(body: ResponseBody<R>) -> Self::Leaving;
 }
 
 mod sealed {
@@ -50,7 +66,8 @@ pub enum Untouched {}
 #[derive(Debug, Clone, Copy)]
 pub enum Replayed {}
 
-/// Request bodies that a rule needs are read; the inner service takes axum's own body type.
+/// Request bodies that a rule needs are read; the inner service takes axum's own body type, and its responses leave the
+/// layer with that type too.
 #[cfg(feature = "axum")]
 #[derive(Debug, Clone, Copy)]
 pub enum AxumBody {}
@@ -60,6 +77,11 @@ impl<B: Send> BodyMode<B> for Untouched {
 
     fn pass(body: B) -> B {
         body
+    }
+
+    #[inline]
+    fn pass_request(request: Request<B>) -> Request<B> {
+        request
     }
 
     async fn read(body: B, _cap: usize) -> Result<(Bytes, B), Problem> {
@@ -79,6 +101,10 @@ where
         RequestBody(Inner::Untouched(body))
     }
 
+    fn pass_request(request: Request<B>) -> Request<RequestBody<B>> {
+        request.map(Self::pass)
+    }
+
     async fn read(body: B, cap: usize) -> Result<(Bytes, RequestBody<B>), Problem> {
         let whole = body::read(body, cap).await?;
         let trailers = whole.trailers().cloned();
@@ -95,9 +121,56 @@ impl BodyMode<axum::body::Body> for AxumBody {
         body
     }
 
+    #[inline]
+    fn pass_request(request: Request<axum::body::Body>) -> Request<axum::body::Body> {
+        request
+    }
+
     async fn read(body: axum::body::Body, cap: usize) -> Result<(Bytes, axum::body::Body), Problem> {
         let (data, body) = Replayed::read(body, cap).await?;
         Ok((data, axum::body::Body::new(body)))
+    }
+}
+
+impl<R> ResponseMode<R> for Untouched {
+    type Leaving = ResponseBody<R>;
+
+    fn passed(body: R) -> ResponseBody<R> {
+        ResponseBody::passed(body)
+    }
+
+    fn made(body: ResponseBody<R>) -> ResponseBody<R> {
+        body
+    }
+}
+
+impl<R> ResponseMode<R> for Replayed {
+    type Leaving = ResponseBody<R>;
+
+    fn passed(body: R) -> ResponseBody<R> {
+        ResponseBody::passed(body)
+    }
+
+    fn made(body: ResponseBody<R>) -> ResponseBody<R> {
+        body
+    }
+}
+
+/// axum boxes all bodies but its own, so that a body of another type would cost each response an allocation.
+#[cfg(feature = "axum")]
+impl<R> ResponseMode<R> for AxumBody
+where
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Leaving = axum::body::Body;
+
+    fn passed(body: R) -> axum::body::Body {
+        axum::body::Body::new(body)
+    }
+
+    fn made(body: ResponseBody<R>) -> axum::body::Body {
+        axum::body::Body::new(body)
     }
 }
 

@@ -15,7 +15,7 @@ use super::answer::{self, RefusalResponse, contract, refused_rate_limit_headers,
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
 use super::outcome::{After, Pending, What, is_grpc};
-use super::request_body::{BodyMode, Replayed, Untouched};
+use super::request_body::{BodyMode, Replayed, ResponseMode, Untouched};
 use crate::decision::{Existing, Refusal, ResolvedCharge};
 use crate::engine::{Decision, Quota, Reservation};
 use crate::error::Error;
@@ -251,15 +251,15 @@ impl<S: fmt::Debug, M> fmt::Debug for QuotaService<S, M> {
 
 impl<S, M, B, ResBody> Service<Request<B>> for QuotaService<S, M>
 where
-    M: BodyMode<B> + 'static,
+    M: BodyMode<B> + ResponseMode<ResBody> + 'static,
     M::Body: Send,
     B: Send + 'static,
     S: Service<Request<M::Body>, Response = Response<ResBody>> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Response<ResponseBody<ResBody>>;
+    type Response = Response<M::Leaving>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody, S::Error>;
+    type Future = ResponseFuture<S::Future, M, ResBody, S::Error>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -267,28 +267,41 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.shared.triage(&request) {
-            Triage::Pass => ResponseFuture::passed(self.inner.call(request.map(M::pass))),
-            Triage::Admitted(pending) => ResponseFuture::admitted(self.inner.call(request.map(M::pass)), pending),
+            Triage::Pass => ResponseFuture::passed(self.inner.call(M::pass_request(request))),
+            Triage::Admitted(pending) => ResponseFuture::admitted(self.inner.call(M::pass_request(request)), pending),
             Triage::Answer(problem) => ResponseFuture::answered(answer::problem(&problem, request.headers())),
-            Triage::Decide => {
-                // The ready service goes into the future; its clone, not known to be ready, takes its place.
-                let clone = self.inner.clone();
-                let mut inner = mem::replace(&mut self.inner, clone);
-                let shared = Arc::clone(&self.shared);
-                ResponseFuture::deciding(Box::pin(async move {
-                    let (parts, body) = request.into_parts();
-                    let (request, mut pending) = match shared.decide::<M, B>(parts, body).await {
-                        Ok(admitted) => admitted,
-                        Err(response) => return Ok(response.map(ResponseBody::answer)),
-                    };
-                    pending.begin();
-                    // Declared after `pending` and so dropped before it: the handler's transaction goes first.
-                    let response = inner.call(request);
-                    let response = response.await?;
-                    Ok(pending.settle(response))
-                }))
-            }
+            Triage::Decide => self.decide(request),
         }
+    }
+}
+
+impl<S, M> QuotaService<S, M> {
+    /// Decides in a future of its own, in its own function so that requests that pass don't pay for its size.
+    #[inline(never)]
+    fn decide<B, ResBody>(&mut self, request: Request<B>) -> ResponseFuture<S::Future, M, ResBody, S::Error>
+    where
+        M: BodyMode<B> + ResponseMode<ResBody> + 'static,
+        M::Body: Send,
+        B: Send + 'static,
+        S: Service<Request<M::Body>, Response = Response<ResBody>> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        // The ready service goes into the future; its clone, not known to be ready, takes its place.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        let shared = Arc::clone(&self.shared);
+        ResponseFuture::deciding(Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let (request, mut pending) = match shared.decide::<M, B>(parts, body).await {
+                Ok(admitted) => admitted,
+                Err(response) => return Ok(response.map(|data| M::made(ResponseBody::answer(data)))),
+            };
+            pending.begin();
+            // Declared after `pending` and so dropped before it: the handler's transaction goes first.
+            let response = inner.call(request);
+            let response = response.await?;
+            Ok(pending.settle::<M, ResBody>(response))
+        }))
     }
 }
 
@@ -358,6 +371,9 @@ impl Shared {
     }
 
     fn find<'r>(&'r self, method: &http::Method, uri: &'r Uri, extensions: &'r Extensions) -> Option<Match<'r>> {
+        if !self.routes.maps(method) {
+            return None;
+        }
         self.routes.find(method, path(uri, extensions), matched_path(extensions))
     }
 

@@ -124,6 +124,7 @@ impl<W> Cell<W> {
     }
 
     /// The common admission: takes `units` from the pool, and answers how many are left in it.
+    #[inline]
     pub(crate) fn try_take(&self, units: u64) -> Option<u64> {
         self.pool.take(units)
     }
@@ -157,11 +158,13 @@ impl<W> Cell<W> {
     }
 
     /// `units` became rows, or may have. `true` when a resolver waits to hear it.
+    #[inline]
     pub(crate) fn post(&self, units: u64) -> bool {
         !self.pool.settle(units) && self.change(|ledger| ledger.key.post(units))
     }
 
     /// `units` can't become rows any more. `true` when a resolver waits to hear it.
+    #[inline]
     pub(crate) fn give_back(&self, units: u64) -> bool {
         !self.pool.put_back(units) && self.change(|ledger| ledger.key.give_back(units))
     }

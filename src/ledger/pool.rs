@@ -44,6 +44,7 @@ impl Pool {
     }
 
     /// Takes `units`, all or none; answers how many are left. `None` when there are too few or the pool is closed.
+    #[inline]
     pub(crate) fn take(&self, units: u64) -> Option<u64> {
         let taken = |word: u64| (word & CLOSED == 0 && units <= idle(word)).then(|| word - units);
         let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).ok()?;
@@ -51,12 +52,14 @@ impl Pool {
     }
 
     /// Puts back `units` that became no rows. `false` when the pool is closed or full: they are still the caller's.
+    #[inline]
     pub(crate) fn put_back(&self, units: u64) -> bool {
         let put = |word: u64| (word & CLOSED == 0 && units <= IDLE - idle(word)).then(|| word + units);
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, put).is_ok()
     }
 
     /// Notes `units` that became rows. `false` when the pool is closed or can't hold the note.
+    #[inline]
     pub(crate) fn settle(&self, units: u64) -> bool {
         let noted = |word: u64| {
             let room = SETTLED_MAX - settled(word);

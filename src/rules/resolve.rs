@@ -48,11 +48,13 @@ pub struct Match<'r> {
 }
 
 impl<'r> Match<'r> {
+    #[inline]
     pub(super) fn new(rule: &'r MappedRule, template: &'r Template, read: ReadPath<'r>, reading: PathReading) -> Self {
         Self { rule, template, read, reading }
     }
 
     /// The rule.
+    #[inline]
     pub fn rule(&self) -> &'r MappedRule {
         self.rule
     }
@@ -61,6 +63,7 @@ impl<'r> Match<'r> {
     /// it takes [`resolve`](Self::resolve).
     ///
     /// The error in it is a 400: the parameter that names the workspace is not text.
+    #[inline]
     pub fn direct(&self) -> Option<Result<Direct<'_>, Problem>> {
         let plan = self.rule.direct.as_ref()?;
         let workspace = match self.param(&plan.param) {
@@ -120,8 +123,12 @@ impl<'r> Match<'r> {
     }
 
     /// A path parameter, decoded once.
+    #[inline]
     fn param(&self, name: &str) -> Result<Option<Cow<'_, str>>, Problem> {
         let Some(encoded) = self.template.param(&self.read.path, name, self.reading) else { return Ok(None) };
+        if !encoded.contains('%') {
+            return Ok(Some(Cow::Borrowed(encoded)));
+        }
         match percent_decode_str(encoded).decode_utf8() {
             Ok(decoded) => Ok(Some(decoded)),
             Err(_) => Err(invalid(format!("the path parameter `{name}` is not UTF-8 once it is percent-decoded"))),
