@@ -5,11 +5,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use http::Method;
 use matchit::Router;
 
 use super::compile::{Defaults, MappedRule, check_pointer};
-use super::path::{PathReading, Template, equivalent, rules_out, shape_hash, takes};
+use super::path::{PathReading, Template, equivalent, rules_out, tail, takes};
+use super::quick::{QuickRoutes, Quickly};
 use super::resolve::Match;
 use super::rule::{Rule, WorkspaceSource};
 use crate::error::Error;
@@ -38,9 +40,11 @@ struct MethodRoutes {
     method: Method,
     /// Leads to `routes`.
     router: Router<usize>,
+    /// Leads there too, where all templates are plain ones.
+    quick: Option<QuickRoutes>,
     routes: Vec<RouteAt>,
-    /// The routes by [`shape_hash`] of their templates.
-    by_shape: HashMap<u64, Vec<usize>>,
+    /// The routes by the [`tail`] of their templates.
+    by_tail: HashMap<Box<str>, Vec<usize>, RandomState>,
 }
 
 struct RouteAt {
@@ -73,6 +77,7 @@ impl RouteMap {
     /// Whether any rule is for `method`. If not, [`find`](Self::find) has none, whatever the path.
     ///
     /// It takes no more than a few comparisons, for callers to ask before they look up what `find` wants to know.
+    #[inline]
     pub fn maps(&self, method: &Method) -> bool {
         self.0.methods.iter().any(|routes| routes.method == *method)
     }
@@ -86,17 +91,28 @@ impl RouteMap {
     /// catch-all, or that is wider than the rule, doesn't count, since what it leads to decides by itself: a proxy, a
     /// service with a router of its own, a handler for several types. With [`PathReading::Decoded`], another router
     /// decides, and `matched` is not looked at.
+    #[inline]
     pub fn find<'r>(&'r self, method: &Method, path: &'r str, matched: Option<&str>) -> Option<Match<'r>> {
         let Inner { methods, reading, .. } = &*self.0;
         let routes = methods.iter().find(|routes| routes.method == *method)?;
         let read = reading.read(path);
-        let by_path =
-            routes.router.at(&reading.fold(&read.path)).ok().and_then(|found| self.route(routes, *found.value));
+        let by_path = self.by_path(routes, &reading.fold(&read.path));
         let (rule, template) = match matched.filter(|_| *reading == PathReading::Raw) {
             None => by_path?,
             Some(matched) => self.by_choice(routes, by_path, path, matched)?,
         };
         Some(Match::new(rule, template, read, *reading))
+    }
+
+    /// The rule that the path by itself leads to.
+    #[inline]
+    fn by_path<'r>(&'r self, routes: &'r MethodRoutes, path: &str) -> Option<Route<'r>> {
+        let template = |at: usize| self.route(routes, at).map(|(_, template)| template);
+        match routes.quick.as_ref().map_or(Quickly::AskRouter, |quick| quick.find(path, template)) {
+            Quickly::Found(at) => self.route(routes, at),
+            Quickly::Nothing => None,
+            Quickly::AskRouter => self.route(routes, *routes.router.at(path).ok()?.value),
+        }
     }
 
     /// The rule where the router has chosen the route `matched`, and the path by itself leads to `by_path`.
@@ -110,13 +126,14 @@ impl RouteMap {
         match by_path {
             Some((_, template)) if equivalent(template.written(), matched) => by_path,
             Some((_, template)) if rules_out(matched, template.written(), path) => None,
-            // A rule for a route that takes the path would have been found by the path.
-            None if takes(matched, path) => None,
-            // The path may have been rewritten on its way to the router.
+            // A rule for a route that takes the path would have been found by the path. But the path may have been rewritten
+            // on its way to the router.
+            None => self.by_template(routes, matched).filter(|_| !takes(matched, path)),
             _ => self.by_template(routes, matched).or(by_path),
         }
     }
 
+    #[inline]
     fn route(&self, routes: &MethodRoutes, at: usize) -> Option<Route<'_>> {
         let route = routes.routes.get(at)?;
         let rule = self.0.rules.get(route.rule)?;
@@ -124,7 +141,7 @@ impl RouteMap {
     }
 
     fn by_template(&self, routes: &MethodRoutes, matched: &str) -> Option<Route<'_>> {
-        let alike = routes.by_shape.get(&shape_hash(matched))?;
+        let alike = routes.by_tail.get(tail(matched))?;
         let mut alike = alike.iter().filter_map(|at| self.route(routes, *at));
         alike.find(|(_, template)| equivalent(template.written(), matched))
     }
@@ -301,8 +318,9 @@ fn add_routes(methods: &mut Vec<MethodRoutes>, method: &Method, rules: &[MappedR
             methods.push(MethodRoutes {
                 method: method.clone(),
                 router: Router::new(),
+                quick: Some(QuickRoutes::default()),
                 routes: Vec::new(),
-                by_shape: HashMap::new(),
+                by_tail: HashMap::default(),
             });
             methods.len() - 1
         }
@@ -315,7 +333,10 @@ fn add_routes(methods: &mut Vec<MethodRoutes>, method: &Method, rules: &[MappedR
                 .unwrap_or_else(|| format!("the path {:?} can't be matched: {error}", template.written())));
         }
         routes.routes.push(RouteAt { rule: earlier.len(), template: template_at });
-        routes.by_shape.entry(shape_hash(template.written())).or_default().push(route_at);
+        routes.by_tail.entry(tail(template.written()).into()).or_default().push(route_at);
+        if routes.quick.as_mut().is_some_and(|quick| !quick.add(template, route_at)) {
+            routes.quick = None;
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ mod compile;
 mod file;
 mod map;
 mod path;
+mod quick;
 mod resolve;
 mod rule;
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Path templates, and how the router behind the layer reads a path.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hasher};
 use std::iter;
 
 use serde::Deserialize;
@@ -254,6 +253,25 @@ fn escaped_byte(bytes: &[u8], at: usize) -> Option<u8> {
 pub(super) struct Template {
     written: String,
     segments: Vec<Segment>,
+    plain: Option<Plain>,
+}
+
+/// A template whose parameters are whole segments, as the texts before, between and behind them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plain {
+    /// Begins with a slash.
+    first: String,
+    /// What follows each parameter: empty, or a text that begins with a slash.
+    behind: Vec<String>,
+}
+
+/// Whether a template is for a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    Yes,
+    No,
+    /// A parameter would be empty: routers have rules of their own for that.
+    Unsure,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,7 +315,8 @@ impl Template {
             }
             segments.push(segment);
         }
-        let template = Self { written: written.to_owned(), segments };
+        let plain = if reading == PathReading::Raw { Plain::of(&segments) } else { None };
+        let template = Self { written: written.to_owned(), segments, plain };
         if template.params().count() > MOST_PARAMS {
             return wrong("has more than 25 parameters");
         }
@@ -331,8 +350,33 @@ impl Template {
         pattern
     }
 
+    /// The last segment of a plain template, which is empty where that is a parameter; `None` for any other template.
+    pub(super) fn plain_end(&self) -> Option<&str> {
+        let plain = self.plain.as_ref()?;
+        let text = plain.behind.last().unwrap_or(&plain.first);
+        Some(text.rsplit_once('/').map_or("", |(_, last)| last))
+    }
+
+    /// Whether a plain template is for `path`; of others nothing is known.
+    #[inline]
+    pub(super) fn fits(&self, path: &str) -> Fit {
+        self.plain.as_ref().map_or(Fit::Unsure, |plain| plain.walk(path, |_, _| ()))
+    }
+
     /// The parameter `name` of `path`, still encoded; `None` too where the template as a whole doesn't match the path.
     pub(super) fn param<'p>(&self, path: &'p str, name: &str, reading: PathReading) -> Option<&'p str> {
+        if let Some(plain) = &self.plain {
+            let wanted = self.params().position(|param| param == name)?;
+            let mut found = None;
+            let fit = plain.walk(path, |at, value| {
+                if at == wanted {
+                    found = Some(value);
+                }
+            });
+            if fit != Fit::Unsure {
+                return found.filter(|_| fit == Fit::Yes);
+            }
+        }
         let mut found = None;
         let mut rest = Some(path.strip_prefix('/')?);
         for segment in &self.segments {
@@ -356,6 +400,40 @@ impl Template {
             }
         }
         found.filter(|_| rest.is_none())
+    }
+}
+
+impl Plain {
+    fn of(segments: &[Segment]) -> Option<Self> {
+        let mut plain = Self { first: String::new(), behind: Vec::new() };
+        for segment in segments {
+            let text = plain.behind.last_mut().unwrap_or(&mut plain.first);
+            text.push('/');
+            match segment {
+                Segment::Static(segment) => text.push_str(segment),
+                Segment::Param { prefix, .. } if prefix.is_empty() => plain.behind.push(String::new()),
+                Segment::Param { .. } | Segment::CatchAll { .. } => return None,
+            }
+        }
+        Some(plain)
+    }
+
+    /// Goes through `path`, and hands out the parameters in their order.
+    #[inline]
+    fn walk<'p>(&self, path: &'p str, mut param: impl FnMut(usize, &'p str)) -> Fit {
+        let Some(mut rest) = path.strip_prefix(self.first.as_str()) else { return Fit::No };
+        for (at, text) in self.behind.iter().enumerate() {
+            let (value, behind) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            if value.is_empty() {
+                return Fit::Unsure;
+            }
+            param(at, value);
+            match behind.strip_prefix(text.as_str()) {
+                Some(behind) => rest = behind,
+                None => return Fit::No,
+            }
+        }
+        if rest.is_empty() { Fit::Yes } else { Fit::No }
     }
 }
 
@@ -406,6 +484,9 @@ fn parse_segment(text: &str, reading: PathReading) -> Result<Segment, &'static s
 
 /// What follows `prefix`, which is in folded case, in `text`, which is not.
 fn strip_folded<'p>(text: &'p str, prefix: &str, reading: PathReading) -> Option<&'p str> {
+    if prefix.is_empty() {
+        return Some(text);
+    }
     if !reading.ignores_case() {
         return text.strip_prefix(prefix);
     }
@@ -494,11 +575,9 @@ pub(super) fn rules_out(matched: &str, template: &str, path: &str) -> bool {
     })
 }
 
-/// The same for equivalent templates.
-pub(super) fn shape_hash(template: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    shape(template).for_each(|byte| hasher.write_u8(byte));
-    hasher.finish()
+/// The text behind the last parameter, or all of it: the same for equivalent templates, and found at once.
+pub(super) fn tail(template: &str) -> &str {
+    template.rfind('}').map_or(template, |at| &template[at + 1..])
 }
 
 #[cfg(test)]
@@ -573,7 +652,7 @@ mod tests {
     fn equivalence_is_blind_to_names_and_nothing_else() {
         for (left, right) in [("/a/{x}/b", "/a/{other}/b"), ("/{*x}", "/{*rest}"), ("/{{x}}", "/{{x}}")] {
             assert!(equivalent(left, right), "{left} {right}");
-            assert_eq!(shape_hash(left), shape_hash(right));
+            assert_eq!(tail(left), tail(right));
         }
         for (left, right) in
             [("/a/{x}", "/a/{*x}"), ("/a/{x}", "/a/{{x}}"), ("/a{x}", "/b{x}"), ("/a", "/a/"), ("/{x}", "/{x}/")]
