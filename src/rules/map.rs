@@ -96,23 +96,35 @@ impl RouteMap {
         let Inner { methods, reading, .. } = &*self.0;
         let routes = methods.iter().find(|routes| routes.method == *method)?;
         let read = reading.read(path);
-        let by_path = self.by_path(routes, &reading.fold(&read.path));
-        let (rule, template) = match matched.filter(|_| *reading == PathReading::Raw) {
+        let (by_path, first) = match (*reading, &routes.quick) {
+            (PathReading::Raw, Some(quick)) => self.by_path(routes, quick, path),
+            _ => (self.by_router(routes, &reading.fold(&read.path)), None),
+        };
+        let route = match matched.filter(|_| *reading == PathReading::Raw) {
             None => by_path?,
             Some(matched) => self.by_choice(routes, by_path, path, matched)?,
         };
-        Some(Match::new(rule, template, read, *reading))
+        let first = first.filter(|_| by_path.is_some_and(|(_, template)| std::ptr::eq(template, route.1)));
+        Some(Match::new(route, read, *reading, first))
     }
 
-    /// The rule that the path by itself leads to.
+    /// The rule that the path by itself leads to, and the value of its first parameter where that is known already.
     #[inline]
-    fn by_path<'r>(&'r self, routes: &'r MethodRoutes, path: &str) -> Option<Route<'r>> {
-        let template = |at: usize| self.route(routes, at).map(|(_, template)| template);
-        match routes.quick.as_ref().map_or(Quickly::AskRouter, |quick| quick.find(path, template)) {
-            Quickly::Found(at) => self.route(routes, at),
-            Quickly::Nothing => None,
-            Quickly::AskRouter => self.route(routes, *routes.router.at(path).ok()?.value),
+    fn by_path<'r>(
+        &'r self,
+        routes: &'r MethodRoutes,
+        quick: &QuickRoutes,
+        path: &'r str,
+    ) -> (Option<Route<'r>>, Option<&'r str>) {
+        match quick.find(path, |at| self.route(routes, at).map(|(_, template)| template)) {
+            Quickly::Found(at, first) => (self.route(routes, at), first),
+            Quickly::Nothing => (None, None),
+            Quickly::AskRouter => (self.by_router(routes, path), None),
         }
+    }
+
+    fn by_router<'r>(&'r self, routes: &'r MethodRoutes, path: &str) -> Option<Route<'r>> {
+        self.route(routes, *routes.router.at(path).ok()?.value)
     }
 
     /// The rule where the router has chosen the route `matched`, and the path by itself leads to `by_path`.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::iter;
 
+use memchr::{memchr, memrchr};
 use serde::Deserialize;
 
 /// How the router behind the layer reads a path before it matches it.
@@ -357,10 +358,20 @@ impl Template {
         Some(text.rsplit_once('/').map_or("", |(_, last)| last))
     }
 
-    /// Whether a plain template is for `path`; of others nothing is known.
+    /// Whether a plain template is for `path`, and what its first parameter is then; of others nothing is known.
     #[inline]
-    pub(super) fn fits(&self, path: &str) -> Fit {
-        self.plain.as_ref().map_or(Fit::Unsure, |plain| plain.walk(path, |_, _| ()))
+    pub(super) fn fits<'p>(&self, path: &'p str) -> (Fit, Option<&'p str>) {
+        let Some(plain) = &self.plain else { return (Fit::Unsure, None) };
+        let mut first = None;
+        let fit = plain.walk(path, |_, value| {
+            first.get_or_insert(value);
+        });
+        (fit, first)
+    }
+
+    #[inline]
+    pub(super) fn first_param(&self) -> Option<&str> {
+        self.params().next()
     }
 
     /// The parameter `name` of `path`, still encoded; `None` too where the template as a whole doesn't match the path.
@@ -423,7 +434,7 @@ impl Plain {
     fn walk<'p>(&self, path: &'p str, mut param: impl FnMut(usize, &'p str)) -> Fit {
         let Some(mut rest) = path.strip_prefix(self.first.as_str()) else { return Fit::No };
         for (at, text) in self.behind.iter().enumerate() {
-            let (value, behind) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let (value, behind) = rest.split_at(memchr(b'/', rest.as_bytes()).unwrap_or(rest.len()));
             if value.is_empty() {
                 return Fit::Unsure;
             }
@@ -577,7 +588,7 @@ pub(super) fn rules_out(matched: &str, template: &str, path: &str) -> bool {
 
 /// The text behind the last parameter, or all of it: the same for equivalent templates, and found at once.
 pub(super) fn tail(template: &str) -> &str {
-    template.rfind('}').map_or(template, |at| &template[at + 1..])
+    memrchr(b'}', template.as_bytes()).map_or(template, |at| &template[at + 1..])
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
+use memchr::memrchr;
 
 use super::path::{Fit, Template};
 
@@ -20,8 +21,9 @@ pub(super) struct QuickRoutes {
 
 /// What the quick way leads to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Quickly {
-    Found(usize),
+pub(super) enum Quickly<'p> {
+    /// A route, and the value of its first parameter.
+    Found(usize, Option<&'p str>),
     Nothing,
     AskRouter,
 }
@@ -38,14 +40,14 @@ impl QuickRoutes {
     }
 
     #[inline]
-    pub(super) fn find<'t>(&self, path: &str, template: impl Fn(usize) -> Option<&'t Template>) -> Quickly {
-        let last = path.rfind('/').map_or(path, |at| &path[at + 1..]);
+    pub(super) fn find<'p, 't>(&self, path: &'p str, template: impl Fn(usize) -> Option<&'t Template>) -> Quickly<'p> {
+        let last = memrchr(b'/', path.as_bytes()).map_or(path, |at| &path[at + 1..]);
         let mut found = Quickly::Nothing;
         for route in self.by_last.get(last).into_iter().flatten().chain(&self.open) {
-            match template(*route).map_or(Fit::Unsure, |template| template.fits(path)) {
-                Fit::No => {}
-                Fit::Yes if found == Quickly::Nothing => found = Quickly::Found(*route),
-                Fit::Yes | Fit::Unsure => return Quickly::AskRouter,
+            match template(*route).map_or((Fit::Unsure, None), |template| template.fits(path)) {
+                (Fit::No, _) => {}
+                (Fit::Yes, first) if found == Quickly::Nothing => found = Quickly::Found(*route, first),
+                (Fit::Yes | Fit::Unsure, _) => return Quickly::AskRouter,
             }
         }
         found
@@ -91,7 +93,7 @@ mod tests {
                 let path = joined(segments);
                 let expected = router.at(&path).ok().map(|found| *found.value);
                 match quick.find(&path, |at| added.get(at)) {
-                    Quickly::Found(at) => prop_assert_eq!(expected, Some(at), "{}", path),
+                    Quickly::Found(at, _) => prop_assert_eq!(expected, Some(at), "{}", path),
                     Quickly::Nothing => prop_assert_eq!(expected, None, "{}", path),
                     Quickly::AskRouter => {}
                 }
@@ -108,9 +110,9 @@ mod tests {
             assert!(quick.add(template, at));
         }
         let find = |path| quick.find(path, |at| templates.get(at));
-        assert_eq!(find("/api/acme/segments"), Quickly::Found(0));
-        assert_eq!(find("/api/acme/users/segments"), Quickly::Found(2));
-        assert_eq!(find("/health"), Quickly::Found(3));
+        assert_eq!(find("/api/acme/segments"), Quickly::Found(0, Some("acme")));
+        assert_eq!(find("/api/acme/users/segments"), Quickly::Found(2, Some("acme")));
+        assert_eq!(find("/health"), Quickly::Found(3, None));
         for path in ["/api/acme/exports", "/api/acme/exports/1", "/segments", "/api/segments/", "", "*"] {
             assert_eq!(find(path), Quickly::Nothing, "{path}");
         }

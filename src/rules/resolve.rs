@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
+use memchr::memchr;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
@@ -45,12 +46,19 @@ pub struct Match<'r> {
     template: &'r Template,
     read: ReadPath<'r>,
     reading: PathReading,
+    /// The value of the template's first parameter, where it was found on the way.
+    first: Option<&'r str>,
 }
 
 impl<'r> Match<'r> {
     #[inline]
-    pub(super) fn new(rule: &'r MappedRule, template: &'r Template, read: ReadPath<'r>, reading: PathReading) -> Self {
-        Self { rule, template, read, reading }
+    pub(super) fn new(
+        (rule, template): (&'r MappedRule, &'r Template),
+        read: ReadPath<'r>,
+        reading: PathReading,
+        first: Option<&'r str>,
+    ) -> Self {
+        Self { rule, template, read, reading, first }
     }
 
     /// The rule.
@@ -125,8 +133,10 @@ impl<'r> Match<'r> {
     /// A path parameter, decoded once.
     #[inline]
     fn param(&self, name: &str) -> Result<Option<Cow<'_, str>>, Problem> {
-        let Some(encoded) = self.template.param(&self.read.path, name, self.reading) else { return Ok(None) };
-        if !encoded.contains('%') {
+        let known = self.first.filter(|_| self.template.first_param() == Some(name));
+        let searched = || self.template.param(&self.read.path, name, self.reading);
+        let Some(encoded) = known.or_else(searched) else { return Ok(None) };
+        if memchr(b'%', encoded.as_bytes()).is_none() {
             return Ok(Some(Cow::Borrowed(encoded)));
         }
         match percent_decode_str(encoded).decode_utf8() {
