@@ -71,14 +71,14 @@
 //! | set-up | promise |
 //! |---|---|
 //! | one process, rows in an embedded SQLite database, [`Settling::barrier`] | exact |
-//! | one process, rows in another database | exact while nothing abandoned commits after it was settled ([`Settling`]) |
+//! | one process, rows in another database | exact while nothing abandoned commits after it was settled ([`Settling`]), nor anything of a killed process after [`first_count_after`](QuotaBuilder::first_count_after) |
 //! | rows also written around the layer | seen by the next count: at each refusal, and when limits are [refreshed][r] |
 //!
 //! [r]: QuotaBuilder::refresh_after
 //!
 //! *Exact* means that rows never exceed the limit in force when the last unit was granted. Lowering a limit keeps the
-//! rows that exist, and refuses new ones at once. It is said of requests that were checked: not of those that pass in
-//! the [modes](EnforcementMode) `off` and `warn`, or because a failure lets them.
+//! rows that exist, and refuses new ones at once. Requests that pass over it, in [mode](EnforcementMode) `warn` or because
+//! a failure lets them, are in the books like others; those in mode `off` are not.
 //!
 //! Two things are the host's part. A handler must create its rows before it is done: one that leaves them to a task of
 //! its own, which outlives the request, reserves its units itself with [`Quota::reserve`]. And two processes that
