@@ -711,6 +711,8 @@ async fn a_small_cache_stays_exact_and_small() {
     for at in 0..WORKSPACES {
         let workspace = quota.workspace(&format!("ws-{at}")).unwrap();
         let free = LIMIT - rows.of(workspace.as_str(), "segments");
-        assert_eq!(u64::try_from(room(&quota, &workspace).await).unwrap(), free);
+        let free = usize::try_from(free).unwrap();
+        // Units that were dropped a moment ago are still to be settled.
+        until("every free unit can be had", || async { room(&quota, &workspace).await == free }).await;
     }
 }

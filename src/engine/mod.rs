@@ -476,7 +476,8 @@ impl Inner {
         tenant: Arc<Tenant>,
         resource: ResourceId,
     ) -> Result<(u64, Option<Correction>), Error> {
-        let Some(key) = tenant.key(resource) else {
+        // Before the first count is due, a count answers, but grants nothing.
+        let Some(key) = tenant.key(resource).filter(|_| Instant::now() >= self.first_count) else {
             return Ok((self.count(&tenant, resource, None).await?, None));
         };
         let round = key.cell.begin_count();

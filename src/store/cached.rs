@@ -76,7 +76,12 @@ impl<S: QuotaStore> QuotaStore for CachedStore<S> {
     ) -> BoxFuture<'a, Result<QuotaRecord, Error>> {
         Box::pin(async move {
             // The store's own answer, even where another update has overtaken it: the caller's `ETag` is that of its own.
-            let record = self.store.update(workspace, changes, expect).await?;
+            let updated = self.store.update(workspace, changes, expect).await;
+            if updated.is_err() {
+                // It may have been stored all the same.
+                self.records.invalidate(workspace);
+            }
+            let record = updated?;
             self.remember(record.clone());
             Ok(record)
         })
