@@ -36,6 +36,14 @@ pub(crate) struct Waiter {
     deadline: Instant,
 }
 
+/// Which rows of some charges exist.
+struct Look {
+    /// By charge: units that would be new rows.
+    new: Vec<u64>,
+    /// The others, whose edits have begun.
+    edits: Units,
+}
+
 /// Why a waiter gets no units.
 #[derive(Debug)]
 enum Denial {
@@ -80,42 +88,70 @@ impl Inner {
         workspace: &WorkspaceId,
         charges: &[ResolvedCharge],
     ) -> Result<Decision, Error> {
+        if charges.iter().any(|charge| charge.existing != Existing::No) {
+            return self.admit_upsert(workspace, charges).await;
+        }
+        let demands: Vec<_> = charges.iter().map(ResolvedCharge::demand).collect();
+        Ok(match self.take_all(workspace, &demands).await? {
+            Ok(reservation) => Decision::Admitted(reservation),
+            Err(refusal) => refuse(refusal),
+        })
+    }
+
+    /// Decides about charges some of whose rows may exist: edits, which cost nothing.
+    ///
+    /// No request waits in a queue while it holds edits, since they can be in the way of its own new rows. So it looks
+    /// which rows exist, takes units for the others, and looks again.
+    async fn admit_upsert(
+        self: &Arc<Self>,
+        workspace: &WorkspaceId,
+        charges: &[ResolvedCharge],
+    ) -> Result<Decision, Error> {
+        // What was new when last looked for: the next try is for no less, so that trying comes to an end.
+        let mut least = vec![0; charges.len()];
         let mut refused: Option<(u64, Refusal)> = None;
+        let mut last_try = false;
         loop {
-            let mut units = Units::None;
-            let mut demands = Vec::with_capacity(charges.len());
-            let mut edits = 0_u64;
-            for charge in charges {
-                let edited = self.begin_edits(workspace, charge, &mut units).await?;
-                demands.push(Demand::new(charge.resource, charge.units.saturating_sub(edited)));
-                edits = edits.saturating_add(edited);
+            let look = self.look(workspace, charges).await?;
+            if let Some((new, refusal)) = refused.take() {
+                if total(&look.new) >= new {
+                    return Ok(refuse(refusal));
+                }
+                last_try = true;
             }
-            let again = match refused {
-                Some((before, refusal)) if edits <= before => return Ok(refuse(refusal)),
-                other => other.is_some(),
-            };
-            let mut warnings = Vec::new();
-            let refusal = match self.take_all(workspace, &demands, &mut units, &mut warnings).await? {
-                None => return Ok(Decision::Admitted(Reservation::new(units, warnings))),
-                Some(refusal) => refusal,
-            };
-            if again || charges.iter().all(|charge| charge.existing == Existing::No) {
-                return Ok(refuse(refusal));
+            let new: Vec<u64> = look.new.iter().zip(&least).map(|(new, least)| *new.max(least)).collect();
+            let demands = merged(&demands(charges, &new));
+            if let Some(reservation) = self.try_admit(workspace.as_str(), demands.iter().copied()) {
+                return Ok(Decision::Admitted(reservation.and(look.edits)));
             }
-            // Another request may have made a row in the meantime, which this one would only edit: look once more.
-            refused = Some((edits, refusal));
+            drop(look.edits);
+            let mut reservation = match self.take_all(workspace, &demands).await? {
+                Ok(reservation) => reservation,
+                Err(refusal) if last_try => return Ok(refuse(refusal)),
+                Err(refusal) => {
+                    // Another request may have made a row meanwhile, which this one would only edit: look once more.
+                    refused = Some((total(&new), refusal));
+                    least.fill(0);
+                    continue;
+                }
+            };
+            let look = self.look(workspace, charges).await?;
+            if reservation.shrink_to(&merged(&self::demands(charges, &look.new))) {
+                return Ok(Decision::Admitted(reservation.and(look.edits)));
+            }
+            // Rows are gone meanwhile, which this request makes anew.
+            least = look.new;
         }
     }
 
     /// Takes units for all demands, or answers the first refusal. In a mode that lets requests pass, it takes what is over
-    /// the limit too, and adds a warning.
+    /// the limit too, with a warning.
     async fn take_all(
         self: &Arc<Self>,
         workspace: &WorkspaceId,
         demands: &[Demand],
-        units: &mut Units,
-        warnings: &mut Vec<Refusal>,
-    ) -> Result<Option<Refusal>, Error> {
+    ) -> Result<Result<Reservation, Refusal>, Error> {
+        let (mut units, mut warnings) = (Units::None, Vec::new());
         // One demand for each key: two that each hold a part of what they need would wait for each other.
         for demand in merged(demands) {
             let refusal = match self.take(workspace, demand).await {
@@ -128,7 +164,7 @@ impl Inner {
                 Err(Denial::Blocked(standing)) => self.blocked(workspace, demand, standing),
             };
             if self.mode().refuses() {
-                return Ok(Some(refusal));
+                return Ok(Err(refusal));
             }
             tracing::warn!(
                 workspace = %workspace,
@@ -141,7 +177,17 @@ impl Inner {
             units.push(self.take_anyway(workspace, demand).await?);
             warnings.push(refusal);
         }
-        Ok(None)
+        Ok(Ok(Reservation::new(units, warnings)))
+    }
+
+    /// Finds out which rows of the charges exist, and begins to edit those.
+    async fn look(self: &Arc<Self>, workspace: &WorkspaceId, charges: &[ResolvedCharge]) -> Result<Look, Error> {
+        let mut look = Look { new: Vec::with_capacity(charges.len()), edits: Units::None };
+        for charge in charges {
+            let edited = self.begin_edits(workspace, charge, &mut look.edits).await?;
+            look.new.push(charge.units.saturating_sub(edited));
+        }
+        Ok(look)
     }
 
     /// Finds out which rows of a charge exist already, and begins to edit them; answers how many units they are.
@@ -305,6 +351,15 @@ impl Inner {
             }
         }
     }
+}
+
+/// The demand of each charge, where `new` of its rows don't exist.
+fn demands(charges: &[ResolvedCharge], new: &[u64]) -> Vec<Demand> {
+    charges.iter().zip(new).map(|(charge, units)| Demand::new(charge.resource, *units)).collect()
+}
+
+fn total(units: &[u64]) -> u64 {
+    units.iter().fold(0, |total, units| total.saturating_add(*units))
 }
 
 fn refuse(refusal: Refusal) -> Decision {

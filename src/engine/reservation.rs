@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::abandoned::Abandoned;
 use super::tenant::{Key, Tenant};
-use crate::decision::Refusal;
+use crate::decision::{Demand, Refusal};
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
 
@@ -161,7 +161,7 @@ impl Units {
     }
 
     #[inline]
-    fn for_each(self, end: impl Fn(Unit)) {
+    fn for_each(self, mut end: impl FnMut(Unit)) {
         match self {
             Self::None => {}
             Self::One(unit) => end(unit),
@@ -193,6 +193,28 @@ impl Reservation {
     #[inline]
     pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
         Self { units, warnings: warnings.into_boxed_slice() }
+    }
+
+    /// Holds some more units.
+    pub(crate) fn and(mut self, units: Units) -> Self {
+        units.for_each(|unit| self.units.push(unit));
+        self
+    }
+
+    /// Gives back all but the units of `demands`, one for each resource type. `false`, and nothing happens, if they are
+    /// too few.
+    pub(crate) fn shrink_to(&mut self, demands: &[Demand]) -> bool {
+        let held = |demand: &Demand| {
+            self.units().iter().any(|unit| unit.resource == demand.resource && unit.units >= demand.units)
+        };
+        let enough = demands.iter().all(held);
+        if enough {
+            for unit in self.units.as_mut_slice() {
+                let demand = demands.iter().find(|demand| demand.resource == unit.resource);
+                unit.shrink_to(demand.map_or(0, |demand| demand.units));
+            }
+        }
+        enough
     }
 
     /// From now on a transaction may make rows: to be dropped is no longer to be void.

@@ -12,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use serde::Deserialize;
 use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlitePool, query};
@@ -22,7 +23,7 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_quota::{
-    BoxFuture, Charge, Error, Limit, MemoryStore, OnFailure, Operation, Probe, Quota, QuotaBuilder, QuotaLayer,
+    Amount, BoxFuture, Charge, Error, Limit, MemoryStore, OnFailure, Operation, Probe, Quota, QuotaBuilder, QuotaLayer,
     ResourceCatalog, ResourceSpec, ResourceType, RouteMap, Rule, Settling, SqlTable, SqliteUsage, UsageSource,
     WorkspaceId, WorkspaceSource,
 };
@@ -236,6 +237,15 @@ pub(crate) fn upsertion(workspace: &str, id: &str, gate: bool) -> Vec<u8> {
     client::request("PUT", &path("calm", "reading", workspace), None, &headers, &body)
 }
 
+/// Sends a request that makes those rows that are not there yet.
+#[track_caller]
+pub(crate) fn batch(connection: &mut Connection, workspace: &str, ids: &[&str]) -> Answer {
+    let headers = [("content-type", "application/json")];
+    let path = path("calm", "batch", workspace);
+    connection.send_raw(&client::request("POST", &path, None, &headers, &json!({ "ids": ids }).to_string())).unwrap();
+    connection.read().unwrap()
+}
+
 #[track_caller]
 pub(crate) fn upsert(connection: &mut Connection, workspace: &str, id: &str) -> Answer {
     connection.send_raw(&upsertion(workspace, id, false)).unwrap();
@@ -264,6 +274,11 @@ fn routes(quota: &Quota) -> RouteMap {
                 .charge(Charge::of("segments").probe(Probe::body("/id", "id"))),
         )
         .rule(
+            Rule::new("batch", "POST".parse().unwrap(), "/calm/{ws}/segments/batch")
+                .workspace(WorkspaceSource::path("ws"))
+                .charge(Charge::of("segments").amount(Amount::distinct_unknown("/ids", [""], "id"))),
+        )
+        .rule(
             Rule::new("closed", "POST".parse().unwrap(), "/calm/{ws}/segments/closed")
                 .workspace(WorkspaceSource::path("ws"))
                 .on_failure(OnFailure::Closed)
@@ -280,6 +295,7 @@ fn app(quota: &Quota, pools: &Pools) -> Router {
             .route(&format!("/{place}/{{ws}}/segments/direct"), post(insert).delete(remove))
             .route(&format!("/{place}/{{ws}}/segments/reading"), post(insert).put(replace))
             .route(&format!("/{place}/{{ws}}/segments/closed"), post(insert))
+            .route(&format!("/{place}/{{ws}}/segments/batch"), post(replace_all))
             .with_state(pools.clone())
     };
     let time_out = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIME_OUT);
@@ -334,6 +350,29 @@ async fn replace(
         .execute(&pools.writer)
         .await
         .unwrap();
+    StatusCode::OK
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    ids: Vec<String>,
+}
+
+async fn replace_all(
+    Path(workspace): Path<String>,
+    State(pools): State<Pools>,
+    axum::Json(batch): axum::Json<Batch>,
+) -> StatusCode {
+    let mut transaction = pools.writer.begin().await.unwrap();
+    for id in batch.ids {
+        query(r#"INSERT INTO "Segment" VALUES ($1, $2) ON CONFLICT ("id") DO NOTHING"#)
+            .bind(id)
+            .bind(&workspace)
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+    }
+    transaction.commit().await.unwrap();
     StatusCode::OK
 }
 
