@@ -30,6 +30,11 @@ impl CoarseClock {
     pub(crate) fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
+
+    /// The time this long after now.
+    pub(crate) fn after(&self, duration: Duration) -> u64 {
+        self.now().saturating_add(millis(duration))
+    }
 }
 
 /// A duration in whole milliseconds.

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use allocation_counter::{AllocationInfo, measure};
 use axum::Router;
@@ -124,7 +124,7 @@ fn in_a_router_it_allocates_no_more_than_a_layer_that_does_nothing() {
 const WORKSPACES: u64 = 100_000;
 
 /// Makes a quota remember workspaces with the first `types` resource types each, one row of each admitted.
-fn remember(quota: &Quota, types: usize, workspaces: u64) -> impl Future<Output = ()> {
+fn remember(quota: &Quota, types: usize, workspaces: u64, capacity: u64) -> impl Future<Output = ()> {
     let resources: Vec<ResourceId> = quota.catalog().iter().take(types).map(|resource| resource.id()).collect();
     let demands: Vec<Demand> = resources.into_iter().map(Demand::one).collect();
     let quota = quota.clone();
@@ -136,13 +136,17 @@ fn remember(quota: &Quota, types: usize, workspaces: u64) -> impl Future<Output 
                 refused @ Decision::Refused(_) => panic!("{refused:?}"),
             }
         }
-        // The cache is tidied up in the background.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Whoever was in flight when others came leaves soon after.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while quota.workspaces_in_memory() > usize::try_from(capacity).unwrap() {
+            assert!(Instant::now() < deadline, "{} workspaces stay in memory", quota.workspaces_in_memory());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
-fn memory(quota: &Quota, runtime: &Runtime, types: usize, workspaces: u64) -> AllocationInfo {
-    let work = remember(quota, types, workspaces);
+fn memory(quota: &Quota, runtime: &Runtime, types: usize, workspaces: u64, capacity: u64) -> AllocationInfo {
+    let work = remember(quota, types, workspaces, capacity);
     measure(|| {
         runtime.block_on(work);
     })
@@ -157,7 +161,7 @@ fn assert_bytes_per_key(types: usize) {
         let _inside = runtime.enter();
         builder().capacity(2 * WORKSPACES).build().unwrap()
     };
-    let held = memory(&quota, &runtime, types, WORKSPACES);
+    let held = memory(&quota, &runtime, types, WORKSPACES, 2 * WORKSPACES);
     assert_eq!(quota.workspaces_in_memory(), 100_000);
     let keys = WORKSPACES * u64::try_from(types).unwrap();
     let bytes = held.bytes_current as f64 / keys as f64;
@@ -184,7 +188,7 @@ fn more_workspaces_than_the_capacity_take_no_more_memory() {
         let _inside = runtime.enter();
         builder().capacity(CAPACITY).build().unwrap()
     };
-    let held = memory(&quota, &runtime, 1, WORKSPACES);
+    let held = memory(&quota, &runtime, 1, WORKSPACES, CAPACITY);
     assert!(quota.workspaces_in_memory() <= 1_000, "{} workspaces", quota.workspaces_in_memory());
     let bytes = held.bytes_current;
     println!("{bytes} bytes with a capacity of {CAPACITY}");

@@ -633,6 +633,39 @@ async fn strict_decides_nothing_by_what_was_known_before_the_store_failed() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_down_has_nothing_counted_anew() {
+    let (store, rows) = (Store::gated(), Rows::default());
+    let quota = engine(&rows, |builder| {
+        let times = (Duration::from_millis(20), Duration::from_millis(300));
+        builder.store(store.clone()).mode(EnforcementMode::Strict).refresh_after(times.0).max_wait(times.1)
+    });
+    let acme = quota.workspace("acme").unwrap();
+    let one = segments(&quota);
+    set(&quota, &acme, "segments", 3).await;
+    let held = admitted(&quota, &acme, &[Demand::new(one.resource, 3)]).await;
+    store.fail(true);
+    let counts = rows.counts.load(Ordering::SeqCst);
+    let waiter = tokio::spawn({
+        let (quota, acme) = (quota.clone(), acme.clone());
+        async move { quota.reserve(&acme, &[one]).await }
+    });
+    until("it has been counted for who waits", || async { rows.counts.load(Ordering::SeqCst) > counts }).await;
+    // Too much to wait for: only the fault keeps it from being refused at once.
+    let four = Demand::new(one.resource, 4);
+    until("the failure is noticed", || async { quota.reserve(&acme, &[four]).await.is_err() }).await;
+    let counts = rows.counts.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        assert!(quota.reserve(&acme, &[one]).await.unwrap_err().is_unavailable());
+    }
+    assert_eq!(rows.counts.load(Ordering::SeqCst), counts);
+    match soon(waiter).await.unwrap().unwrap() {
+        Decision::Refused(refusal) => assert_eq!(refusal.reserved, Some(3)),
+        Decision::Admitted(reservation) => panic!("{reservation:?}"),
+    }
+    held.void();
+}
+
+#[tokio::test]
 async fn explicit_provisioning_decides_nothing_without_a_record() {
     let rows = Rows::default();
     let quota = engine(&rows, |builder| builder.provisioning(Provisioning::Explicit));

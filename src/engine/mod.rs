@@ -72,6 +72,9 @@ pub(crate) struct Inner {
     config: Config,
 }
 
+/// How soon something that failed in the background is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// A quota record with the limits in force.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -377,10 +380,13 @@ impl Inner {
         if self.age(tenant) != Age::Expired {
             return Ok(());
         }
+        let good_for = self.load(tenant).await?;
+        // Not before the load: a store that is down would have counts begin anew with every request.
         for (_, key) in tenant.keys() {
             key.wake_if(key.cell.forget());
         }
-        self.load(tenant).await
+        tenant.set_due(self.clock.after(good_for));
+        Ok(())
     }
 
     /// Refreshes a tenant that is in use without making anybody wait.
@@ -391,13 +397,16 @@ impl Inner {
             let tenant = refreshing.tenant();
             let one_at_a_time = quota.tenants.loading(&tenant.id).await;
             let loaded = quota.load(tenant).await;
+            if let Ok(good_for) = loaded {
+                tenant.set_due(quota.clock.after(good_for));
+            }
             drop(one_at_a_time);
             // A failure is logged there.
             if loaded.is_ok()
                 && let Err(error) = quota.recount(tenant).await
             {
                 tracing::error!(error = %error, workspace = %tenant.id, "the rows could not be counted again");
-                tenant.make_due(quota.clock.now());
+                tenant.make_due(quota.clock.after(RETRY));
             }
         });
     }
@@ -414,30 +423,30 @@ impl Inner {
         });
     }
 
-    /// Reads the limits of a tenant.
+    /// Reads the limits of a tenant; answers how long they are good for.
     ///
     /// # Errors
     ///
     /// When they can't be read and were never known, or in a mode that doesn't go by the last known ones.
-    async fn load(&self, tenant: &Tenant) -> Result<(), Error> {
-        /// How soon to try again after a failure.
-        const RETRY: Duration = Duration::from_secs(1);
+    async fn load(&self, tenant: &Tenant) -> Result<Duration, Error> {
         let since = tenant.installs();
         // What is read again is read from the store itself: it is to show what changed there.
         let read = async || match tenant.limits() {
             None => self.store.load(&tenant.id).await,
-            Some(_) => self.store.reload(&tenant.id).await,
+            Some(_) => Ok((self.store.reload(&tenant.id).await?, Duration::ZERO)),
         };
         let loaded = match self.within("read the record", read).await {
-            Ok(Some(record)) => Ok(self.limits(&record)),
-            Ok(None) if self.config.provisioning == Provisioning::Explicit => Err(no_record(&tenant.id)),
-            Ok(None) => Ok(Limits { record: None, version: 0, by_resource: self.catalog.default_limits() }),
+            Ok((Some(record), age)) => Ok((self.limits(&record), age)),
+            Ok((None, _)) if self.config.provisioning == Provisioning::Explicit => Err(no_record(&tenant.id)),
+            Ok((None, age)) => {
+                Ok((Limits { record: None, version: 0, by_resource: self.catalog.default_limits() }, age))
+            }
             Err(error) => Err(error),
         };
-        let again = match loaded {
-            Ok(limits) => {
+        Ok(match loaded {
+            Ok((limits, age)) => {
                 tenant.install(limits, Some(since));
-                self.config.refresh_after
+                self.config.refresh_after.saturating_sub(age)
             }
             Err(error) => {
                 let usable = tenant.limits().is_some() && !error.is_not_found();
@@ -448,9 +457,7 @@ impl Inner {
                 tracing::error!(error = %error, workspace = %tenant.id, "the last known limits stay in force");
                 RETRY.min(self.config.refresh_after)
             }
-        };
-        tenant.set_due(self.clock.now().saturating_add(millis(again)));
-        Ok(())
+        })
     }
 
     /// The rows of all keys must be counted anew before anything is granted.

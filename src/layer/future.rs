@@ -27,7 +27,7 @@ where
     mode: PhantomData<fn(B) -> M>,
 }
 
-#[pin_project(project = StateProjection)]
+#[pin_project(project = StateProjection, project_replace = Replaced)]
 enum State<F, L, E> {
     /// Nothing to charge.
     Passed(#[pin] F),
@@ -36,7 +36,7 @@ enum State<F, L, E> {
         // Declared first: a dropped handler drops its transaction before its units are called abandoned.
         #[pin]
         inner: F,
-        pending: Option<Pending>,
+        pending: Pending,
     },
     /// The decision takes the body, a look-up or a count.
     Deciding(Decided<L, E>),
@@ -50,7 +50,7 @@ impl<F, M: ResponseMode<B>, B, E> ResponseFuture<F, M, B, E> {
     }
 
     pub(super) fn admitted(inner: F, pending: Pending) -> Self {
-        Self::new(State::Admitted { inner, pending: Some(pending) })
+        Self::new(State::Admitted { inner, pending })
     }
 
     pub(super) fn deciding(decided: Decided<M::Leaving, E>) -> Self {
@@ -74,17 +74,17 @@ where
     type Output = Result<Response<M::Leaving>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+        let mut state = self.project().state;
+        match state.as_mut().project() {
             StateProjection::Passed(inner) => Poll::Ready(Ok(ready!(inner.poll(context))?.map(M::passed))),
-            StateProjection::Admitted { inner, pending } => {
+            StateProjection::Admitted { inner, .. } => {
                 let response = ready!(inner.poll(context));
-                let pending = pending.take();
-                Poll::Ready(match (response, pending) {
-                    (Ok(response), Some(pending)) => Ok(pending.settle::<M, B>(response)),
-                    (Ok(response), None) => Ok(response.map(M::passed)),
-                    // The inner service failed: `pending` is dropped, its units are abandoned.
-                    (Err(error), _) => Err(error),
-                })
+                // Drops what is left of the handler, and with it a transaction, before the units end.
+                let Replaced::Admitted { pending, .. } = state.project_replace(State::Answered(None)) else {
+                    return Poll::Pending;
+                };
+                // Where the inner service failed, `pending` is dropped: its units are abandoned.
+                Poll::Ready(Ok(pending.settle::<M, B>(response?)))
             }
             StateProjection::Deciding(decided) => decided.as_mut().poll(context),
             StateProjection::Answered(response) => match response.take() {

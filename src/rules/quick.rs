@@ -70,11 +70,11 @@ mod tests {
         #[test]
         fn it_leads_where_the_router_leads(
             templates in prop::collection::vec(
-                prop::collection::vec(prop::sample::select(vec!["a", "b", "", "{}"]), 1..5),
+                prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "", "{}"]), 1..5),
                 1..6,
             ),
             paths in prop::collection::vec(
-                prop::collection::vec(prop::sample::select(vec!["a", "b", "c", ""]), 0..5),
+                prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "c", ""]), 0..5),
                 1..10,
             ),
         ) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use moka::ops::compute::Op;
 use moka::sync::Cache;
+use tokio::time::Instant;
 
 use super::{Expect, QuotaRecord, QuotaStore};
-use crate::BoxFuture;
 use crate::error::Error;
 use crate::limit::LimitSet;
 use crate::workspace::WorkspaceId;
@@ -20,7 +20,14 @@ use crate::workspace::WorkspaceId;
 #[derive(Debug)]
 pub(crate) struct CachedStore<S> {
     store: S,
-    records: Cache<WorkspaceId, Arc<QuotaRecord>>,
+    records: Cache<WorkspaceId, Cached>,
+}
+
+#[derive(Debug, Clone)]
+struct Cached {
+    record: Arc<QuotaRecord>,
+    /// The record was in the store then, or later.
+    since: Instant,
 }
 
 impl<S: QuotaStore> CachedStore<S> {
@@ -28,67 +35,68 @@ impl<S: QuotaStore> CachedStore<S> {
         Self { store, records: Cache::builder().max_capacity(capacity).time_to_live(time_to_live).build() }
     }
 
+    /// A record, and for how long it has been in memory.
+    pub(crate) async fn load(&self, workspace: &WorkspaceId) -> Result<(Option<QuotaRecord>, Duration), Error> {
+        match self.records.get(workspace) {
+            Some(Cached { record, since }) => Ok((Some(Arc::unwrap_or_clone(record)), since.elapsed())),
+            None => Ok((self.reload(workspace).await?, Duration::ZERO)),
+        }
+    }
+
     /// Reads a record from the store itself.
     pub(crate) async fn reload(&self, workspace: &WorkspaceId) -> Result<Option<QuotaRecord>, Error> {
+        let since = Instant::now();
         let record = self.store.load(workspace).await?;
         if record.is_none() {
             self.records.invalidate(workspace);
         }
-        Ok(record.map(|record| self.remember(record)))
+        Ok(record.map(|record| self.remember(record, since)))
+    }
+
+    /// The record, made if there is none.
+    pub(crate) async fn provision(&self, workspace: &WorkspaceId) -> Result<QuotaRecord, Error> {
+        let since = Instant::now();
+        Ok(self.remember(self.store.provision(workspace).await?, since))
+    }
+
+    /// Changes a record; makes it if there is none.
+    pub(crate) async fn update(
+        &self,
+        workspace: &WorkspaceId,
+        changes: &LimitSet,
+        expect: &Expect,
+    ) -> Result<QuotaRecord, Error> {
+        let since = Instant::now();
+        // The store's own answer, even where another update has overtaken it: the caller's `ETag` is that of its own.
+        let updated = self.store.update(workspace, changes, expect).await;
+        if updated.is_err() {
+            // It may have been stored all the same.
+            self.records.invalidate(workspace);
+        }
+        let record = updated?;
+        self.remember(record.clone(), since);
+        Ok(record)
+    }
+
+    /// Whether the store answers.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        self.store.ping().await
     }
 
     /// Keeps a record, unless a newer version is there; answers the newer of both.
     ///
     /// Other ways to write to the cache compare nothing, and would let the slower of two callers win.
-    fn remember(&self, record: QuotaRecord) -> QuotaRecord {
+    fn remember(&self, record: QuotaRecord, since: Instant) -> QuotaRecord {
         let record = Arc::new(record);
         let kept = self.records.entry_by_ref(&record.workspace).and_compute_with(|entry| {
             let newer = entry.is_some_and(|entry| {
-                let current = entry.value();
+                let current = &entry.value().record;
                 current.id == record.id && current.version > record.version
             });
-            if newer { Op::Nop } else { Op::Put(Arc::clone(&record)) }
+            if newer { Op::Nop } else { Op::Put(Cached { record: Arc::clone(&record), since }) }
         });
-        let kept = kept.into_entry().map_or(record, |entry| entry.into_value());
+        let kept = kept.into_entry().map_or(record, |entry| entry.into_value().record);
         Arc::unwrap_or_clone(kept)
-    }
-}
-
-impl<S: QuotaStore> QuotaStore for CachedStore<S> {
-    fn load<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Option<QuotaRecord>, Error>> {
-        Box::pin(async move {
-            match self.records.get(workspace) {
-                Some(record) => Ok(Some(Arc::unwrap_or_clone(record))),
-                None => self.reload(workspace).await,
-            }
-        })
-    }
-
-    fn provision<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<QuotaRecord, Error>> {
-        Box::pin(async move { Ok(self.remember(self.store.provision(workspace).await?)) })
-    }
-
-    fn update<'a>(
-        &'a self,
-        workspace: &'a WorkspaceId,
-        changes: &'a LimitSet,
-        expect: &'a Expect,
-    ) -> BoxFuture<'a, Result<QuotaRecord, Error>> {
-        Box::pin(async move {
-            // The store's own answer, even where another update has overtaken it: the caller's `ETag` is that of its own.
-            let updated = self.store.update(workspace, changes, expect).await;
-            if updated.is_err() {
-                // It may have been stored all the same.
-                self.records.invalidate(workspace);
-            }
-            let record = updated?;
-            self.remember(record.clone());
-            Ok(record)
-        })
-    }
-
-    fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.store.ping()
     }
 }
 
@@ -99,6 +107,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::BoxFuture;
     use crate::limit::Limit;
     use crate::resource::ResourceCatalog;
     use crate::store::MemoryStore;
@@ -156,13 +165,24 @@ mod tests {
     #[tokio::test]
     async fn a_record_is_read_once() {
         let (store, acme) = cached(None);
-        assert_eq!(store.load(&acme).await.unwrap(), None);
+        assert_eq!(store.load(&acme).await.unwrap(), (None, Duration::ZERO));
         store.store.store.update(&acme, &segments(5), &Expect::Anything).await.unwrap();
         for _ in 0..3 {
-            assert_eq!(store.load(&acme).await.unwrap().unwrap().limits, segments(5));
+            assert_eq!(store.load(&acme).await.unwrap().0.unwrap().limits, segments(5));
         }
         // Once when there was none, and once when there was one.
         assert_eq!(store.store.reads.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_is_read_from_memory_has_its_age() {
+        let (store, acme) = cached(None);
+        store.update(&acme, &segments(5), &Expect::Anything).await.unwrap();
+        let second = Duration::from_secs(1);
+        tokio::time::advance(second).await;
+        assert_eq!(store.load(&acme).await.unwrap().1, second);
+        store.reload(&acme).await.unwrap();
+        assert_eq!(store.load(&acme).await.unwrap().1, Duration::ZERO);
     }
 
     #[tokio::test]
@@ -180,7 +200,7 @@ mod tests {
         // It has read the 5.
         store.update(&acme, &segments(2), &Expect::Anything).await.unwrap();
         store.store.answers.as_ref().unwrap().add_permits(1);
-        assert_eq!(slow.await.unwrap().unwrap().unwrap().limits, segments(2));
-        assert_eq!(store.load(&acme).await.unwrap().unwrap().limits, segments(2));
+        assert_eq!(slow.await.unwrap().unwrap().0.unwrap().limits, segments(2));
+        assert_eq!(store.load(&acme).await.unwrap().0.unwrap().limits, segments(2));
     }
 }
