@@ -202,6 +202,25 @@ async fn a_reservation_that_waits_gets_what_is_given_back() {
 }
 
 #[tokio::test]
+async fn who_is_over_the_limit_does_not_wait_for_others() {
+    let rows = Rows::default();
+    let quota = engine(&rows, |builder| builder.max_wait(Duration::from_secs(3600)));
+    let acme = quota.workspace("acme").unwrap();
+    let one = segments(&quota);
+    let held = admitted(&quota, &acme, &[Demand::new(one.resource, 50)]).await;
+    let counts = rows.counts.load(Ordering::SeqCst);
+    let waiter = tokio::spawn({
+        let (quota, acme) = (quota.clone(), acme.clone());
+        async move { admitted(&quota, &acme, &[one]).await }
+    });
+    until("it has been counted for who waits", || async { rows.counts.load(Ordering::SeqCst) > counts }).await;
+    // It comes later, and behind.
+    assert_eq!(soon(refused(&quota, &acme, &[Demand::new(one.resource, 51)])).await.reserved, None);
+    held.void();
+    soon(waiter).await.unwrap().void();
+}
+
+#[tokio::test]
 async fn a_limit_that_is_raised_serves_those_who_wait() {
     let rows = Rows::default();
     let quota = engine(&rows, |builder| builder.max_wait(Duration::from_secs(30)));
@@ -656,6 +675,8 @@ async fn a_store_that_is_down_has_nothing_counted_anew() {
     let counts = rows.counts.load(Ordering::SeqCst);
     for _ in 0..100 {
         assert!(quota.reserve(&acme, &[one]).await.unwrap_err().is_unavailable());
+        // Long enough for a count to begin, if there is to be one.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(rows.counts.load(Ordering::SeqCst), counts);
     match soon(waiter).await.unwrap().unwrap() {

@@ -243,7 +243,8 @@ impl Inner {
             match key.cell.admit(demand.units, Waiter { answer, units: demand.units, deadline }) {
                 Admission::Granted => return Ok(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units)),
                 Admission::Retired => continue,
-                Admission::Queued { resolve: false } => {}
+                // It may be over the limit whatever those do who are waited for: a count is to tell now.
+                Admission::Queued { resolve: false } => key.wake.notify_one(),
                 Admission::Queued { resolve: true } => {
                     let duty = Duty { tenant: Arc::clone(&tenant), resource: demand.resource, discharged: false };
                     self.runtime.spawn(resolve(Arc::clone(self), duty));

@@ -55,10 +55,8 @@ enum Patience {
 pub(crate) enum Admission {
     /// The units are the caller's.
     Granted,
-    /// The caller is in the queue. With `resolve`, it must see to it that somebody resolves the queue.
-    ///
-    /// A resolver that waits is not woken for it: it would count once more for each that comes, who is behind those that
-    /// wait in any case. So somebody who is over the limit may be told only when the first in the queue is done.
+    /// The caller is in the queue. With `resolve`, it must see to it that somebody resolves the queue, and else wake who
+    /// does.
     Queued {
         /// No resolver is at work.
         resolve: bool,
