@@ -126,6 +126,8 @@ mod principal;
 mod problem;
 mod resource;
 mod rules;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
 mod store;
 mod sync;
 mod usage;
@@ -155,12 +157,20 @@ pub use rules::{
     Amount, Charge, Decoding, Direct, MappedRule, Match, OnFailure, Operation, PathReading, Predicate, Probe, Resolved,
     RouteMap, RouteMapBuilder, Rule, WorkspaceClaim, WorkspaceResolver, WorkspaceSource,
 };
+#[cfg(feature = "postgres")]
+pub use store::PostgresStore;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use store::SqlStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};
-pub use usage::{ClosureUsage, UsageSource};
+#[cfg(feature = "postgres")]
+pub use usage::PostgresUsage;
 #[cfg(feature = "sqlite")]
-pub use usage::{SqlTable, SqliteUsage, SqliteUsageBuilder};
+pub use usage::SqliteUsage;
+pub use usage::{ClosureUsage, CountSql, UsageSource};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};
 
 #[cfg(all(doctest, feature = "sqlite", feature = "axum"))]

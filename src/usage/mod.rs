@@ -8,12 +8,16 @@ use crate::resource::ResourceType;
 use crate::workspace::WorkspaceId;
 
 mod closure;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 
 pub use closure::ClosureUsage;
+#[cfg(feature = "postgres")]
+pub use sql::PostgresUsage;
 #[cfg(feature = "sqlite")]
-pub use sql::{SqlTable, SqliteUsage, SqliteUsageBuilder};
+pub use sql::SqliteUsage;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use sql::{SqlTable, SqlUsage, SqlUsageBuilder};
 
 /// Counts the rows that exist.
 ///
@@ -38,6 +42,50 @@ pub trait UsageSource: Send + Sync + 'static {
         column: &'a str,
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>>;
+
+    /// How the database itself counts the rows of `resource`, where it is Postgres: for a ledger that lives in the same
+    /// database, and counts in the same statement in which it decides. `None` for any other source.
+    fn count_sql(&self, resource: &ResourceType) -> Option<CountSql> {
+        let _ = resource;
+        None
+    }
+}
+
+/// Two SELECTs of Postgres that count the rows of a resource type, and answer one `bigint`.
+///
+/// Both run with the rights of whoever runs them, and read nothing but committed rows: see [`UsageSource::count_sql`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountSql {
+    all: Arc<str>,
+    bounded: Arc<str>,
+}
+
+impl CountSql {
+    /// `all` has the parameter `$1`, the workspace as `text`. `bounded` has a second one, `$2`, a `bigint`: it may stop
+    /// counting there, and reads no more rows than it needs for that.
+    ///
+    /// ```
+    /// use tower_quota::CountSql;
+    ///
+    /// let count = CountSql::new(
+    ///     "SELECT count(*) FROM segments WHERE workspace_id = $1",
+    ///     "SELECT count(*) FROM (SELECT 1 FROM segments WHERE workspace_id = $1 LIMIT $2) AS counted",
+    /// );
+    /// assert!(count.bounded().ends_with("counted"));
+    /// ```
+    pub fn new(all: impl Into<Arc<str>>, bounded: impl Into<Arc<str>>) -> Self {
+        Self { all: all.into(), bounded: bounded.into() }
+    }
+
+    /// Counts all rows of the workspace `$1`.
+    pub fn all(&self) -> &str {
+        &self.all
+    }
+
+    /// Counts rows of the workspace `$1`, up to `$2` of them.
+    pub fn bounded(&self) -> &str {
+        &self.bounded
+    }
 }
 
 impl<S: UsageSource + ?Sized> UsageSource for Arc<S> {
@@ -58,5 +106,9 @@ impl<S: UsageSource + ?Sized> UsageSource for Arc<S> {
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
         (**self).existing(workspace, resource, column, values)
+    }
+
+    fn count_sql(&self, resource: &ResourceType) -> Option<CountSql> {
+        (**self).count_sql(resource)
     }
 }

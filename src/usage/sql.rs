@@ -1,38 +1,53 @@
 //! Counts by SQL over the host's tables.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::fmt;
+use std::time::Duration;
 
-use sqlx::AssertSqlSafe;
-use sqlx::sqlite::SqlitePool;
+use sqlx::Pool;
 
-use super::UsageSource;
+use super::{CountSql, UsageSource};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::resource::{ResourceCatalog, ResourceType, check_identifier};
+use crate::sql::{Dialect, Statement, Trouble, Value};
 use crate::workspace::WorkspaceId;
 
 /// Values looked up by one statement; an old SQLite takes no more than 999 parameters.
 const LOOKED_UP_AT_ONCE: usize = 500;
+
+/// How long a server goes on with a statement that nobody may be waiting for any more.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Where the rows of a resource type are.
 #[derive(Debug, Clone)]
 pub struct SqlTable {
     name: String,
     workspace_column: String,
+    workspace_type: Option<String>,
     filter: Option<String>,
 }
 
 impl SqlTable {
     /// All rows of the table `name`, whose column `workspaceId` tells whose they are.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), workspace_column: "workspaceId".to_owned(), filter: None }
+        Self { name: name.into(), workspace_column: "workspaceId".to_owned(), workspace_type: None, filter: None }
     }
 
     /// The column that holds the workspace id, as text in its canonical form.
     #[must_use]
     pub fn workspace_column(mut self, column: impl Into<String>) -> Self {
         self.workspace_column = column.into();
+        self
+    }
+
+    /// The type of the column that holds the workspace id, where it isn't text: on Postgres, for example `uuid`.
+    ///
+    /// Ids are cast to it, so that an index on the column serves. An id that can't be cast fails the count: where ids
+    /// are UUIDs, take [`WorkspaceFormat::Uuid`](crate::WorkspaceFormat::Uuid), which refuses others before.
+    #[must_use]
+    pub fn workspace_type(mut self, name: impl Into<String>) -> Self {
+        self.workspace_type = Some(name.into());
         self
     }
 
@@ -47,77 +62,150 @@ impl SqlTable {
         self
     }
 
-    fn statements(&self, resource: &ResourceType) -> Result<Statements, Error> {
+    fn statements<DB: Counts>(&self, resource: &ResourceType) -> Result<Statements, Error> {
         check_identifier("table", &self.name)?;
         check_identifier("workspace column", &self.workspace_column)?;
         let Self { name, workspace_column, .. } = self;
         // A quoted column that doesn't exist is a text to SQLite, unless its table is named too.
         let mut counted = format!(r#"FROM "{name}" WHERE "{name}"."{workspace_column}" = $1"#);
+        if let Some(workspace_type) = &self.workspace_type {
+            check_identifier("workspace type", workspace_type)?;
+            counted.push_str(&DB::cast(workspace_type)?);
+        }
         if let Some(filter) = &self.filter {
-            let condition = with_strict_names(filter)
+            let condition = DB::condition(filter)
                 .map_err(|problem| Error::config(format!("the filter {filter:?} of {}: {problem}", resource.name())))?;
             counted.push_str(&format!(" AND ({condition})"));
         }
         Ok(Statements {
             table: name.clone(),
-            all: format!("SELECT count(*) {counted}").into(),
-            bounded: format!(r#"SELECT count(*) FROM (SELECT 1 {counted} LIMIT $2) AS "counted""#).into(),
+            count: CountSql::new(
+                format!("SELECT count(*) {counted}"),
+                format!(r#"SELECT count(*) FROM (SELECT 1 {counted} LIMIT $2) AS "counted""#),
+            ),
             counted,
         })
     }
 }
 
-/// The condition with its names in backticks, where SQLite doesn't take an unknown one for a text.
-fn with_strict_names(condition: &str) -> Result<String, &'static str> {
+/// How a dialect counts.
+pub trait Counts: Dialect {
+    /// What turns the text before it into `type_name`.
+    fn cast(type_name: &str) -> Result<String, Error>;
+
+    /// The condition of a filter as it is run.
+    fn condition(filter: &str) -> Result<String, &'static str>;
+
+    /// The condition that a column has one of the values that `parameters` lists.
+    fn one_of(column: &str, parameters: &str) -> String;
+
+    /// Whether a column can hold that text at all.
+    fn can_hold(value: &str) -> bool;
+
+    /// Whether [`CountSql`] can have the statements.
+    const COUNTS_ITSELF: bool;
+}
+
+#[cfg(feature = "sqlite")]
+impl Counts for sqlx::Sqlite {
+    fn cast(type_name: &str) -> Result<String, Error> {
+        Err(Error::config(format!("the workspace type {type_name:?} is for Postgres: leave it out, SQLite needs none")))
+    }
+
+    fn condition(filter: &str) -> Result<String, &'static str> {
+        rewritten(filter, &[('\'', '\''), ('`', '`'), ('"', '"'), ('[', ']')], true)
+    }
+
+    // The bare column, so that an index on it serves; its affinity turns the texts into what it holds.
+    fn one_of(column: &str, parameters: &str) -> String {
+        format!("{column} IN ({parameters})")
+    }
+
+    fn can_hold(_value: &str) -> bool {
+        true
+    }
+
+    const COUNTS_ITSELF: bool = false;
+}
+
+#[cfg(feature = "postgres")]
+impl Counts for sqlx::Postgres {
+    fn cast(type_name: &str) -> Result<String, Error> {
+        Ok(format!("::{type_name}"))
+    }
+
+    // An unknown name is an error by itself.
+    fn condition(filter: &str) -> Result<String, &'static str> {
+        rewritten(filter, &[('\'', '\''), ('"', '"')], false)
+    }
+
+    // Of a column of text the cast is nothing, and an index serves.
+    fn one_of(column: &str, parameters: &str) -> String {
+        format!("CAST({column} AS TEXT) IN ({parameters})")
+    }
+
+    fn can_hold(value: &str) -> bool {
+        !value.contains('\0')
+    }
+
+    const COUNTS_ITSELF: bool = true;
+}
+
+/// The condition, checked for what would change the statement around it. `quotes` open and close; with `strict`, names
+/// are put in backticks, where SQLite doesn't take an unknown one for a text.
+fn rewritten(condition: &str, quotes: &[(char, char)], strict: bool) -> Result<String, &'static str> {
     const OPEN: &str = "a quote is not closed";
-    let mut strict = String::with_capacity(condition.len());
+    let mut written = String::with_capacity(condition.len());
     let mut rest = condition;
     while let Some(letter) = rest.chars().next() {
         if rest.starts_with("--") || rest.starts_with("/*") {
             return Err("leave comments out");
         }
         let after = &rest[letter.len_utf8()..];
-        let end = match letter {
-            '\'' | '`' | '"' => letter,
-            '[' => ']',
-            _ => {
-                strict.push(letter);
-                rest = after;
-                continue;
-            }
+        let Some((_, end)) = quotes.iter().find(|(open, _)| *open == letter) else {
+            written.push(letter);
+            rest = after;
+            continue;
         };
-        let (mut inside, mut beyond) = after.split_once(end).ok_or(OPEN)?;
-        if letter == '"' {
+        let (mut inside, mut beyond) = after.split_once(*end).ok_or(OPEN)?;
+        if strict && letter == '"' {
             let mut name = inside.replace('`', "``");
             while let Some(doubled) = beyond.strip_prefix('"') {
                 (inside, beyond) = doubled.split_once('"').ok_or(OPEN)?;
                 name.push('"');
                 name.push_str(&inside.replace('`', "``"));
             }
-            strict.push_str(&format!("`{name}`"));
+            written.push_str(&format!("`{name}`"));
         } else {
             // One with a doubled quote inside is copied as two pieces side by side.
-            strict.push(letter);
-            strict.push_str(inside);
-            strict.push(end);
+            written.push(letter);
+            written.push_str(inside);
+            written.push(*end);
         }
         rest = beyond;
     }
-    Ok(strict)
+    Ok(written)
 }
 
 #[derive(Debug)]
 struct Statements {
     table: String,
-    all: Arc<str>,
-    bounded: Arc<str>,
+    count: CountSql,
     /// From `FROM` on: which rows are counted.
     counted: String,
 }
 
-/// Counts the rows in the host's SQLite database, with one query per count.
+/// Counts the rows in the host's SQL database, with one query per count.
 ///
-/// Each resource type has a table: the catalog's, or that of [`SqliteUsageBuilder::table`].
+/// Each resource type has a table: the catalog's, or that of [`SqlUsageBuilder::table`]. An index that starts with the
+/// workspace column keeps a count cheap.
+pub struct SqlUsage<DB: Counts> {
+    pool: Pool<DB>,
+    // By name, not by id: an id of another catalog would count another type's rows.
+    tables: BTreeMap<String, Statements>,
+}
+
+/// A [`SqlUsage`] of a SQLite database.
 ///
 /// ```
 /// use sqlx::SqlitePool;
@@ -144,26 +232,47 @@ struct Statements {
 /// # Ok(())
 /// # }
 /// ```
-///
-/// An index that starts with the workspace column keeps a count cheap.
-#[derive(Debug)]
-pub struct SqliteUsage {
-    pool: SqlitePool,
-    // By name, not by id: an id of another catalog would count another type's rows.
-    tables: BTreeMap<String, Statements>,
-}
+#[cfg(feature = "sqlite")]
+pub type SqliteUsage = SqlUsage<sqlx::Sqlite>;
 
-/// Builds a [`SqliteUsage`].
-#[derive(Debug, Clone)]
+/// A [`SqlUsage`] of a Postgres database.
+///
+/// Give it a pool of the primary: a replica may lag. A pooler that hands out connections per transaction may stand in
+/// between. The server ends a count after 30 seconds, and one that waits for a lock after five.
+///
+/// ```no_run
+/// use sqlx::PgPool;
+/// use tower_quota::{PostgresUsage, ResourceCatalog, SqlTable};
+///
+/// # async fn usage() -> Result<(), Box<dyn std::error::Error>> {
+/// let catalog = ResourceCatalog::default();
+/// let pool = PgPool::connect("postgres://app@db.internal/app").await?;
+/// let mut usage = PostgresUsage::builder(pool, &catalog);
+/// for (resource, table) in [("segments", "Segment"), ("journeys", "Journey")] {
+///     usage = usage.table(resource, SqlTable::new(table).workspace_type("uuid"));
+/// }
+/// let others = ["users", "broadcasts", "computedProperties", "audiences", "emailTemplates", "subscriptionGroups"];
+/// let usage = others.into_iter().fold(usage, |usage, resource| usage.without(resource)).build()?;
+/// usage.check().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Values that a rule looks up are compared as text: an index on a column of text serves, on one of another type only
+/// where it is on the cast, such as `(("id")::text)`.
+#[cfg(feature = "postgres")]
+pub type PostgresUsage = SqlUsage<sqlx::Postgres>;
+
+/// Builds a [`SqlUsage`].
 #[must_use]
-pub struct SqliteUsageBuilder {
-    pool: SqlitePool,
+pub struct SqlUsageBuilder<DB: Counts> {
+    pool: Pool<DB>,
     catalog: ResourceCatalog,
     // `None` for a type that is left out.
     tables: BTreeMap<String, Option<SqlTable>>,
 }
 
-impl SqliteUsageBuilder {
+impl<DB: Counts> SqlUsageBuilder<DB> {
     /// Names the table that holds the rows of `resource`.
     pub fn table(mut self, resource: impl Into<String>, table: SqlTable) -> Self {
         self.tables.insert(resource.into(), Some(table));
@@ -176,13 +285,13 @@ impl SqliteUsageBuilder {
         self
     }
 
-    /// Checks the tables and writes the queries. The database is not asked: see [`SqliteUsage::check`].
+    /// Checks the tables and writes the queries. The database is not asked: see [`SqlUsage::check`].
     ///
     /// # Errors
     ///
     /// When a resource type has no table and was not left out, when one is named that the catalog doesn't have, or when
     /// a table or column is not an identifier.
-    pub fn build(mut self) -> Result<SqliteUsage, Error> {
+    pub fn build(mut self) -> Result<SqlUsage<DB>, Error> {
         for name in self.tables.keys() {
             self.catalog.by_name(name).map_err(|error| Error::config(error.message()))?;
         }
@@ -196,7 +305,7 @@ impl SqliteUsageBuilder {
             };
             match table {
                 Some(table) => {
-                    tables.insert(resource.name().to_owned(), table.statements(resource)?);
+                    tables.insert(resource.name().to_owned(), table.statements::<DB>(resource)?);
                 }
                 None => homeless.push(resource.name()),
             }
@@ -210,14 +319,14 @@ impl SqliteUsageBuilder {
                 homeless[0]
             )));
         }
-        Ok(SqliteUsage { pool: self.pool, tables })
+        Ok(SqlUsage { pool: self.pool, tables })
     }
 }
 
-impl SqliteUsage {
+impl<DB: Counts> SqlUsage<DB> {
     /// Counts on `pool` the resource types of `catalog`. The pool is only read from.
-    pub fn builder(pool: SqlitePool, catalog: &ResourceCatalog) -> SqliteUsageBuilder {
-        SqliteUsageBuilder { pool, catalog: catalog.clone(), tables: BTreeMap::new() }
+    pub fn builder(pool: Pool<DB>, catalog: &ResourceCatalog) -> SqlUsageBuilder<DB> {
+        SqlUsageBuilder { pool, catalog: catalog.clone(), tables: BTreeMap::new() }
     }
 
     /// Has the database check every query, so that a misspelt table or column is found at the start.
@@ -227,7 +336,9 @@ impl SqliteUsage {
     /// When a table or a column isn't there, or the database doesn't answer.
     pub async fn check(&self) -> Result<(), Error> {
         for (resource, statements) in &self.tables {
-            self.count_rows(statements, "", Some(0)).await.map_err(|error| failed(resource, statements, error))?;
+            // NULL is of any type.
+            let counted = self.count_rows(statements, Value::Null, Some(0)).await;
+            counted.map_err(|error| failed::<DB>(resource, statements, error))?;
         }
         Ok(())
     }
@@ -235,7 +346,7 @@ impl SqliteUsage {
     fn statements(&self, resource: &ResourceType) -> Result<&Statements, Error> {
         self.tables.get(resource.name()).ok_or_else(|| {
             Error::config(format!(
-                "{} can't be counted: the SqliteUsage was built without a table for that resource type",
+                "{} can't be counted: its SqlUsage was built without a table for that resource type",
                 resource.name()
             ))
         })
@@ -244,21 +355,24 @@ impl SqliteUsage {
     async fn count_rows(
         &self,
         statements: &Statements,
-        workspace: &str,
+        workspace: Value<'_>,
         at_most: Option<u64>,
     ) -> Result<i64, sqlx::Error> {
-        let sql = if at_most.is_some() { &statements.bounded } else { &statements.all };
-        let mut query = sqlx::query_scalar(AssertSqlSafe(Arc::clone(sql))).bind(workspace);
-        if let Some(bound) = at_most {
-            // There are never more rows than that.
-            query = query.bind(i64::try_from(bound).unwrap_or(i64::MAX));
-        }
-        // A transaction of its own begins a new snapshot. On a connection that came back to the pool with a transaction
-        // still open, BEGIN fails, where a bare query would count rows as they were when that one began.
-        let mut transaction = self.pool.begin().await?;
-        let counted = query.fetch_one(&mut *transaction).await?;
+        let CountSql { all, bounded } = &statements.count;
+        let mut values = vec![workspace];
+        let sql = match at_most {
+            None => all,
+            Some(bound) => {
+                // There are never more rows than that.
+                values.push(Value::Number(i64::try_from(bound).unwrap_or(i64::MAX)));
+                bounded
+            }
+        };
+        let mut transaction = DB::begin(&self.pool, LONGEST).await?;
+        let rows = DB::rows(&mut transaction, Statement::recurring(sql, values)).await?;
         transaction.commit().await?;
-        Ok(counted)
+        let counted = rows.first().map(|row| DB::number(row, 0)).transpose()?.flatten();
+        counted.ok_or(sqlx::Error::RowNotFound)
     }
 
     async fn find_rows(
@@ -269,27 +383,25 @@ impl SqliteUsage {
         values: &[String],
     ) -> Result<HashSet<String>, sqlx::Error> {
         let Statements { table, counted, .. } = statements;
-        let text = format!(r#"CAST("{table}"."{column}" AS TEXT)"#);
+        let column = format!(r#""{table}"."{column}""#);
         let mut found = HashSet::with_capacity(values.len());
-        // One snapshot for all chunks.
-        let mut transaction = self.pool.begin().await?;
-        for chunk in values.chunks(LOOKED_UP_AT_ONCE) {
+        let possible: Vec<&String> = values.iter().filter(|value| DB::can_hold(value)).collect();
+        let mut transaction = DB::begin(&self.pool, LONGEST).await?;
+        for chunk in possible.chunks(LOOKED_UP_AT_ONCE) {
             let parameters: Vec<String> = (2..chunk.len() + 2).map(|parameter| format!("${parameter}")).collect();
-            // The bare column, so that an index on it serves; its affinity turns the texts into what it holds.
-            let sql =
-                format!(r#"SELECT DISTINCT {text} {counted} AND "{table}"."{column}" IN ({})"#, parameters.join(", "));
-            let mut query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false).bind(workspace);
-            for value in chunk {
-                query = query.bind(value);
+            let one_of = DB::one_of(&column, &parameters.join(", "));
+            let sql = format!("SELECT DISTINCT CAST({column} AS TEXT) {counted} AND {one_of}");
+            let bound = [workspace].into_iter().chain(chunk.iter().map(|value| value.as_str())).map(Value::Text);
+            for row in DB::rows(&mut transaction, Statement::once(sql, bound.collect())).await? {
+                found.insert(DB::text(&row, 0)?);
             }
-            found.extend(query.fetch_all(&mut *transaction).await?);
         }
         transaction.commit().await?;
         Ok(found)
     }
 }
 
-impl UsageSource for SqliteUsage {
+impl<DB: Counts> UsageSource for SqlUsage<DB> {
     fn count<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
@@ -299,9 +411,9 @@ impl UsageSource for SqliteUsage {
         Box::pin(async move {
             let statements = self.statements(resource)?;
             let counted = self
-                .count_rows(statements, workspace.as_str(), at_most)
+                .count_rows(statements, Value::Text(workspace.as_str()), at_most)
                 .await
-                .map_err(|error| failed(resource.name(), statements, error))?;
+                .map_err(|error| failed::<DB>(resource.name(), statements, error))?;
             u64::try_from(counted).map_err(|error| {
                 Error::unavailable(format!("the count of {} is negative", resource.name())).with_source(error)
             })
@@ -325,24 +437,58 @@ impl UsageSource for SqliteUsage {
             let found = self
                 .find_rows(statements, workspace.as_str(), column, values)
                 .await
-                .map_err(|error| failed(resource.name(), statements, error))?;
+                .map_err(|error| failed::<DB>(resource.name(), statements, error))?;
             Ok(values.iter().map(|value| found.contains(value)).collect())
         })
     }
+
+    fn count_sql(&self, resource: &ResourceType) -> Option<CountSql> {
+        self.tables.get(resource.name()).filter(|_| DB::COUNTS_ITSELF).map(|statements| statements.count.clone())
+    }
 }
 
-fn failed(resource: &str, statements: &Statements, error: sqlx::Error) -> Error {
+impl<DB: Counts> fmt::Debug for SqlUsage<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlUsage").field("pool", &self.pool).field("tables", &self.tables).finish()
+    }
+}
+
+impl<DB: Counts> Clone for SqlUsageBuilder<DB> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone(), catalog: self.catalog.clone(), tables: self.tables.clone() }
+    }
+}
+
+impl<DB: Counts> fmt::Debug for SqlUsageBuilder<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlUsageBuilder")
+            .field("pool", &self.pool)
+            .field("tables", &self.tables)
+            .finish_non_exhaustive()
+    }
+}
+
+fn failed<DB: Counts>(resource: &str, statements: &Statements, error: sqlx::Error) -> Error {
     let table = &statements.table;
-    let message = error.as_database_error().map_or("", |error| error.message());
-    let fix = if message.contains("no such table") {
-        ": the database has no such table; run the host's migrations, or name another with SqliteUsageBuilder::table"
-    } else if message.contains("no such column") {
-        ": a column is missing; set workspace_column and filter of its SqlTable, or the column of the rule's \
-         existence probe, to columns that it has"
-    } else if message.contains("within a transaction") {
-        ": a connection came back to the pool with its transaction open; end every BEGIN that the host runs itself"
-    } else {
-        ""
+    let fix = match DB::trouble(&error) {
+        Some(Trouble::NoTable) => {
+            ": the database has no such table; run the host's migrations, or name another with SqlUsageBuilder::table"
+        }
+        Some(Trouble::NoColumn) => {
+            ": a column is missing; set workspace_column and filter of its SqlTable, or the column of the rule's \
+             existence probe, to columns that it has"
+        }
+        Some(Trouble::OpenTransaction) => {
+            ": a connection came back to the pool with its transaction open; end every BEGIN that the host runs itself"
+        }
+        #[cfg(feature = "postgres")]
+        Some(Trouble::Denied) => ": the role needs GRANT SELECT on it from the table's owner",
+        #[cfg(feature = "postgres")]
+        Some(Trouble::OtherType) => {
+            ": a column isn't text; set workspace_type of its SqlTable to the type of the workspace column, and a \
+             workspace_format that takes only ids of that type"
+        }
+        _ => "",
     };
     Error::unavailable(format!("reading {resource} from the table \"{table}\" failed{fix}")).with_source(error)
 }

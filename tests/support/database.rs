@@ -1,32 +1,67 @@
-//! A look into a host's SQLite file that goes past the host.
+//! A look into a host's database that goes past the host.
 
-use std::path::Path;
-
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
+use sqlx::AssertSqlSafe;
+#[cfg(feature = "postgres")]
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+#[cfg(feature = "sqlite")]
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::runtime::{Builder, Runtime};
 
 /// A connection of its own.
 pub(crate) struct Database {
     runtime: Runtime,
-    connection: SqliteConnection,
+    connection: Connection,
+}
+
+enum Connection {
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqliteConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(PgConnection),
+}
+
+/// The same on either connection.
+macro_rules! on {
+    ($database:expr, $connection:ident => $work:expr) => {{
+        let Database { runtime, connection } = $database;
+        match connection {
+            #[cfg(feature = "sqlite")]
+            Connection::Sqlite($connection) => runtime.block_on($work).unwrap(),
+            #[cfg(feature = "postgres")]
+            Connection::Postgres($connection) => runtime.block_on($work).unwrap(),
+        }
+    }};
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 impl Database {
-    pub(crate) fn open(path: &Path) -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let connection = runtime.block_on(SqliteConnectOptions::new().filename(path).connect()).unwrap();
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn open(path: &std::path::Path) -> Self {
+        let runtime = runtime();
+        let options = SqliteConnectOptions::new().filename(path);
+        let connection = Connection::Sqlite(runtime.block_on(sqlx::ConnectOptions::connect(&options)).unwrap());
         Self { runtime, connection }
     }
 
+    #[cfg(feature = "postgres")]
+    pub(crate) fn postgres(url: &str) -> Self {
+        let runtime = runtime();
+        let options: PgConnectOptions = url.parse().unwrap();
+        let connection = Connection::Postgres(runtime.block_on(sqlx::ConnectOptions::connect(&options)).unwrap());
+        Self { runtime, connection }
+    }
+
+    /// Runs statements.
     pub(crate) fn run(&mut self, sql: String) {
-        self.runtime.block_on(sqlx::query(AssertSqlSafe(sql)).execute(&mut self.connection)).unwrap();
+        on!(self, connection => async { sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop) });
     }
 
     /// The result of a query that has one number, for one workspace.
     pub(crate) fn number(&mut self, sql: String, workspace: &str) -> i64 {
-        let number = sqlx::query_scalar(AssertSqlSafe(sql)).bind(workspace).fetch_one(&mut self.connection);
-        self.runtime.block_on(number).unwrap()
+        on!(self, connection => sqlx::query_scalar(AssertSqlSafe(sql)).bind(workspace).fetch_one(connection))
     }
 
     pub(crate) fn rows(&mut self, table: &str, workspace: &str) -> i64 {
@@ -35,25 +70,43 @@ impl Database {
 
     pub(crate) fn names(&mut self, table: &str, workspace: &str) -> Vec<String> {
         let sql = format!(r#"SELECT "name" FROM "{table}" WHERE "workspaceId" = $1 ORDER BY "name""#);
-        let names = sqlx::query_scalar(AssertSqlSafe(sql)).bind(workspace).fetch_all(&mut self.connection);
-        self.runtime.block_on(names).unwrap()
+        on!(self, connection => sqlx::query_scalar(AssertSqlSafe(sql)).bind(workspace).fetch_all(connection))
     }
 
     /// Makes the database itself note the most rows of a table that a workspace ever had: no moment is missed, as it
     /// would be between two looks from outside.
     pub(crate) fn watch(&mut self, table: &str) {
         self.run(
-            r#"CREATE TABLE IF NOT EXISTS "Peak" ("table" TEXT, "workspaceId" TEXT, "rows" INTEGER,
+            r#"CREATE TABLE IF NOT EXISTS "Peak" ("table" TEXT, "workspaceId" TEXT, "rows" BIGINT,
                PRIMARY KEY ("table", "workspaceId"))"#
                 .to_owned(),
         );
-        self.run(format!(
-            r#"CREATE TRIGGER IF NOT EXISTS "{table}Peak" AFTER INSERT ON "{table}" BEGIN
-                 INSERT INTO "Peak" VALUES ('{table}', NEW."workspaceId",
-                   (SELECT count(*) FROM "{table}" WHERE "workspaceId" = NEW."workspaceId"))
-                 ON CONFLICT DO UPDATE SET "rows" = max("rows", excluded."rows");
-               END"#
-        ));
+        let trigger = match &self.connection {
+            #[cfg(feature = "sqlite")]
+            Connection::Sqlite(_) => format!(
+                r#"CREATE TRIGGER IF NOT EXISTS "{table}Peak" AFTER INSERT ON "{table}" BEGIN
+                     INSERT INTO "Peak" VALUES ('{table}', NEW."workspaceId",
+                       (SELECT count(*) FROM "{table}" WHERE "workspaceId" = NEW."workspaceId"))
+                     ON CONFLICT DO UPDATE SET "rows" = max("rows", excluded."rows");
+                   END"#
+            ),
+            // Two transactions don't see each other's rows: they count when they commit, one after the other.
+            #[cfg(feature = "postgres")]
+            Connection::Postgres(_) => format!(
+                r#"CREATE OR REPLACE FUNCTION "{table}Peak"() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN
+                     PERFORM pg_advisory_xact_lock(hashtext('{table}'), hashtext(NEW."workspaceId"::text));
+                     INSERT INTO "Peak" VALUES ('{table}', NEW."workspaceId"::text,
+                       (SELECT count(*) FROM "{table}" WHERE "workspaceId" = NEW."workspaceId"))
+                     ON CONFLICT ("table", "workspaceId") DO UPDATE
+                       SET "rows" = greatest("Peak"."rows", excluded."rows");
+                     RETURN NULL;
+                   END $body$;
+                   DROP TRIGGER IF EXISTS "{table}Peak" ON "{table}";
+                   CREATE CONSTRAINT TRIGGER "{table}Peak" AFTER INSERT ON "{table}"
+                     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION "{table}Peak"()"#
+            ),
+        };
+        self.run(trigger);
     }
 
     /// The most rows that a watched table ever had for a workspace.

@@ -1,0 +1,203 @@
+//! What every count over a host's own tables promises. Each test has a host to itself.
+
+use std::sync::Arc;
+
+use tower_quota::{Error, Limit, ResourceCatalog, ResourceSpec, SqlTable, UsageSource};
+
+use crate::workspace;
+
+/// `Segment`: 2000 rows of acme named s0 to s1999, every tenth archived; 3 of another workspace.
+pub(crate) const TABLES: &str = r#"
+CREATE TABLE "Segment" ("id" INTEGER PRIMARY KEY, "ws" TEXT, "name" TEXT, "archived" INTEGER, "a`b""c" TEXT);
+WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1999)
+INSERT INTO "Segment" SELECT i, 'acme', 's' || i, CASE i % 10 WHEN 0 THEN 1 ELSE 0 END, 'say "x"' FROM n;
+INSERT INTO "Segment" VALUES
+    (5001, 'other', 'o1', 0, ''), (5002, 'other', 'o2', 0, ''), (5003, 'other', 's1', 0, '');
+CREATE TABLE "CustomMetric" ("workspaceId" TEXT);
+"#;
+
+/// A database with these tables.
+pub(crate) trait Host {
+    /// Filters that only this dialect understands, and how many of acme's rows they leave.
+    const FILTERS: &'static [(&'static str, u64)];
+
+    async fn start() -> Self;
+
+    /// Counts segments in this table. The other type has its own.
+    fn usage(&self, table: SqlTable) -> Result<Arc<dyn UsageSource>, Error>;
+
+    /// Has the database check the queries.
+    async fn check(&self, table: SqlTable) -> Result<(), Error>;
+
+    /// What a set-up without tables of its own says.
+    fn unmapped(&self) -> Error;
+
+    async fn run(&self, sql: &'static str);
+
+    async fn close(&self);
+}
+
+pub(crate) fn metered() -> ResourceCatalog {
+    ResourceCatalog::empty()
+        .resource(ResourceSpec::new("segments", "maxSegments", Limit::of(50)))
+        .resource(ResourceSpec::new("customMetrics", "maxCustomMetrics", Limit::of(50)).table("CustomMetric"))
+        .build()
+        .unwrap()
+}
+
+pub(crate) fn segments() -> SqlTable {
+    SqlTable::new("Segment").workspace_column("ws")
+}
+
+pub(crate) async fn count(usage: &dyn UsageSource, id: &str, at_most: Option<u64>) -> Result<u64, Error> {
+    usage.count(&workspace(id), metered().by_name("segments").unwrap(), at_most).await
+}
+
+pub(crate) async fn counts_are_of_one_workspace_and_may_stop_early(host: impl Host) {
+    let usage = host.usage(segments()).unwrap();
+    host.check(segments()).await.unwrap();
+    for (at_most, rows) in
+        [(None, 2000), (Some(0), 0), (Some(51), 51), (Some(2000), 2000), (Some(9999), 2000), (Some(u64::MAX), 2000)]
+    {
+        assert_eq!(count(&*usage, "acme", at_most).await.unwrap(), rows, "{at_most:?}");
+    }
+    assert_eq!(count(&*usage, "other", None).await.unwrap(), 3);
+    assert_eq!(count(&*usage, "none", None).await.unwrap(), 0);
+    let metrics = metered();
+    let metrics = metrics.by_name("customMetrics").unwrap();
+    assert_eq!(usage.count(&workspace("acme"), metrics, None).await.unwrap(), 0);
+    host.run(r#"INSERT INTO "CustomMetric" VALUES ('acme')"#).await;
+    assert_eq!(usage.count(&workspace("acme"), metrics, None).await.unwrap(), 1);
+}
+
+pub(crate) async fn a_filter_narrows_the_count<H: Host>(host: H) {
+    let common = [
+        (r#""archived" = 0"#, 1800),
+        (r#""Segment"."archived" = 1 OR "name" = 's1'"#, 201),
+        ("archived = 0 AND name <> 'it''s -- \"archived\"'", 1800),
+        (r#""a`b""c" = 'say "x"'"#, 2000),
+        (r#"EXISTS (SELECT 1 FROM "Segment" AS "o" WHERE "o"."ws" = 'other' AND "o"."name" = "Segment"."name")"#, 1),
+    ];
+    for (filter, rows) in common.iter().chain(H::FILTERS) {
+        let usage = host.usage(segments().filter(*filter)).unwrap();
+        assert_eq!(count(&*usage, "acme", None).await.unwrap(), *rows, "{filter}");
+    }
+}
+
+pub(crate) async fn what_cannot_be_counted_is_an_error_and_never_zero(host: impl Host) {
+    for (table, says) in [
+        (SqlTable::new("Sgement"), "no such table"),
+        (SqlTable::new("Segment").workspace_column("workspace"), "a column is missing"),
+        // SQLite on its own would compare the text 'archvied' with 0, and find that no row is counted.
+        (segments().filter(r#""archvied" = 0"#), "a column is missing"),
+        (segments().filter("archvied = 0"), "a column is missing"),
+    ] {
+        let usage = host.usage(table.clone()).unwrap();
+        for error in [count(&*usage, "acme", None).await.unwrap_err(), host.check(table).await.unwrap_err()] {
+            assert!(error.is_unavailable() && error.message().contains(says), "{error}");
+            assert!(error.message().contains("segments") && error.message().contains("table \"S"), "{error}");
+        }
+    }
+
+    let usage = host.usage(segments()).unwrap();
+    let values = ["s1".to_owned()];
+    let (catalog, acme) = (metered(), workspace("acme"));
+    let segments = catalog.by_name("segments").unwrap();
+    let error = usage.existing(&acme, segments, "title", &values).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("a column is missing"), "{error}");
+    let error = usage.existing(&acme, segments, "name\" --", &values).await.unwrap_err();
+    assert!(error.is_config(), "{error}");
+    let larger = ResourceCatalog::default();
+    let unknown = usage.count(&acme, larger.by_name("journeys").unwrap(), None).await.unwrap_err();
+    assert!(unknown.is_config(), "{unknown}");
+    host.close().await;
+    assert!(count(&*usage, "acme", None).await.unwrap_err().is_unavailable());
+}
+
+pub(crate) async fn an_incomplete_mapping_is_told_at_the_start(host: impl Host) {
+    let error = host.unmapped();
+    assert!(error.is_config() && error.message().contains("no table is known for segments"), "{error}");
+    for (table, says) in [
+        (SqlTable::new("a\"b"), "not an identifier"),
+        (SqlTable::new("a").workspace_column("b c"), "not an identifier"),
+        (segments().filter("name = 'x)"), "quote is not closed"),
+        (segments().filter("1 -- all"), "comments"),
+        (segments().filter("1 /* all */"), "comments"),
+    ] {
+        let Err(error) = host.usage(table) else { panic!("{says}") };
+        assert!(error.is_config() && error.message().contains(says), "{error}");
+    }
+}
+
+pub(crate) async fn existing_rows_are_found_among_thousands_of_values(host: impl Host) {
+    let usage = host.usage(segments().filter("\"archived\" = 0")).unwrap();
+    let (catalog, acme) = (metered(), workspace("acme"));
+    let segments = catalog.by_name("segments").unwrap();
+    // From s1000 to s2999: every tenth is archived, the second half isn't there. Names of other workspaces don't
+    // count, and a value may be asked for twice.
+    let mut values: Vec<String> = (1000..3000).map(|number| format!("s{number}")).collect();
+    values.extend(["o1", "s1", "s1", "S1", "' OR 1 = 1 --", "s1\0"].map(str::to_owned));
+    let mut expected: Vec<bool> = (1000..3000).map(|number| number % 10 != 0 && number < 2000).collect();
+    expected.extend([false, true, true, false, false, false]);
+    assert_eq!(usage.existing(&acme, segments, "name", &values).await.unwrap(), expected);
+
+    let ids = ["1", "01", "10", "1.0", "5001", "x"].map(str::to_owned);
+    let found = usage.existing(&acme, segments, "id", &ids).await.unwrap();
+    assert_eq!(found, [true, false, false, false, false, false]);
+    assert!(usage.existing(&acme, segments, "id", &[]).await.unwrap().is_empty());
+}
+
+/// Runs these on a host.
+macro_rules! counts {
+    ($host:ty) => {
+        counts!(
+            $host,
+            counts_are_of_one_workspace_and_may_stop_early,
+            a_filter_narrows_the_count,
+            what_cannot_be_counted_is_an_error_and_never_zero,
+            an_incomplete_mapping_is_told_at_the_start,
+            existing_rows_are_found_among_thousands_of_values,
+        );
+    };
+    ($host:ty, $($test:ident,)+) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                crate::counts::$test(<$host as crate::counts::Host>::start().await).await;
+            }
+        )+
+    };
+}
+pub(crate) use counts;
+
+/// The methods that are the same with any pool.
+macro_rules! host {
+    ($usage:ty) => {
+        fn usage(&self, table: SqlTable) -> Result<Arc<dyn UsageSource>, Error> {
+            let usage = <$usage>::builder(self.pool.clone(), &metered()).table("segments", table).build()?;
+            Ok(Arc::new(usage))
+        }
+
+        async fn check(&self, table: SqlTable) -> Result<(), Error> {
+            let usage = <$usage>::builder(self.pool.clone(), &metered()).table("segments", table).build()?;
+            // In a task, as hosts do: the future is `Send`.
+            tokio::spawn(async move { usage.check().await }).await.unwrap()
+        }
+
+        fn unmapped(&self) -> Error {
+            let builder = <$usage>::builder(self.pool.clone(), &metered());
+            let error = builder.clone().without("segments").table("journeys", segments()).build().unwrap_err();
+            assert!(error.is_config() && error.message().contains("unknown resource type"), "{error}");
+            builder.build().unwrap_err()
+        }
+
+        async fn run(&self, sql: &'static str) {
+            sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
+        }
+
+        async fn close(&self) {
+            self.pool.close().await;
+        }
+    };
+}
+pub(crate) use host;

@@ -1,0 +1,477 @@
+//! Postgres.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Column, Row, SqlSafeStr};
+use tower_quota::{
+    Error, Expect, Limit, PostgresStore, PostgresUsage, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable,
+    UsageSource, WorkspaceFormat,
+};
+
+use crate::counts::{Host, TABLES, count, counts, host, metered, segments};
+use crate::support::postgres::{Durability, Server, shared};
+use crate::{catalog, limits, workspace};
+
+async fn own_database() -> (PostgresStore, String) {
+    let url = shared().database();
+    (PostgresStore::connect(&url, &catalog()).await.unwrap(), url)
+}
+
+async fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new().max_connections(5).connect(url).await.unwrap()
+}
+
+async fn hosts_pool() -> (PostgresStore, String) {
+    let url = shared().database();
+    // A host's own default, under which concurrent updates would fail.
+    run(
+        &pool(&url).await,
+        r#"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation =
+        serializable', current_database()); END $$"#,
+    )
+    .await;
+    (PostgresStore::new(pool(&url).await, &catalog()).await.unwrap(), url)
+}
+
+conforms!(own_database_conforms, own_database());
+conforms!(hosts_pool_conforms, hosts_pool());
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap();
+}
+
+async fn number(pool: &PgPool, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_guides_query_answers() {
+    let (store, _url) = own_database().await;
+    let changes = limits(
+        &catalog(),
+        &[("maxSegments", Limit::of(75)), ("maxJourneys", Limit::Unlimited), ("maxCustomMetrics", Limit::of(0))],
+    );
+    let record = store.update(&workspace("acme"), &changes, &Expect::Anything).await.unwrap();
+
+    let query = r#"SELECT *, "id"::text AS "idText", "updatedAt" = to_timestamp($1) AS "same" FROM "WorkspaceQuota" WHERE "workspaceId" = 'acme';"#;
+    let rows = sqlx::query(query).bind(record.updated_at.as_second() as f64).fetch_all(store.pool()).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    let columns: Vec<&str> = rows[0].columns().iter().map(Column::name).collect();
+    assert_eq!(columns[..5], ["id", "workspaceId", "version", "createdAt", "updatedAt"]);
+    assert_eq!(columns.len(), 5 + catalog().len() + 2);
+    assert_eq!(rows[0].get::<&str, _>("idText"), record.id.to_string());
+    assert_eq!(rows[0].get::<i64, _>("version"), 1);
+    assert_eq!(rows[0].get::<i64, _>("maxSegments"), 75);
+    assert_eq!(rows[0].get::<i64, _>("maxJourneys"), -1);
+    assert_eq!(rows[0].get::<i64, _>("maxCustomMetrics"), 0);
+    assert_eq!(rows[0].get::<Option<i64>, _>("maxUsers"), None);
+    assert!(rows[0].get::<bool, _>("same"));
+}
+
+#[tokio::test]
+async fn an_operator_can_only_write_what_can_be_read() {
+    let (store, _url) = own_database().await;
+    store.provision(&workspace("acme")).await.unwrap();
+    for sql in [
+        r#"UPDATE "WorkspaceQuota" SET "maxUsers" = -2"#,
+        r#"UPDATE "WorkspaceQuota" SET "version" = 0"#,
+        r#"UPDATE "WorkspaceQuota" SET "updatedAt" = 'many'"#,
+    ] {
+        assert!(sqlx::raw_sql(sql).execute(store.pool()).await.is_err(), "{sql}");
+    }
+    // With fractions of a second, which a record doesn't show.
+    run(store.pool(), r#"UPDATE "WorkspaceQuota" SET "maxUsers" = 12, "updatedAt" = '2999-01-01 00:00:00.75+00'"#)
+        .await;
+    let record = store.load(&workspace("acme")).await.unwrap().unwrap();
+    assert_eq!(record.limits, limits(&catalog(), &[("maxUsers", Limit::of(12))]));
+    // The time of change never goes back.
+    let changes = limits(&catalog(), &[("maxUsers", Limit::of(1))]);
+    for expect in [Expect::Anything, Expect::Existing] {
+        let record = store.update(&workspace("acme"), &changes, &expect).await.unwrap();
+        assert_eq!(record.updated_at.to_string(), "2999-01-01T00:00:00Z");
+    }
+    run(store.pool(), r#"UPDATE "WorkspaceQuota" SET "updatedAt" = 'infinity'"#).await;
+    let error = store.load(&workspace("acme")).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("acme"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_replicas_start_at_once() {
+    for _ in 0..5 {
+        let url = shared().database();
+        let tasks: Vec<_> = (0..16)
+            .map(|_| {
+                let url = url.clone();
+                tokio::spawn(async move {
+                    let store = PostgresStore::connect(&url, &catalog()).await.unwrap();
+                    let made = store.provision(&workspace("acme")).await.unwrap();
+                    let changes = limits(&catalog(), &[("maxUsers", Limit::of(7))]);
+                    store.update(&workspace("acme"), &changes, &Expect::Anything).await.unwrap();
+                    store.pool().close().await;
+                    made.id
+                })
+            })
+            .collect();
+        let mut ids = Vec::new();
+        for task in tasks {
+            ids.push(task.await.unwrap());
+        }
+        ids.dedup();
+        assert_eq!(ids.len(), 1);
+        let store = PostgresStore::connect(&url, &catalog()).await.unwrap();
+        assert_eq!(store.load(&workspace("acme")).await.unwrap().unwrap().version, 17);
+        assert_eq!(number(store.pool(), "SELECT count(*) FROM _tower_quota_migrations").await, schema_versions());
+    }
+}
+
+/// How many there are.
+fn schema_versions() -> i64 {
+    i64::try_from(std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres")).unwrap().count())
+        .unwrap()
+}
+
+fn hosts_migrations() -> Migrator {
+    let up = |version, sql: &'static str| {
+        Migration::new(version, "host".into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        up(1, r#"CREATE TABLE "Segment" ("workspaceId" TEXT NOT NULL)"#),
+        up(2, r#"ALTER TABLE "Segment" ADD COLUMN "name" TEXT"#),
+    ])
+}
+
+#[tokio::test]
+async fn the_hosts_migrations_are_left_alone() {
+    for host_first in [true, false] {
+        let pool = pool(&shared().database()).await;
+        if host_first {
+            hosts_migrations().run(&pool).await.unwrap();
+        }
+        PostgresStore::new(pool.clone(), &catalog()).await.unwrap();
+        hosts_migrations().run(&pool).await.unwrap();
+        let store = PostgresStore::new(pool.clone(), &catalog()).await.unwrap();
+        store.provision(&workspace("acme")).await.unwrap();
+        let hosts: Vec<i64> =
+            sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY 1").fetch_all(&pool).await.unwrap();
+        assert_eq!(hosts, [1, 2]);
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_or_a_table_of_the_host_is_refused() {
+    let (store, url) = own_database().await;
+    run(store.pool(), "INSERT INTO _tower_quota_migrations VALUES (99, '2999-01-01T00:00:00Z')").await;
+    let error = PostgresStore::connect(&url, &catalog()).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("schema version 99"), "{error}");
+
+    let pool = pool(&shared().database()).await;
+    run(&pool, r#"CREATE TABLE "WorkspaceQuota" ("id" TEXT)"#).await;
+    let error = PostgresStore::new(pool.clone(), &catalog()).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("rename it"), "{error}");
+    // All or nothing.
+    let ours = r#"SELECT count(*) FROM pg_class WHERE relname = '_tower_quota_migrations'"#;
+    assert_eq!(number(&pool, ours).await, 0);
+}
+
+#[tokio::test]
+async fn types_come_and_go_and_data_stays() {
+    let url = shared().database();
+    let (small, large, acme) = (ResourceCatalog::default(), catalog(), workspace("acme"));
+    let open = async |catalog: &ResourceCatalog| PostgresStore::connect(&url, catalog).await.unwrap();
+
+    let users = [("maxUsers", Limit::of(5))];
+    let made = open(&small).await.update(&acme, &limits(&small, &users), &Expect::Anything).await.unwrap();
+    let store = open(&large).await;
+    assert_eq!(store.load(&acme).await.unwrap().unwrap(), made);
+    let metrics = limits(&large, &[("maxCustomMetrics", Limit::of(9))]);
+    store.update(&acme, &metrics, &Expect::Versions(vec![1])).await.unwrap();
+
+    let record = open(&small).await.load(&acme).await.unwrap().unwrap();
+    assert_eq!((record.version, record.limits), (2, limits(&small, &users)));
+    let record = open(&large).await.load(&acme).await.unwrap().unwrap();
+    assert_eq!(record.limits, limits(&large, &[users[0], ("maxCustomMetrics", Limit::of(9))]));
+}
+
+#[tokio::test]
+async fn a_role_needs_few_rights_and_is_told_which() {
+    let url = shared().database();
+    let owner = pool(&url).await;
+    let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&owner).await.unwrap();
+    let role = format!("{database}_App");
+    run(&owner, &format!(r#"CREATE ROLE "{role}" LOGIN"#)).await;
+    let url_of_role = shared().url_of(&role, &database);
+
+    // In Postgres 15, nobody but the owner may create in `public`.
+    let error = PostgresStore::connect(&url_of_role, &catalog()).await.unwrap_err();
+    let says = format!(r#"GRANT CREATE ON SCHEMA public TO "{role}""#);
+    assert!(error.is_config() && error.message().contains(&says), "{error}");
+
+    run(&owner, &format!(r#"ALTER ROLE "{role}" SET search_path = nowhere"#)).await;
+    let error = PostgresStore::connect(&url_of_role, &catalog()).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("search_path"), "{error}");
+    run(&owner, &format!(r#"ALTER ROLE "{role}" RESET search_path"#)).await;
+
+    // Tables that the owner has made are enough.
+    PostgresStore::new(owner.clone(), &catalog()).await.unwrap();
+    let error = PostgresStore::connect(&url_of_role, &catalog()).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("GRANT SELECT ON"), "{error}");
+    run(&owner, &format!(r#"GRANT SELECT ON "_tower_quota_migrations" TO "{role}""#)).await;
+    let store = PostgresStore::connect(&url_of_role, &catalog()).await.unwrap();
+    let error = store.provision(&workspace("acme")).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("GRANT SELECT, INSERT, UPDATE"), "{error}");
+    run(&owner, &format!(r#"GRANT SELECT, INSERT, UPDATE ON "WorkspaceQuota" TO "{role}""#)).await;
+    store.provision(&workspace("acme")).await.unwrap();
+
+    // A column is added by the owner.
+    let larger = ResourceCatalog::builder().resource(ResourceSpec::new("hooks", "maxHooks", Limit::of(1))).build();
+    run(&owner, &format!(r#"GRANT CREATE ON SCHEMA public TO "{role}""#)).await;
+    let error = PostgresStore::connect(&url_of_role, &larger.unwrap()).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("owner"), "{error}");
+
+    let usage = PostgresUsage::builder(pool(&url_of_role).await, &metered()).table("segments", segments());
+    run(&owner, TABLES).await;
+    let error = usage.build().unwrap().check().await.unwrap_err();
+    assert!(error.message().contains("GRANT SELECT"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_says_how_to_fix_it_and_keeps_the_password() {
+    let here = shared().url_of("postgres", "absent");
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = format!("postgres://app:sesame@localhost/app?host={}", folder.path().display());
+    let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refused = format!("postgres://app:sesame@{refused}/app");
+    let stranger = shared().url_of("stranger", "postgres").replace("stranger@", "stranger:sesame@");
+    for (url, config, says) in [
+        (here.as_str(), true, "has no database \"absent\""),
+        (&stranger, true, "refuses role \"stranger\""),
+        ("sqlite://app:sesame.db", true, "postgres://"),
+        ("postgres://app:sesame@[::1/app", true, "can't be read"),
+        ("postgres://app:sesame@localhost/app?sslmode=sesame", true, "can't be read"),
+        ("postgres://app:sesame@localhost/app?sslmode=require&port=1", false, "localhost:1"),
+        (&nobody, false, "no Postgres server answers"),
+        (&refused, false, "no Postgres server answers at 127.0.0.1:"),
+    ] {
+        let error = PostgresStore::connect(url, &catalog()).await.unwrap_err();
+        assert_eq!((error.is_config(), error.is_unavailable()), (config, !config), "{url}: {error:?}");
+        assert!(error.message().contains(says), "{url}: {error:?}");
+        assert!(!format!("{error:?}").contains("sesame@") && !error.message().contains("sesame"), "{url}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_table_or_pool_is_told() {
+    let (store, url) = own_database().await;
+    run(store.pool(), r#"DROP TABLE "WorkspaceQuota""#).await;
+    let changes = limits(&catalog(), &[("maxUsers", Limit::of(5))]);
+    for error in [
+        store.load(&workspace("acme")).await.unwrap_err(),
+        store.provision(&workspace("acme")).await.unwrap_err(),
+        store.update(&workspace("acme"), &changes, &Expect::Anything).await.unwrap_err(),
+    ] {
+        assert!(error.is_unavailable() && error.message().contains("is gone"), "{error}");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+    let error = PostgresStore::connect(&url, &catalog()).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("_tower_quota_migrations"), "{error}");
+    store.ping().await.unwrap();
+    store.pool().close().await;
+    assert!(store.ping().await.unwrap_err().is_unavailable());
+    assert!(store.load(&workspace("acme")).await.unwrap_err().is_unavailable());
+}
+
+#[tokio::test]
+async fn a_read_only_server_is_told() {
+    let (store, _url) = own_database().await;
+    run(
+        store.pool(),
+        r#"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on',
+        current_database()); END $$"#,
+    )
+    .await;
+    let pool = pool(&_url).await;
+    let again = PostgresStore::new(pool, &catalog()).await.unwrap();
+    let error = again.provision(&workspace("acme")).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("primary"), "{error}");
+    let larger = ResourceCatalog::builder().resource(ResourceSpec::new("hooks", "maxHooks", Limit::of(1))).build();
+    let error = PostgresStore::connect(&_url, &larger.unwrap()).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("primary"), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_lock_for_ever() {
+    let (store, url) = own_database().await;
+    store.provision(&workspace("acme")).await.unwrap();
+    let hog = pool(&url).await;
+    let mut transaction = hog.begin().await.unwrap();
+    sqlx::raw_sql(r#"LOCK TABLE "WorkspaceQuota""#).execute(&mut *transaction).await.unwrap();
+    let begin = Instant::now();
+    assert!(store.load(&workspace("acme")).await.unwrap_err().is_unavailable());
+    assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+    transaction.rollback().await.unwrap();
+    store.load(&workspace("acme")).await.unwrap().unwrap();
+}
+
+/// What a pooler that hands out connections per transaction does to a session: nothing prepared or set in it is there
+/// the next time.
+async fn forgetful(url: &str) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(4)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql("DISCARD ALL").execute(connection).await?;
+                Ok(true)
+            })
+        })
+        .connect(url)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn nothing_is_kept_in_a_session() {
+    let url = shared().database();
+    let pool = forgetful(&url).await;
+    let store = PostgresStore::new(pool.clone(), &catalog()).await.unwrap();
+    run(&pool, TABLES).await;
+    let usage = PostgresUsage::builder(pool.clone(), &metered()).table("segments", segments()).build().unwrap();
+    for rows in 0..8 {
+        let changes = limits(&catalog(), &[("maxUsers", Limit::of(rows))]);
+        store.update(&workspace("acme"), &changes, &Expect::Anything).await.unwrap();
+        assert_eq!(store.load(&workspace("acme")).await.unwrap().unwrap().limits, changes);
+        assert_eq!(count(&usage, "acme", Some(51)).await.unwrap(), 51);
+        // Nor left behind there for others.
+        let mut connection = pool.acquire().await.unwrap();
+        let left = "SELECT count(*), current_setting('statement_timeout') FROM pg_prepared_statements";
+        let left: (i64, String) = sqlx::query_as(left).persistent(false).fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(left, (0, "0".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn it_goes_on_after_the_server_has_crashed() {
+    let server = tokio::task::spawn_blocking(|| Server::start(Durability::Full)).await.unwrap();
+    let store = PostgresStore::connect(&server.database(), &catalog()).await.unwrap();
+    let made = store.provision(&workspace("acme")).await.unwrap();
+    let before = server.pid();
+    server.restart_immediate();
+    assert_ne!(server.pid(), before);
+    // A connection that is gone is noticed when it is next taken from the pool.
+    assert_eq!(store.load(&workspace("acme")).await.unwrap().unwrap(), made);
+    server.stop();
+    assert!(store.load(&workspace("acme")).await.unwrap_err().is_unavailable());
+    server.start_again();
+    assert_eq!(store.load(&workspace("acme")).await.unwrap().unwrap(), made);
+}
+
+struct Hosted {
+    pool: PgPool,
+}
+
+impl Host for Hosted {
+    const FILTERS: &'static [(&'static str, u64)] = &[
+        (r#""name" = ANY (ARRAY['s1', 's[2'']', 's3'])"#, 2),
+        (r#""archived"::text = '1' AND 1 = ("ws" <> 'x')::int"#, 200),
+    ];
+
+    async fn start() -> Self {
+        let pool = pool(&shared().database()).await;
+        run(&pool, TABLES).await;
+        Self { pool }
+    }
+
+    host!(PostgresUsage);
+}
+
+counts!(Hosted);
+
+#[tokio::test]
+async fn ids_of_another_type_are_cast_so_that_an_index_serves() {
+    let host = Hosted::start().await;
+    let id = "0190163d-8694-739b-aea5-966c26f8ad91";
+    run(
+        &host.pool,
+        &format!(
+            r#"CREATE TABLE "Journey" ("id" uuid PRIMARY KEY DEFAULT gen_random_uuid(), "workspaceId" uuid);
+        CREATE INDEX "byWorkspace" ON "Journey" ("workspaceId");
+        INSERT INTO "Journey" ("workspaceId") SELECT '{id}' FROM generate_series(1, 3);
+        INSERT INTO "Journey" ("workspaceId") SELECT gen_random_uuid() FROM generate_series(1, 2000);
+        ANALYZE "Journey""#
+        ),
+    )
+    .await;
+    let catalog = metered();
+    let segments = catalog.by_name("segments").unwrap();
+    let of_uuids = || SqlTable::new("Journey").workspace_type("uuid");
+    host.check(of_uuids()).await.unwrap();
+    let usage = host.usage(of_uuids()).unwrap();
+    let workspace_id = WorkspaceFormat::Uuid.parse(&id.to_uppercase()).unwrap();
+    assert_eq!(usage.count(&workspace_id, segments, None).await.unwrap(), 3);
+    let ids: Vec<String> =
+        sqlx::query_scalar(r#"SELECT "id"::text FROM "Journey" ORDER BY "workspaceId" = $1::uuid DESC LIMIT 4"#)
+            .bind(id)
+            .fetch_all(&host.pool)
+            .await
+            .unwrap();
+    let found = usage.existing(&workspace_id, segments, "id", &ids).await.unwrap();
+    assert_eq!(found, [true, true, true, false]);
+
+    let sql = usage.count_sql(segments).unwrap();
+    let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!("EXPLAIN {}", sql.bounded())))
+        .bind(id)
+        .bind(51_i64)
+        .fetch_all(&host.pool)
+        .await
+        .unwrap();
+    assert!(plan.concat().contains("byWorkspace"), "{plan:#?}");
+
+    let error = count(&*usage, "acme", None).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("workspace_format"), "{error}");
+    let error = host.check(SqlTable::new("Journey")).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("workspace_type"), "{error}");
+    let Err(error) = host.usage(SqlTable::new("Journey").workspace_type("uuid; --")) else { panic!("it was taken") };
+    assert!(error.is_config() && error.message().contains("not an identifier"), "{error}");
+}
+
+#[tokio::test]
+async fn the_database_can_count_by_itself() {
+    let host = Hosted::start().await;
+    let usage: Arc<dyn UsageSource> = host.usage(segments().filter("archived = 0")).unwrap();
+    let usage = Arc::new(usage);
+    let catalog = metered();
+    let sql = usage.count_sql(catalog.by_name("segments").unwrap()).unwrap();
+    run(
+        &host.pool,
+        r#"CREATE FUNCTION counted(query text, workspace text, bound bigint) RETURNS bigint LANGUAGE plpgsql AS
+        $$ DECLARE found bigint; BEGIN EXECUTE query INTO found USING workspace, bound; RETURN found; END $$"#,
+    )
+    .await;
+    for (query, rows) in [(sql.all(), 1800), (sql.bounded(), 51)] {
+        let counted: i64 =
+            sqlx::query_scalar("SELECT counted($1, 'acme', 51)").bind(query).fetch_one(&host.pool).await.unwrap();
+        assert_eq!(counted, rows);
+    }
+    assert_eq!(usage.count_sql(ResourceCatalog::default().by_name("journeys").unwrap()), None);
+}
+
+#[tokio::test]
+async fn an_old_snapshot_is_never_counted() {
+    let host = Hosted::start().await;
+    let url = shared().database();
+    let single = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+    run(&single, TABLES).await;
+    let usage = PostgresUsage::builder(single.clone(), &metered()).table("segments", segments()).build().unwrap();
+    let writer = pool(&url).await;
+    assert_eq!(count(&usage, "acme", None).await.unwrap(), 2000);
+    // A host that begins by hand and forgets the end leaves an old snapshot in its pool.
+    run(&single, r#"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM "Segment""#).await;
+    run(&writer, r#"DELETE FROM "Segment" WHERE "id" = 7"#).await;
+    let error = count(&usage, "acme", None).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("transaction open"), "{error}");
+    run(&single, "ROLLBACK").await;
+    assert_eq!(count(&usage, "acme", None).await.unwrap(), 1999);
+    drop(host);
+}
