@@ -1,4 +1,4 @@
-//! A multi-tenant product in miniature: eight collections per workspace, as rows in SQLite. It knows nothing of quotas.
+//! A multi-tenant product in miniature: eight collections per workspace. It knows nothing of quotas.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -8,13 +8,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, SqlitePool};
 use tower_quota::{ErrorCode, Principal, Problem, ProblemFormat};
-use uuid::Uuid;
+
+use crate::database::{Database, Row};
 
 /// Collection in paths, resource type, table.
 pub(crate) const COLLECTIONS: [(&str, &str, &str); 8] = [
@@ -28,38 +27,6 @@ pub(crate) const COLLECTIONS: [(&str, &str, &str); 8] = [
     ("subscription-groups", "subscriptionGroups", "SubscriptionGroup"),
 ];
 
-/// The product's database. SQLite has one writer at a time anyway: with one connection for all writes, they queue in
-/// the pool instead of polling a lock.
-#[derive(Clone)]
-pub(crate) struct Database {
-    pub(crate) writer: SqlitePool,
-    pub(crate) readers: SqlitePool,
-}
-
-impl Database {
-    pub(crate) async fn open(url: &str) -> Result<Self, sqlx::Error> {
-        let options = url
-            .parse::<SqliteConnectOptions>()?
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        for (_, _, table) in COLLECTIONS {
-            let create = format!(
-                r#"CREATE TABLE IF NOT EXISTS "{table}" (
-                    "id" TEXT PRIMARY KEY,
-                    "workspaceId" TEXT NOT NULL,
-                    "name" TEXT NOT NULL,
-                    UNIQUE ("workspaceId", "name")
-                ) STRICT"#
-            );
-            sqlx::query(AssertSqlSafe(create)).execute(&writer).await?;
-        }
-        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
-        Ok(Self { writer, readers })
-    }
-}
-
 pub(crate) fn routes(database: Database) -> Router {
     let mut routes = Router::new().route("/api/segments", put(upsert_segment));
     for (collection, _, table) in COLLECTIONS {
@@ -72,12 +39,6 @@ pub(crate) fn routes(database: Database) -> Router {
     }
     routes = routes.route("/api/workspaces/{workspaceId}/users/batch", post(create_users));
     routes.with_state(database)
-}
-
-#[derive(Serialize)]
-struct Row {
-    id: String,
-    name: String,
 }
 
 #[derive(Deserialize)]
@@ -204,14 +165,11 @@ impl IntoResponse for Failure {
 }
 
 fn named(name: &str) -> Result<&str, Failure> {
-    if name.trim().is_empty() {
-        return Err(Failure::new(ErrorCode::InvalidRequest, "`name` is empty: give it a name"));
+    // The second is text, but not to Postgres.
+    if name.trim().is_empty() || name.contains('\0') {
+        return Err(Failure::new(ErrorCode::InvalidRequest, "`name` is empty or has a zero byte: give it a name"));
     }
     Ok(name)
-}
-
-fn new_id() -> String {
-    Uuid::now_v7().to_string()
 }
 
 async fn create(
@@ -221,10 +179,8 @@ async fn create(
     Body(new): Body<New>,
 ) -> Result<(StatusCode, Json<Row>), Failure> {
     same_in_body(new.workspace_id.as_deref(), &workspace)?;
-    let row = Row { id: new_id(), name: named(&new.name)?.to_owned() };
-    let insert = format!(r#"INSERT INTO "{table}" ("id", "workspaceId", "name") VALUES ($1, $2, $3)"#);
-    let insert = sqlx::query(AssertSqlSafe(insert)).bind(&row.id).bind(workspace).bind(&row.name);
-    insert.execute(&database.writer).await?;
+    let row = Row::new(named(&new.name)?);
+    database.insert(table, &workspace, std::slice::from_ref(&row)).await?;
     Ok((StatusCode::CREATED, Json(row)))
 }
 
@@ -233,10 +189,7 @@ async fn list(
     Place(workspace): Place,
     State(database): State<Database>,
 ) -> Result<Json<Vec<Row>>, Failure> {
-    let select = format!(r#"SELECT "id", "name" FROM "{table}" WHERE "workspaceId" = $1 ORDER BY "id""#);
-    let rows: Vec<(String, String)> =
-        sqlx::query_as(AssertSqlSafe(select)).bind(workspace).fetch_all(&database.readers).await?;
-    Ok(Json(rows.into_iter().map(|(id, name)| Row { id, name }).collect()))
+    Ok(Json(database.list(table, &workspace).await?))
 }
 
 async fn remove(
@@ -245,9 +198,10 @@ async fn remove(
     Path((_, id)): Path<(String, String)>,
     State(database): State<Database>,
 ) -> Result<StatusCode, Failure> {
-    let delete = format!(r#"DELETE FROM "{table}" WHERE "workspaceId" = $1 AND "id" = $2"#);
-    let done = sqlx::query(AssertSqlSafe(delete)).bind(workspace).bind(id).execute(&database.writer).await?;
-    if done.rows_affected() == 0 { Err(Failure::NotFound) } else { Ok(StatusCode::NO_CONTENT) }
+    match database.delete(table, &workspace, &id).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Failure::NotFound),
+    }
 }
 
 async fn create_users(
@@ -258,19 +212,8 @@ async fn create_users(
     for named in [&batch.workspace_id].into_iter().chain(batch.users.iter().map(|user| &user.workspace_id)) {
         same_in_body(named.as_deref(), &workspace)?;
     }
-    let mut transaction = database.writer.begin().await?;
-    let mut rows = Vec::with_capacity(batch.users.len());
-    for user in &batch.users {
-        let row = Row { id: new_id(), name: named(&user.name)?.to_owned() };
-        sqlx::query(r#"INSERT INTO "User" ("id", "workspaceId", "name") VALUES ($1, $2, $3)"#)
-            .bind(&row.id)
-            .bind(&workspace)
-            .bind(&row.name)
-            .execute(&mut *transaction)
-            .await?;
-        rows.push(row);
-    }
-    transaction.commit().await?;
+    let rows = batch.users.iter().map(|user| named(&user.name).map(Row::new)).collect::<Result<Vec<Row>, _>>()?;
+    database.insert("User", &workspace, &rows).await?;
     Ok((StatusCode::CREATED, Json(rows)))
 }
 
@@ -283,20 +226,6 @@ async fn upsert_segment(
 ) -> Result<Json<Row>, Failure> {
     same_in_header(&headers, &upsert.workspace_id)?;
     allow(Some(&principal), &upsert.workspace_id)?;
-    let conflict = match upsert.id {
-        Some(_) => r#"("id") DO UPDATE SET "name" = excluded."name" WHERE "workspaceId" = excluded."workspaceId""#,
-        None => r#"("workspaceId", "name") DO UPDATE SET "name" = excluded."name""#,
-    };
-    let insert = format!(
-        r#"INSERT INTO "Segment" ("id", "workspaceId", "name") VALUES ($1, $2, $3) ON CONFLICT {conflict} RETURNING "id", "name""#
-    );
-    // All rows, since a driver that is told to stop at the first may never hear of a failed commit.
-    let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(insert))
-        .bind(upsert.id.unwrap_or_else(new_id))
-        .bind(&upsert.workspace_id)
-        .bind(named(&upsert.name)?)
-        .fetch_all(&database.writer)
-        .await?;
-    // No row: the id is another workspace's.
-    rows.into_iter().next().map(|(id, name)| Json(Row { id, name })).ok_or(Failure::NotFound)
+    let row = database.upsert_segment(&upsert.workspace_id, upsert.id, named(&upsert.name)?).await?;
+    row.map(Json).ok_or(Failure::NotFound)
 }

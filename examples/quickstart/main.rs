@@ -1,11 +1,11 @@
-//! The main job on embedded SQLite: a multi-tenant API that can't hold one row too many.
+//! The main job, on embedded SQLite or on Postgres: a multi-tenant API that can't hold one row too many.
 //!
 //! `cargo run --example quickstart`, then try the four lines that it prints.
 //!
 //! | variable | default |
 //! |---|---|
 //! | `LISTEN_ADDR` | `127.0.0.1:3000` |
-//! | `DATABASE_URL` | a fresh SQLite file in a temporary folder |
+//! | `DATABASE_URL` | a fresh SQLite file in a temporary folder; `postgres://user:password@host/database` works, too |
 //! | `QUOTA_ENFORCEMENT_MODE` | `enforce` |
 //! | `QUOTA_ADMIN_TOKEN` | `admin-token` |
 //! | `QUOTA_MEMBER_TOKENS` | `acme-token=acme,globex-token=globex` |
@@ -18,10 +18,13 @@ use std::sync::Arc;
 use axum::Router;
 use tokio::net::TcpListener;
 use tower_quota::{
-    AuthLayer, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap, Settling, SqlTable, SqliteStore, SqliteUsage,
-    StaticTokens,
+    AuthLayer, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap, Settling,
+    SqlTable, SqliteStore, SqliteUsage, StaticTokens,
 };
 
+use crate::database::Database;
+
+mod database;
 mod host;
 
 #[tokio::main]
@@ -38,28 +41,35 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tokens = Arc::new(tokens(&admin_token, &member_tokens)?);
 
     // The host: its own tables, its own routes.
-    let database = host::Database::open(&database_url).await?;
+    let database = Database::open(&database_url).await?;
 
     // The quota: which types there are, where limits are kept, how rows are counted.
     let catalog = ResourceCatalog::default();
-    let mut usage = SqliteUsage::builder(database.readers.clone(), &catalog);
-    for (_, resource, table) in host::COLLECTIONS {
-        usage = usage.table(resource, SqlTable::new(table));
-    }
-    let usage = usage.build()?;
-    usage.check().await?;
-    // All writes go through one connection: whoever gets it next knows that what was sent before has ended.
-    let writer = database.writer.clone();
-    let settling = Settling::barrier(move || {
-        let writer = writer.clone();
-        async move { writer.acquire().await.map(drop) }
-    });
+    let tables = host::COLLECTIONS.map(|(_, resource, table)| (resource, SqlTable::new(table)));
+    let quota = Quota::builder(catalog.clone());
+    let quota = match &database {
+        Database::Sqlite { writer, readers } => {
+            let usage = SqliteUsage::builder(readers.clone(), &catalog).tables(tables).build()?;
+            usage.check().await?;
+            // All writes go through one connection: whoever gets it next knows that what was sent before has ended.
+            let writer = writer.clone();
+            let settling = Settling::barrier(move || {
+                let writer = writer.clone();
+                async move { writer.acquire().await.map(drop) }
+            });
+            quota.store(SqliteStore::connect(&database_url, &catalog).await?).usage(usage).settling(settling)
+        }
+        Database::Postgres(pool) => {
+            let usage = PostgresUsage::builder(pool.clone(), &catalog).tables(tables).build()?;
+            usage.check().await?;
+            // A commit may still be on its way to the server when its request is gone. There is no waiting for it, but
+            // the server's time-outs say how long it can take at most.
+            let settling = Settling::After(database::LONGEST_TRANSACTION);
+            quota.store(PostgresStore::connect(&database_url, &catalog).await?).usage(usage).settling(settling)
+        }
+    };
+    let quota = quota.build()?;
     let routes = RouteMap::from_toml(include_str!("routes.toml"), &catalog)?;
-    let quota = Quota::builder(catalog.clone())
-        .store(SqliteStore::connect(&database_url, &catalog).await?)
-        .usage(usage)
-        .settling(settling)
-        .build()?;
 
     let app = Router::new()
         .merge(host::routes(database))

@@ -247,12 +247,12 @@ pub type SqliteUsage = SqlUsage<sqlx::Sqlite>;
 /// # async fn usage() -> Result<(), Box<dyn std::error::Error>> {
 /// let catalog = ResourceCatalog::default();
 /// let pool = PgPool::connect("postgres://app@db.internal/app").await?;
-/// let mut usage = PostgresUsage::builder(pool, &catalog);
-/// for (resource, table) in [("segments", "Segment"), ("journeys", "Journey")] {
-///     usage = usage.table(resource, SqlTable::new(table).workspace_type("uuid"));
-/// }
-/// let others = ["users", "broadcasts", "computedProperties", "audiences", "emailTemplates", "subscriptionGroups"];
-/// let usage = others.into_iter().fold(usage, |usage, resource| usage.without(resource)).build()?;
+/// // All types in one table, by the column `kind`; the workspace column is a `uuid`.
+/// let tables = catalog.iter().map(|resource| {
+///     let table = SqlTable::new("Resource").workspace_type("uuid");
+///     (resource.name(), table.filter(format!("kind = '{}'", resource.name())))
+/// });
+/// let usage = PostgresUsage::builder(pool, &catalog).tables(tables).build()?;
 /// usage.check().await?;
 /// # Ok(())
 /// # }
@@ -277,6 +277,11 @@ impl<DB: Counts> SqlUsageBuilder<DB> {
     pub fn table(mut self, resource: impl Into<String>, table: SqlTable) -> Self {
         self.tables.insert(resource.into(), Some(table));
         self
+    }
+
+    /// Names several of them: pairs of resource type and table.
+    pub fn tables<R: Into<String>>(self, tables: impl IntoIterator<Item = (R, SqlTable)>) -> Self {
+        tables.into_iter().fold(self, |builder, (resource, table)| builder.table(resource, table))
     }
 
     /// Leaves `resource` out: a count of it is an error.

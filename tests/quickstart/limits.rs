@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::process::{
-    ACME, Quickstart, create, create_all, created, is_final, list, name, quota, remaining, segments, set_quota,
+    ACME, Quickstart, Server, create, create_all, created, everywhere, file, is_final, list, name, quota, remaining,
+    segments, set_quota,
 };
 use crate::support::client::{Answer, Connection, together};
 
@@ -26,9 +27,8 @@ fn batch(connection: &mut Connection, workspace: &str, users: impl Iterator<Item
     connection.send("POST", &format!("/api/workspaces/{workspace}/users/batch"), &json!({ "users": users }).to_string())
 }
 
-#[test]
-fn the_introduction_keeps_its_word() {
-    let server = Quickstart::start();
+fn the_introduction_keeps_its_word(on: Server) {
+    let server = Quickstart::start(on);
     let calls: Vec<&str> = server.introduction.lines().filter(|line| line.starts_with("curl ")).collect();
     assert_eq!(calls.len(), 4, "{}", server.introduction);
     let mut statuses = Vec::new();
@@ -54,9 +54,8 @@ fn the_introduction_keeps_its_word() {
     assert_eq!(statuses, [201, 200, 200, 429]);
 }
 
-#[test]
-fn all_eight_types_have_a_limit_of_their_own() {
-    let server = Quickstart::start();
+fn all_eight_types_have_a_limit_of_their_own(on: Server) {
+    let server = Quickstart::start(on);
     let mut connection = server.connect();
     let types = [
         ("users", "users", "maxUsers", "User"),
@@ -94,9 +93,8 @@ fn all_eight_types_have_a_limit_of_their_own() {
     }
 }
 
-#[test]
-fn an_upsert_is_charged_only_for_a_new_row() {
-    let server = Quickstart::start();
+fn an_upsert_is_charged_only_for_a_new_row(on: Server) {
+    let server = Quickstart::start(on);
     let mut connection = server.connect();
     set_quota(&mut connection, "acme", &json!({ "maxSegments": 3 }));
     let made = upsert(&mut connection, "acme", None, "made by name").expect(200).json();
@@ -124,9 +122,8 @@ fn an_upsert_is_charged_only_for_a_new_row() {
     assert_eq!(server.database().rows("Segment", "acme"), 3);
 }
 
-#[test]
-fn a_batch_is_charged_as_a_whole() {
-    let server = Quickstart::start();
+fn a_batch_is_charged_as_a_whole(on: Server) {
+    let server = Quickstart::start(on);
     let mut connection = server.connect();
     set_quota(&mut connection, "acme", &json!({ "maxUsers": 19 }));
     batch(&mut connection, "acme", names("first", 10)).expect(201);
@@ -154,9 +151,8 @@ fn a_batch_is_charged_as_a_whole() {
     assert_eq!(server.database().rows("User", "acme"), 30);
 }
 
-#[test]
-fn concurrent_batches_are_never_admitted_in_part() {
-    let server = Quickstart::start();
+fn concurrent_batches_are_never_admitted_in_part(on: Server) {
+    let server = Quickstart::start(on);
     let mut database = server.database();
     database.watch("User");
     for round in 0..5 {
@@ -175,9 +171,8 @@ fn concurrent_batches_are_never_admitted_in_part() {
     }
 }
 
-#[test]
-fn who_may_not_is_not_charged() {
-    let server = Quickstart::start();
+fn who_may_not_is_not_charged(on: Server) {
+    let server = Quickstart::start(on);
     let mut admin = server.connect();
     let mut acme = server.anonymous().with_token(ACME);
     let before = (quota(&mut admin, "globex"), remaining(&mut admin, "globex", "segments"));
@@ -200,9 +195,8 @@ fn who_may_not_is_not_charged() {
     assert!(is_final(&create(&mut admin, "globex", "one too many")));
 }
 
-#[test]
-fn two_workspaces_in_one_request_are_refused() {
-    let server = Quickstart::start();
+fn two_workspaces_in_one_request_are_refused(on: Server) {
+    let server = Quickstart::start(on);
     let mut admin = server.connect();
     let bearer = ("authorization", "Bearer admin-token");
     let send = |method: &str, path: &str, headers: &[(&str, &str)], body: &Value| {
@@ -241,9 +235,8 @@ fn two_workspaces_in_one_request_are_refused() {
     }
 }
 
-#[test]
-fn a_changed_limit_binds_at_once() {
-    let server = Quickstart::start();
+fn a_changed_limit_binds_at_once(on: Server) {
+    let server = Quickstart::start(on);
     let mut connection = server.connect();
     set_quota(&mut connection, "acme", &json!({ "maxSegments": 2 }));
     create_all(&mut connection, "acme", names("a", 2));
@@ -277,9 +270,8 @@ fn a_changed_limit_binds_at_once() {
     assert_eq!(server.database().rows("Segment", "empty"), 0);
 }
 
-#[test]
-fn a_limit_lowered_under_load_is_never_exceeded_again() {
-    let server = Quickstart::start();
+fn a_limit_lowered_under_load_is_never_exceeded_again(on: Server) {
+    let server = Quickstart::start(on);
     let mut database = server.database();
     database.watch("Segment");
     for round in 0..8 {
@@ -310,9 +302,8 @@ fn a_limit_lowered_under_load_is_never_exceeded_again() {
     }
 }
 
-#[test]
-fn a_limit_raised_under_load_is_used_up_to_the_last_unit() {
-    let server = Quickstart::start();
+fn a_limit_raised_under_load_is_used_up_to_the_last_unit(on: Server) {
+    let server = Quickstart::start(on);
     let mut database = server.database();
     database.watch("Segment");
     for round in 0..5 {
@@ -340,9 +331,8 @@ fn a_limit_raised_under_load_is_used_up_to_the_last_unit() {
     }
 }
 
-#[test]
-fn failed_creations_cost_nothing() {
-    let server = Quickstart::start();
+fn failed_creations_cost_nothing(on: Server) {
+    let server = Quickstart::start(on);
     let mut connection = server.connect();
     create_all(&mut connection, "acme", names("row", 49));
     // One unit is free, and stays free.
@@ -366,9 +356,8 @@ fn failed_creations_cost_nothing() {
     assert_eq!(server.database().rows("Segment", "acme"), 50);
 }
 
-#[test]
-fn a_deletion_frees_its_unit_at_once() {
-    let server = Quickstart::start();
+fn a_deletion_frees_its_unit_at_once(on: Server) {
+    let server = Quickstart::start(on);
     let mut connection = server.connect();
     create_all(&mut connection, "acme", names("row", 49));
     let mut last = create(&mut connection, "acme", "row").expect(201).json();
@@ -394,8 +383,7 @@ fn a_deletion_frees_its_unit_at_once() {
     assert_eq!(list(&mut connection, "acme").len(), 50);
 }
 
-#[test]
-fn the_mode_comes_from_the_environment() {
+fn the_mode_comes_from_the_environment(on: Server) {
     let full = |server: &Quickstart| {
         let mut connection = server.connect();
         set_quota(&mut connection, "acme", &json!({ "maxSegments": 2 }));
@@ -406,7 +394,7 @@ fn the_mode_comes_from_the_environment() {
     for (mode, status, warns) in
         [("off", 201, false), ("warn", 201, true), ("enforce", 429, false), ("strict", 429, false)]
     {
-        let server = Quickstart::with(&[("QUOTA_ENFORCEMENT_MODE", mode)]);
+        let server = Quickstart::with(on, &[("QUOTA_ENFORCEMENT_MODE", mode)]);
         assert!(server.introduction.lines().next().unwrap().ends_with(&format!("mode {mode}")));
         let (answer, found, source) = full(&server);
         assert_eq!(
@@ -435,7 +423,7 @@ fn the_mode_comes_from_the_environment() {
         // Where nothing is left to warn of, nothing is said.
         connection.send("POST", "/api/workspaces/acme/journeys", &name("journey")).expect(201);
     }
-    let server = Quickstart::start();
+    let server = Quickstart::start(on);
     let (answer, found, source) = full(&server);
     assert!(is_final(&answer));
     assert_eq!((found, source), (json!("enforce"), json!("default")));
@@ -445,7 +433,8 @@ fn the_mode_comes_from_the_environment() {
 fn a_bad_mode_ends_the_process_and_says_what_to_write() {
     for bad in ["", "Enforce", "on", "strict ", "warn,strict"] {
         let folder = tempfile::tempdir().unwrap();
-        let output = crate::process::command(&folder.path().join("q.db"), &[("QUOTA_ENFORCEMENT_MODE", bad)]).output();
+        let output =
+            crate::process::command(&file(&folder.path().join("q.db")), &[("QUOTA_ENFORCEMENT_MODE", bad)]).output();
         let output = output.unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{bad:?}: {errors}");
@@ -456,9 +445,8 @@ fn a_bad_mode_ends_the_process_and_says_what_to_write() {
     }
 }
 
-#[test]
-fn the_mode_changes_at_run_time() {
-    let server = Quickstart::start();
+fn the_mode_changes_at_run_time(on: Server) {
+    let server = Quickstart::start(on);
     let mut connection = server.connect();
     let set = |mode: &str| {
         let answer = server.connect().send("PUT", ENFORCEMENT, &json!({ "mode": mode }).to_string()).expect(200);
@@ -488,3 +476,20 @@ fn the_mode_changes_at_run_time() {
     assert!(["off", "warn", "enforce", "strict"].iter().all(|mode| message.contains(mode)), "{message}");
     assert!(is_final(&create(&mut connection, "acme", "refused")));
 }
+
+everywhere!(
+    the_introduction_keeps_its_word,
+    all_eight_types_have_a_limit_of_their_own,
+    an_upsert_is_charged_only_for_a_new_row,
+    a_batch_is_charged_as_a_whole,
+    concurrent_batches_are_never_admitted_in_part,
+    who_may_not_is_not_charged,
+    two_workspaces_in_one_request_are_refused,
+    a_changed_limit_binds_at_once,
+    a_limit_lowered_under_load_is_never_exceeded_again,
+    a_limit_raised_under_load_is_used_up_to_the_last_unit,
+    failed_creations_cost_nothing,
+    a_deletion_frees_its_unit_at_once,
+    the_mode_comes_from_the_environment,
+    the_mode_changes_at_run_time,
+);

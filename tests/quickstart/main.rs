@@ -1,4 +1,4 @@
-//! The example `quickstart`, as a process, over real sockets, on a real SQLite file.
+//! The example `quickstart`, as a process, over real sockets, on a real SQLite file or a real Postgres server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
@@ -9,4 +9,5 @@ mod input;
 mod limits;
 mod paths;
 mod process;
+mod starts;
 mod storms;

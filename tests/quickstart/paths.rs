@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::process::{ADMIN, Quickstart, create, create_all, is_final, name, quota, remaining, segments, set_quota};
+use crate::process::{
+    ADMIN, Quickstart, Server, create, create_all, is_final, name, quota, remaining, segments, set_quota,
+};
 use crate::support::client::{Answer, request};
 
 const TRICKS: &[&str] = &[
@@ -69,7 +71,7 @@ fn attempt(server: &Quickstart, method: &str, path: &str, headers: &[(&str, &str
 
 #[test]
 fn no_path_leads_past_the_limit() {
-    let server = Quickstart::start();
+    let server = Quickstart::start(Server::Sqlite);
     let mut connection = server.connect();
     let mut database = server.database();
     for (workspace, rows) in [("acme", 3), ("globex", 0)] {
@@ -101,7 +103,7 @@ fn no_path_leads_past_the_limit() {
 
 #[test]
 fn a_path_that_leads_nowhere_costs_nothing() {
-    let server = Quickstart::start();
+    let server = Quickstart::start(Server::Sqlite);
     let mut connection = server.connect();
     let mut database = server.database();
     create_all(&mut connection, "acme", ["row".to_owned()]);

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::client::{Answer, Connection};
 use crate::support::database::Database;
+use crate::support::postgres;
 
 pub(crate) const ADMIN: &str = "admin-token";
 pub(crate) const ACME: &str = "acme-token";
@@ -21,7 +22,7 @@ pub(crate) struct Quickstart {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) introduction: String,
-    database: PathBuf,
+    url: String,
     // Held until the process is gone.
     #[allow(dead_code)]
     folder: Option<TempDir>,
@@ -38,36 +39,77 @@ fn binary() -> PathBuf {
 }
 
 /// The command that starts the example on a port of the system's choice, whatever the environment of the tests says.
-pub(crate) fn command(database: &Path, variables: &[(&str, &str)]) -> Command {
+pub(crate) fn command(url: &str, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
     for variable in ["QUOTA_ENFORCEMENT_MODE", "QUOTA_ADMIN_TOKEN", "QUOTA_MEMBER_TOKENS", "RUST_LOG"] {
         command.env_remove(variable);
     }
     command
         .env("LISTEN_ADDR", "127.0.0.1:0")
-        .env("DATABASE_URL", format!("sqlite://{}", database.display()))
+        .env("DATABASE_URL", url)
         .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     command
 }
 
+/// What the host's rows and the quota records are in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Server {
+    Sqlite,
+    Postgres,
+}
+
+/// Runs tests on each database.
+macro_rules! everywhere {
+    ($($test:ident,)+) => {
+        mod sqlite {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(crate::process::Server::Sqlite);
+                }
+            )+
+        }
+
+        mod postgres {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(crate::process::Server::Postgres);
+                }
+            )+
+        }
+    };
+}
+pub(crate) use everywhere;
+
+/// The URL of a file.
+pub(crate) fn file(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
 impl Quickstart {
-    pub(crate) fn start() -> Self {
-        Self::with(&[])
+    pub(crate) fn start(on: Server) -> Self {
+        Self::with(on, &[])
     }
 
     /// With more variables in its environment.
-    pub(crate) fn with(variables: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut started = Self::on(&folder.path().join("quickstart.db"), variables);
-        started.folder = Some(folder);
-        started
+    pub(crate) fn with(on: Server, variables: &[(&str, &str)]) -> Self {
+        match on {
+            Server::Sqlite => {
+                let folder = tempfile::tempdir().unwrap();
+                let mut started = Self::on(&file(&folder.path().join("quickstart.db")), variables);
+                started.folder = Some(folder);
+                started
+            }
+            Server::Postgres => Self::on(&postgres::shared().database(), variables),
+        }
     }
 
-    /// On a database file that outlives it.
-    pub(crate) fn on(database: &Path, variables: &[(&str, &str)]) -> Self {
-        let mut child = command(database, variables).spawn().unwrap();
+    /// On a database that outlives it.
+    pub(crate) fn on(url: &str, variables: &[(&str, &str)]) -> Self {
+        let mut child = command(url, variables).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut introduction = String::new();
         // Three lines, an empty one, and four calls with a comment each.
@@ -78,7 +120,7 @@ impl Quickstart {
         thread::spawn(move || output.read_to_end(&mut Vec::new()));
         let address = introduction.strip_prefix("listening on http://").and_then(|rest| rest.split(',').next());
         let address = address.and_then(|address| address.parse().ok()).expect(&introduction);
-        Self { child, address, introduction, database: database.to_owned(), folder: None }
+        Self { child, address, introduction, url: url.to_owned(), folder: None }
     }
 
     /// `kill -9`.
@@ -96,7 +138,10 @@ impl Quickstart {
     }
 
     pub(crate) fn database(&self) -> Database {
-        Database::open(&self.database)
+        match self.url.strip_prefix("sqlite://") {
+            Some(path) => Database::open(Path::new(path)),
+            None => Database::postgres(&self.url),
+        }
     }
 
     /// Creates segments one after the other until one is refused for good, and checks that there are then `limit`.

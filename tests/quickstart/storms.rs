@@ -7,21 +7,25 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::process::{ADMIN, Quickstart, create, create_all, created, is_final, list, name, segments};
+use crate::process::{
+    ADMIN, Quickstart, Server, create, create_all, created, everywhere, file, is_final, list, name, segments,
+};
 use crate::support::client::{Connection, request, together};
 use crate::support::random::{Random, seed};
 
 const CONNECTIONS: usize = 64;
 const LIMIT: i64 = 50;
 
-#[test]
-fn sixty_four_connections_create_exactly_as_many_as_the_limit_allows() {
+fn sixty_four_connections_create_exactly_as_many_as_the_limit_allows(on: Server) {
     const EACH: usize = 200;
-    const ROUNDS: usize = 20;
-    let server = Quickstart::start();
+    let rounds = match on {
+        Server::Sqlite => 20,
+        Server::Postgres => 5,
+    };
+    let server = Quickstart::start(on);
     let mut database = server.database();
     database.watch("Segment");
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let workspace = format!("round-{round}");
         let admitted = together(CONNECTIONS, 0, round, |thread, _| {
             let mut connection = server.connect();
@@ -66,7 +70,7 @@ fn hang_up(server: &Quickstart, workspace: &str, named: &str, random: &mut Rando
 fn clients_that_hang_up_leak_nothing() {
     const ROUNDS: usize = 6;
     let seed = seed();
-    let server = Quickstart::start();
+    let server = Quickstart::start(Server::Sqlite);
     let mut database = server.database();
     database.watch("Segment");
     for round in 0..ROUNDS {
@@ -106,9 +110,9 @@ fn a_killed_process_comes_back_with_an_exact_limit() {
     const WORKSPACE: &str = "killed";
     let seed = seed();
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("persistent.db");
+    let url = file(&folder.path().join("persistent.db"));
     for kill in 0..KILLS {
-        let mut server = Quickstart::on(&file, &[]);
+        let mut server = Quickstart::on(&url, &[]);
         let mut database = server.database();
         database.watch("Segment");
         let moment = 100 + Random::new(seed, &[kill]).below(900);
@@ -151,7 +155,7 @@ fn a_killed_process_comes_back_with_an_exact_limit() {
         });
         assert!(database.peak("Segment", WORKSPACE) <= LIMIT);
     }
-    let server = Quickstart::on(&file, &[]);
+    let server = Quickstart::on(&url, &[]);
     server.fill(WORKSPACE, LIMIT);
     assert_eq!(server.database().peak("Segment", WORKSPACE), LIMIT);
 }
@@ -175,13 +179,12 @@ impl Answered {
     }
 }
 
-#[test]
-fn a_mixed_storm_stays_exact_and_lets_edits_pass() {
+fn a_mixed_storm_stays_exact_and_lets_edits_pass(on: Server) {
     const ROUNDS: usize = 5;
     const EACH: usize = 40;
     const PINNED: usize = 10;
     let seed = seed();
-    let server = Quickstart::start();
+    let server = Quickstart::start(on);
     let mut database = server.database();
     database.watch("Segment");
     for round in 0..ROUNDS {
@@ -253,3 +256,8 @@ fn a_mixed_storm_stays_exact_and_lets_edits_pass() {
         assert!(is_final(&connection.send("PUT", "/api/segments", &upsert("brand-new"))));
     }
 }
+
+everywhere!(
+    sixty_four_connections_create_exactly_as_many_as_the_limit_allows,
+    a_mixed_storm_stays_exact_and_lets_edits_pass,
+);
