@@ -7,6 +7,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 # What belongs to the caller's own service is no business of the tests.
 unset QUOTA_ENFORCEMENT_MODE QUOTA_ADMIN_TOKEN QUOTA_MEMBER_TOKENS LISTEN_ADDR DATABASE_URL
+unset "${!PG@}"
 export CARGO_TERM_COLOR=never
 
 scratch=$(mktemp -d)
@@ -58,6 +59,10 @@ need() {
 
 need cc gcc libc6-dev # compiles the SQLite that sqlx brings along
 need curl curl
+# Debian keeps a server's programs out of the path. The tests start servers of their own.
+if [[ -z ${TEST_POSTGRES_BIN-} ]] && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
+  need initdb postgresql
+fi
 if ((${#packages[@]} > 0)); then
   if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
     printf 'The tests need these packages (as Debian names them), which are missing: %s\n' "${packages[*]}" >&2
