@@ -72,6 +72,8 @@
 //! |---|---|
 //! | one process, rows in an embedded SQLite database, [`Settling::barrier`] | exact |
 //! | one process, rows in another database | exact while nothing abandoned commits after it was settled ([`Settling`]), nor anything of a killed process after [`first_count_after`](QuotaBuilder::first_count_after) |
+//! | several processes, `PostgresLedger`, every transaction that makes rows holds its `Fence` | exact |
+//! | several processes, `PostgresLedger`, no fences | exact while every commit comes within `longest_handler` of its admission: [`Promise::Bounded`] |
 //! | rows also written around the layer | seen by the next count: at each refusal, and when limits are [refreshed][r] |
 //!
 //! [r]: QuotaBuilder::refresh_after
@@ -81,9 +83,9 @@
 //! a failure lets them, are in the books like others; those in mode `off` are not.
 //!
 //! Two things are the host's part. A handler must create its rows before it is done: one that leaves them to a task of
-//! its own, which outlives the request, reserves its units itself with [`Quota::reserve`]. And two processes that
-//! create rows of the same workspaces keep two ledgers: have one process at a time, and let the old one end before the
-//! new one starts.
+//! its own, which outlives the request, reserves its units itself with [`Quota::reserve`]. And without a
+//! `PostgresLedger`, two processes that create rows of the same workspaces keep two ledgers: have one process at a time,
+//! and let the old one end before the new one starts.
 //!
 //! # Where to go next
 //!
@@ -114,11 +116,14 @@ use std::pin::Pin;
 
 #[cfg(feature = "api")]
 mod api;
+mod authority;
 mod body;
 mod clock;
 mod decision;
 mod engine;
 mod error;
+#[cfg(feature = "postgres")]
+mod fence;
 mod layer;
 mod ledger;
 mod limit;
@@ -138,11 +143,15 @@ mod workspace;
 pub use api::{
     Auth, AuthLayer, Authenticator, QuotaApi, StaticTokens, StaticTokensBuilder, TrustExtension, bearer_token,
 };
+#[cfg(feature = "postgres")]
+pub use authority::PostgresLedger;
 pub use decision::{Check, Demand, Existing, Refusal, ResolvedCharge, Usage};
 pub use engine::{
     Correction, Decision, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation, Settling, SettlingBarrier,
 };
 pub use error::Error;
+#[cfg(feature = "postgres")]
+pub use fence::Fence;
 #[cfg(feature = "axum")]
 pub use layer::AxumBody;
 pub use layer::{
@@ -150,7 +159,7 @@ pub use layer::{
     ResponseMode, Untouched,
 };
 pub use limit::{FiniteLimit, Limit, LimitSet};
-pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource};
+pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource, Promise};
 pub use principal::{Principal, Role, Workspaces};
 pub use problem::{ErrorCode, Problem, ProblemFormat};
 pub use resource::{ResourceCatalog, ResourceCatalogBuilder, ResourceId, ResourceSpec, ResourceType};

@@ -97,3 +97,15 @@ pub enum ModeSource {
     /// A call at run time, for example over the HTTP API.
     Runtime,
 }
+
+/// What is promised of limits: rows never exceed the limit in force when the last unit was granted, ...
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Promise {
+    /// ... whatever happens to processes and messages.
+    Exact,
+    /// ... but by those of requests that were in flight when a replica stood still, or was cut off, for longer than its
+    /// leases last: its handlers don't fence.
+    Bounded,
+}

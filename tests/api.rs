@@ -571,10 +571,10 @@ async fn a_recount_tells_what_was_believed() {
 async fn the_enforcement_mode_is_read_and_changed() {
     let server = Server::start().await;
     let read = body(server.get(ENFORCEMENT, GLOBEX).await).await;
-    assert_eq!(read, json!({"mode": "enforce", "source": "code"}));
+    assert_eq!(read, json!({"mode": "enforce", "source": "code", "promise": "exact"}));
     for mode in ["warn", "off", "strict", "enforce"] {
         let response = server.put(ENFORCEMENT, json!({ "mode": mode }).to_string()).await;
-        assert_eq!(body(response).await, json!({"mode": mode, "source": "runtime"}));
+        assert_eq!(body(response).await, json!({"mode": mode, "source": "runtime", "promise": "exact"}));
         assert_eq!(server.quota.mode().as_str(), mode);
     }
     for bad in ["", "{}", r#"{"mode": null}"#, r#"{"mode": 1}"#, r#"{"mode": "off", "for": "ever"}"#, "[]"] {

@@ -15,7 +15,7 @@ use crate::ledger::{Admission, Cell, Step, Verdict, retire_all};
 /// A cell whose rows have been counted.
 fn counted(limit: Option<u64>, rows: u64) -> Arc<Cell<u8>> {
     let cell = Cell::new(limit);
-    let round = cell.begin_count();
+    let round = cell.begin_count().unwrap();
     cell.finish_count(&round, rows);
     Arc::new(cell)
 }
@@ -33,7 +33,7 @@ fn takes(cell: &Cell<u8>, units: u64) -> bool {
 
 /// Counts `rows` as the engine does: the mark, then the rows, then both in one step.
 fn count(cell: &Cell<u8>, rows: &Mutex<u64>) {
-    let round = cell.begin_count();
+    let round = cell.begin_count().unwrap();
     let found = *rows.lock().unwrap();
     cell.finish_count(&round, found);
 }
@@ -117,6 +117,7 @@ fn serve_until_idle(cell: &Cell<u8>) -> bool {
             }
             Step::Count(round) => cell.resolve(&round, 0, &mut verdicts),
             Step::Wait => return false,
+            Step::Ask(_) => unreachable!("there is no other authority"),
         }
     }
 }
@@ -149,6 +150,7 @@ fn nobody_is_left_in_the_queue_by_a_resolver_that_ends() {
                 Step::Done => break,
                 Step::Count(round) => cell.resolve(&round, 0, &mut verdicts),
                 Step::Wait => unreachable!("no unit is out that could come back"),
+                Step::Ask(_) => unreachable!("there is no other authority"),
             }
         }
         let told = verdicts.iter().any(|(who, _)| *who == 8);
@@ -306,7 +308,7 @@ fn an_edit_whose_row_is_deleted_and_made_anew() {
             }
         });
         rows.lock().unwrap().edited = false;
-        let round = cell.begin_count();
+        let round = cell.begin_count().unwrap();
         let found = rows.lock().unwrap().all();
         cell.finish_count(&round, found);
         if cell.try_take(1).is_some() {
@@ -330,7 +332,7 @@ fn an_edit_that_ends_during_a_count() {
         let counter = thread::spawn({
             let (cell, rows) = (Arc::clone(&cell), Arc::clone(&rows));
             move || {
-                let round = cell.begin_count();
+                let round = cell.begin_count().unwrap();
                 let found = rows.lock().unwrap().all();
                 cell.finish_count(&round, found);
             }

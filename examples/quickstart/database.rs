@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Error};
+use sqlx::{AssertSqlSafe, Error, Postgres, Sqlite, Transaction};
+use tower_quota::Fence;
 use uuid::Uuid;
 
 use crate::host::COLLECTIONS;
@@ -37,8 +38,31 @@ impl Row {
 /// doesn't come for that long.
 const TIME_OUT: Duration = Duration::from_secs(3);
 
-/// By then, no transaction whose request is gone is still open.
-pub(crate) const LONGEST_TRANSACTION: Duration = Duration::from_secs(3 * TIME_OUT.as_secs());
+/// Begins a transaction that makes rows.
+trait Begin {
+    type Database: sqlx::Database;
+
+    async fn begin_fenced(&self, fence: &Fence) -> Result<Transaction<'static, Self::Database>, Error>;
+}
+
+impl Begin for SqlitePool {
+    type Database = Sqlite;
+
+    async fn begin_fenced(&self, _: &Fence) -> Result<Transaction<'static, Sqlite>, Error> {
+        self.begin().await
+    }
+}
+
+impl Begin for PgPool {
+    type Database = Postgres;
+
+    /// It holds on to the units that its rows were admitted on, so that no other replica can have them.
+    async fn begin_fenced(&self, fence: &Fence) -> Result<Transaction<'static, Postgres>, Error> {
+        let mut transaction = self.begin().await?;
+        fence.hold(&mut *transaction).await.map_err(|error| Error::Protocol(error.to_string()))?;
+        Ok(transaction)
+    }
+}
 
 /// The same statements on either database, with one of its connections.
 macro_rules! on {
@@ -89,10 +113,10 @@ impl Database {
     }
 
     /// Inserts rows, all or none.
-    pub(crate) async fn insert(&self, table: &str, workspace: &str, rows: &[Row]) -> Result<(), Error> {
+    pub(crate) async fn insert(&self, table: &str, workspace: &str, rows: &[Row], fence: &Fence) -> Result<(), Error> {
         let insert = format!(r#"INSERT INTO "{table}" ("id", "workspaceId", "name") VALUES ($1, $2, $3)"#);
         on!(self, writer, connections => {
-            let mut transaction = connections.begin().await?;
+            let mut transaction = connections.begin_fenced(fence).await?;
             for row in rows {
                 let insert = sqlx::query(AssertSqlSafe(insert.as_str())).bind(&row.id).bind(workspace).bind(&row.name);
                 insert.execute(&mut *transaction).await?;
@@ -125,6 +149,7 @@ impl Database {
         workspace: &str,
         id: Option<String>,
         name: &str,
+        fence: &Fence,
     ) -> Result<Option<Row>, Error> {
         let conflict = match id {
             Some(_) => {
@@ -139,7 +164,11 @@ impl Database {
         let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
         // All rows, since a driver that is told to stop at the first may never hear of a failed commit.
         let rows: Vec<(String, String)> = on!(self, writer, connections => {
-            sqlx::query_as(AssertSqlSafe(insert)).bind(id).bind(workspace).bind(name).fetch_all(connections).await?
+            let mut transaction = connections.begin_fenced(fence).await?;
+            let upserted = sqlx::query_as(AssertSqlSafe(insert)).bind(id).bind(workspace).bind(name);
+            let rows = upserted.fetch_all(&mut *transaction).await?;
+            transaction.commit().await?;
+            rows
         });
         Ok(rows.into_iter().next().map(|(id, name)| Row { id, name }))
     }

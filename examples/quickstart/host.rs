@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tower_quota::{ErrorCode, Principal, Problem, ProblemFormat};
+use tower_quota::{ErrorCode, Fence, Principal, Problem, ProblemFormat};
 
 use crate::database::{Database, Row};
 
@@ -30,7 +30,9 @@ pub(crate) const COLLECTIONS: [(&str, &str, &str); 8] = [
 pub(crate) fn routes(database: Database) -> Router {
     let mut routes = Router::new().route("/api/segments", put(upsert_segment));
     for (collection, _, table) in COLLECTIONS {
-        let create = move |place: Place, state: State<Database>, body: Body<New>| create(table, place, state, body);
+        let create = move |place: Place, fence: Fence, state: State<Database>, body: Body<New>| {
+            create(table, place, fence, state, body)
+        };
         let list = move |place: Place, state: State<Database>| list(table, place, state);
         let remove = move |place: Place, path, state: State<Database>| remove(table, place, path, state);
         routes = routes
@@ -175,12 +177,13 @@ fn named(name: &str) -> Result<&str, Failure> {
 async fn create(
     table: &'static str,
     Place(workspace): Place,
+    fence: Fence,
     State(database): State<Database>,
     Body(new): Body<New>,
 ) -> Result<(StatusCode, Json<Row>), Failure> {
     same_in_body(new.workspace_id.as_deref(), &workspace)?;
     let row = Row::new(named(&new.name)?);
-    database.insert(table, &workspace, std::slice::from_ref(&row)).await?;
+    database.insert(table, &workspace, std::slice::from_ref(&row), &fence).await?;
     Ok((StatusCode::CREATED, Json(row)))
 }
 
@@ -206,6 +209,7 @@ async fn remove(
 
 async fn create_users(
     Place(workspace): Place,
+    fence: Fence,
     State(database): State<Database>,
     Body(batch): Body<Batch>,
 ) -> Result<(StatusCode, Json<Vec<Row>>), Failure> {
@@ -213,19 +217,20 @@ async fn create_users(
         same_in_body(named.as_deref(), &workspace)?;
     }
     let rows = batch.users.iter().map(|user| named(&user.name).map(Row::new)).collect::<Result<Vec<Row>, _>>()?;
-    database.insert("User", &workspace, &rows).await?;
+    database.insert("User", &workspace, &rows, &fence).await?;
     Ok((StatusCode::CREATED, Json(rows)))
 }
 
 /// Renames the segment with this id, or makes it; without an id, makes one of that name if there is none.
 async fn upsert_segment(
     Extension(principal): Extension<Principal>,
+    fence: Fence,
     State(database): State<Database>,
     headers: HeaderMap,
     Body(upsert): Body<Upsert>,
 ) -> Result<Json<Row>, Failure> {
     same_in_header(&headers, &upsert.workspace_id)?;
     allow(Some(&principal), &upsert.workspace_id)?;
-    let row = database.upsert_segment(&upsert.workspace_id, upsert.id, named(&upsert.name)?).await?;
+    let row = database.upsert_segment(&upsert.workspace_id, upsert.id, named(&upsert.name)?, &fence).await?;
     row.map(Json).ok_or(Failure::NotFound)
 }

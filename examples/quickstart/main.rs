@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
 use tower_quota::{
-    AuthLayer, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap, Settling,
-    SqlTable, SqliteStore, SqliteUsage, StaticTokens,
+    AuthLayer, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap,
+    Settling, SqlTable, SqliteStore, SqliteUsage, StaticTokens,
 };
 
 use crate::database::Database;
@@ -62,10 +63,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Database::Postgres(pool) => {
             let usage = PostgresUsage::builder(pool.clone(), &catalog).tables(tables).build()?;
             usage.check().await?;
-            // A commit may still be on its way to the server when its request is gone. There is no waiting for it, but
-            // the server's time-outs say how long it can take at most.
-            let settling = Settling::After(database::LONGEST_TRANSACTION);
-            quota.store(PostgresStore::connect(&database_url, &catalog).await?).usage(usage).settling(settling)
+            // Any number of processes may run: they share what the limits leave. All transactions that make rows fence.
+            let store = PostgresStore::connect(&database_url, &catalog).await?;
+            let ledger = PostgresLedger::new(&store).fenced();
+            quota.store(store).usage(usage).ledger(ledger)?
         }
     };
     let quota = quota.build()?;
@@ -80,6 +81,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
     print_introduction(&format!("http://{}", listener.local_addr()?), &admin_token, &member_tokens, &quota);
     axum::serve(listener, app).with_graceful_shutdown(interrupted()).await?;
+    quota.shutdown(Duration::from_secs(10)).await?;
     Ok(())
 }
 

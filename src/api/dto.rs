@@ -11,7 +11,7 @@ use crate::decision::{Check, Demand, Usage};
 use crate::engine::{Correction, Quota, QuotaView, Recount};
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet, kind_of};
-use crate::mode::{EnforcementMode, ModeSource};
+use crate::mode::{EnforcementMode, ModeSource, Promise};
 use crate::problem::{ErrorCode, Problem};
 use crate::resource::{ResourceCatalog, shown};
 use crate::workspace::WorkspaceId;
@@ -371,11 +371,12 @@ impl<'a> CorrectionObject<'a> {
 pub(super) struct EnforcementAnswer {
     mode: EnforcementMode,
     source: ModeSource,
+    promise: Promise,
 }
 
 impl EnforcementAnswer {
     pub(super) fn of(quota: &Quota) -> Self {
-        Self { mode: quota.mode(), source: quota.mode_source() }
+        Self { mode: quota.mode(), source: quota.mode_source(), promise: quota.promise() }
     }
 }
 

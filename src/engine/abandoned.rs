@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::Inner;
 use super::reservation::Kind;
 use super::tenant::Tenant;
 use crate::BoxFuture;
@@ -121,6 +122,19 @@ pub(crate) async fn settle(mut abandoned: mpsc::UnboundedReceiver<Abandoned>, se
                 batch.drain(..).for_each(Abandoned::settle);
             }
         }
+    }
+}
+
+/// Abandoned units of handlers that fence end with their lease: when it has ended, none of their transactions can commit
+/// any more.
+pub(crate) async fn settle_with_lease(mut abandoned: mpsc::UnboundedReceiver<Abandoned>, quota: Weak<Inner>) {
+    while let Some(unit) = abandoned.recv().await {
+        let Some(quota) = quota.upgrade() else { return };
+        if let Some(key) = unit.tenant.key(unit.resource) {
+            unit.kind.lose(key, unit.units);
+        }
+        // The next request begins a new lease.
+        quota.tenants.give_up(&unit.tenant);
     }
 }
 

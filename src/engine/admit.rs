@@ -4,18 +4,20 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::reservation::{Reservation, Unit, Units};
 use super::tenant::{Age, Key, Tenant};
 use super::{Inner, merged};
+use crate::authority::{LeaseOf, Reply};
 use crate::decision::{Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
-use crate::ledger::{Admission, Round, Standing, Step, Verdict};
+use crate::ledger::{Admission, Answer, Ask, Round, Standing, Step, Verdict};
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
 
@@ -36,6 +38,13 @@ pub(crate) struct Waiter {
     deadline: Instant,
 }
 
+impl Waiter {
+    /// The key is out of use: there is another one by now, or will be.
+    pub(crate) fn move_on(self) {
+        let _ = self.answer.send(Err(Denial::Retired));
+    }
+}
+
 /// Which rows of some charges exist.
 struct Look {
     /// By charge: units that would be new rows.
@@ -49,6 +58,7 @@ struct Look {
 enum Denial {
     Over(Standing),
     Blocked(Standing),
+    Retired,
     Failed(Error),
 }
 
@@ -61,6 +71,9 @@ impl Inner {
         workspace: &str,
         mut demands: impl Iterator<Item = Demand>,
     ) -> Option<Reservation> {
+        if self.replica.as_ref().is_some_and(|replica| !replica.is_alive()) {
+            return None;
+        }
         let tenant = self.tenants.get(workspace)?;
         match self.age(&tenant) {
             Age::Fresh => {}
@@ -160,6 +173,8 @@ impl Inner {
                     continue;
                 }
                 Err(Denial::Failed(error)) => return Err(error),
+                // `take` begins anew then.
+                Err(Denial::Retired) => return Err(cut_off()),
                 Err(Denial::Over(standing)) => self.refusal(workspace, demand, standing),
                 Err(Denial::Blocked(standing)) => self.blocked(workspace, demand, standing),
             };
@@ -206,13 +221,14 @@ impl Inner {
             Existing::Row { column, value } => (column, std::slice::from_ref(value)),
             Existing::Rows { column, values } => (column, values.as_slice()),
         };
-        let tenant = loop {
+        let mut edit = loop {
             let tenant = self.fresh(workspace).await?;
-            if tenant.use_key(resource).is_some_and(|key| key.cell.begin_edit(charge.units)) {
-                break tenant;
+            let Some(key) = tenant.use_key(resource).filter(|key| key.cell.begin_edit(charge.units)) else { continue };
+            let edit = Unit::edit(Arc::clone(&tenant), resource, charge.units);
+            if self.announce(&tenant, resource, key).await? {
+                break edit;
             }
         };
-        let mut edit = Unit::edit(tenant, resource, charge.units);
         let look_up = || self.usage.existing(workspace, self.catalog.get(resource), column, values);
         let found = self.within("look up existing rows", look_up).await?;
         let found = found.iter().filter(|exists| **exists).count();
@@ -230,6 +246,7 @@ impl Inner {
     /// Takes units for new rows, by way of the queue if the pool has too few.
     async fn take(self: &Arc<Self>, workspace: &WorkspaceId, demand: Demand) -> Result<Unit, Denial> {
         loop {
+            self.leases().await.map_err(Denial::Failed)?;
             let tenant = self.fresh(workspace).await.map_err(Denial::Failed)?;
             // Out of use since it was looked up: there is another one by now, or will be.
             let Some(key) = tenant.use_key(demand.resource) else { continue };
@@ -254,8 +271,9 @@ impl Inner {
             let verdict = verdict.await;
             drop(leaving);
             return match verdict {
+                Ok(Err(Denial::Retired)) => continue,
                 Ok(verdict) => verdict,
-                Err(_) => Err(Denial::Failed(Error::unavailable("the count was cut off before it was done"))),
+                Err(_) => Err(Denial::Failed(cut_off())),
             };
         }
     }
@@ -333,6 +351,70 @@ impl Inner {
         Ok(rows)
     }
 
+    /// Waits until this replica may hand out units, where an authority elsewhere grants them.
+    async fn leases(&self) -> Result<(), Error> {
+        match &self.replica {
+            Some(replica) if !replica.is_alive() => self.within("reach the ledger", || replica.ready()).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the authority that an edit has begun, before its row is looked up. `false` when the lease has ended.
+    async fn announce(&self, tenant: &Arc<Tenant>, resource: ResourceId, key: &Key) -> Result<bool, Error> {
+        let Some(ask) = key.cell.report(false) else { return Ok(true) };
+        let told = self.ask(tenant, resource, key, &ask).await?;
+        if let Some((answer, _)) = &told {
+            key.wake_if(key.cell.reported(&ask, answer));
+        }
+        Ok(told.is_some())
+    }
+
+    /// Asks the authority; has rows counted where it can't count them itself. Answers what it said, and how many rows it
+    /// believed in before a count. `None` when the lease has ended: the tenant is out of use then.
+    pub(crate) async fn ask(
+        &self,
+        tenant: &Arc<Tenant>,
+        resource: ResourceId,
+        key: &Key,
+        ask: &Ask,
+    ) -> Result<Option<(Answer, Option<u64>)>, Error> {
+        let (Some(replica), Some(lease)) = (&self.replica, key.lease()) else { return Ok(None) };
+        let resource_type = self.catalog.get(resource);
+        let mut counted = None;
+        loop {
+            let me = self.within("reach the ledger", || replica.ready()).await?;
+            let of = LeaseOf {
+                lease,
+                replica: me,
+                workspace: &tenant.id,
+                resource: resource_type,
+                replicas: replica.peers(),
+            };
+            let ask = || replica.authority.ask(of, ask, &*self.usage, counted);
+            match self.within("ask the ledger", ask).await? {
+                Reply::Answer { answer, believed, breach } => {
+                    if breach > 0 {
+                        self.breaches.fetch_add(breach, Ordering::Relaxed);
+                        tracing::error!(
+                            workspace = %tenant.id,
+                            resource_type = resource_type.name(),
+                            rows = answer.known.counted,
+                            breach,
+                            "more rows than the ledger allowed: something creates them around it"
+                        );
+                    }
+                    return Ok(Some((answer, believed)));
+                }
+                Reply::Count(mark) => counted = Some((mark, self.count(tenant, resource, mark.limit).await?)),
+                Reply::Dead => {
+                    replica.suspect();
+                    self.tenants.give_up(tenant);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
     /// Nothing waits forever, and a panic in the host's code is a failure like any other.
     pub(crate) async fn within<T, F>(&self, what: &str, work: impl FnOnce() -> F) -> Result<T, Error>
     where
@@ -361,6 +443,10 @@ fn demands(charges: &[ResolvedCharge], new: &[u64]) -> Vec<Demand> {
 
 fn total(units: &[u64]) -> u64 {
     units.iter().fold(0, |total, units| total.saturating_add(*units))
+}
+
+fn cut_off() -> Error {
+    Error::unavailable("the count was cut off before it was done")
 }
 
 fn refuse(refusal: Refusal) -> Decision {
@@ -397,11 +483,15 @@ async fn resolve(quota: Arc<Inner>, mut duty: Duty) {
         match step {
             Step::Done => break,
             Step::Count(round) => count_round(&quota, &tenant, resource, key, &round, &mut verdicts).await,
+            Step::Ask(ask) => ask_round(&quota, &tenant, resource, key, &ask, &mut verdicts).await,
             Step::Wait => {
                 let deadline = key.cell.peek(|waiter| waiter.deadline).unwrap_or_else(Instant::now);
                 tokio::select! {
                     () = key.wake.notified() => {}
                     () = sleep_until(deadline) => {}
+                    () = sleep(ASK_AGAIN), if quota.replica.is_some() => {
+                        key.cell.hint();
+                    }
                 }
             }
         }
@@ -411,6 +501,28 @@ async fn resolve(quota: Arc<Inner>, mut duty: Duty) {
         deliver(&tenant, resource, &mut verdicts);
     }
     duty.discharged = true;
+}
+
+/// How often who waits for units of other replicas asks for them, should notices get lost.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+async fn ask_round(
+    quota: &Inner,
+    tenant: &Arc<Tenant>,
+    resource: ResourceId,
+    key: &Key,
+    ask: &Ask,
+    verdicts: &mut Vec<(Waiter, Verdict)>,
+) {
+    match quota.ask(tenant, resource, key, ask).await {
+        Ok(Some((answer, _))) => key.cell.answered(ask, &answer, verdicts),
+        Ok(None) => {}
+        Err(error) => {
+            for waiter in key.cell.fail() {
+                let _ = waiter.answer.send(Err(Denial::Failed(error.clone())));
+            }
+        }
+    }
 }
 
 async fn count_round(

@@ -1,13 +1,16 @@
 //! How an engine is set up.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::abandoned::{Settling, settle};
+use super::abandoned::{Settling, settle, settle_with_lease};
+use super::replica::{self, Replica};
 use super::{Inner, ModeCell, Quota, Tenants, maintain};
+use crate::authority::{Authority, Times};
 use crate::clock::CoarseClock;
 use crate::error::Error;
 use crate::mode::{EnforcementMode, ModeSource};
@@ -42,6 +45,7 @@ pub struct QuotaBuilder {
     catalog: ResourceCatalog,
     store: Option<Arc<dyn QuotaStore>>,
     usage: Option<Arc<dyn UsageSource>>,
+    authority: Option<(Arc<dyn Authority>, Times)>,
     mode: Option<EnforcementMode>,
     settling: Settling,
     capacity: u64,
@@ -55,6 +59,7 @@ impl QuotaBuilder {
             catalog,
             store: None,
             usage: None,
+            authority: None,
             mode: None,
             settling: Settling::default(),
             capacity: 100_000,
@@ -79,6 +84,17 @@ impl QuotaBuilder {
     pub fn usage(mut self, usage: impl UsageSource) -> Self {
         self.usage = Some(Arc::new(usage));
         self
+    }
+
+    /// Keeps limits exact over several processes. Without it, this process alone must create rows of its workspaces.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] when the ledger's times make no sense.
+    #[cfg(feature = "postgres")]
+    pub fn ledger(mut self, ledger: crate::PostgresLedger) -> Result<Self, Error> {
+        self.authority = Some(ledger.open()?);
+        Ok(self)
     }
 
     /// The enforcement mode. Without it, `QUOTA_ENFORCEMENT_MODE` decides, and where that isn't set, `enforce`.
@@ -166,17 +182,25 @@ impl QuotaBuilder {
         };
         let (abandon, abandoned) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
-            tenants: Tenants::new(self.capacity, self.catalog.len(), abandon),
+            tenants: Tenants::new(self.capacity, self.catalog.len(), self.authority.is_some(), abandon),
+            replica: self.authority.map(|(authority, times)| Replica::new(authority, times)),
             catalog: self.catalog,
             store: CachedStore::new(store, self.capacity, self.config.refresh_after),
             usage,
             mode: ModeCell::new(mode, source),
             clock: CoarseClock::new(),
             first_count: Instant::now() + self.first_count_after,
+            breaches: AtomicU64::new(0),
             runtime: runtime.clone(),
             config: self.config,
         });
-        runtime.spawn(settle(abandoned, self.settling));
+        match &inner.replica {
+            Some(replica) if replica.fenced() => runtime.spawn(settle_with_lease(abandoned, Arc::downgrade(&inner))),
+            _ => runtime.spawn(settle(abandoned, self.settling)),
+        };
+        if let Some(replica) = &inner.replica {
+            replica::start(&inner, replica);
+        }
         runtime.spawn(maintain(Arc::downgrade(&inner)));
         Ok(Quota(inner))
     }

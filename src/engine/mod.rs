@@ -1,7 +1,7 @@
 //! The engine: limits, units and rows brought together into decisions. Works without HTTP.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::decision::{Check, Demand, ResolvedCharge, Usage};
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
-use crate::mode::{EnforcementMode, ModeSource};
+use crate::mode::{EnforcementMode, ModeSource, Promise};
 use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
 use crate::store::{CachedStore, Expect, QuotaRecord, QuotaStore};
 use crate::usage::UsageSource;
@@ -23,6 +23,7 @@ use crate::workspace::{WorkspaceFormat, WorkspaceId};
 mod abandoned;
 mod admit;
 mod builder;
+mod replica;
 mod reservation;
 mod tenant;
 
@@ -32,7 +33,8 @@ pub use builder::{Provisioning, QuotaBuilder};
 pub use reservation::Reservation;
 
 use builder::Config;
-use tenant::{Age, Limits, Refreshing, Tenant, Tenants};
+use replica::Replica;
+use tenant::{Age, Key, Limits, Refreshing, Tenant, Tenants};
 
 /// The engine. Cloning is cheap, and clones share everything.
 ///
@@ -63,11 +65,15 @@ pub(crate) struct Inner {
     catalog: ResourceCatalog,
     store: CachedStore<Arc<dyn QuotaStore>>,
     usage: Arc<dyn UsageSource>,
+    /// `None` where this process grants units by itself.
+    replica: Option<Replica>,
     mode: ModeCell,
     tenants: Tenants,
     clock: CoarseClock,
     /// Before this, rows are not counted.
     first_count: Instant,
+    /// Rows that were found beyond what the books allowed.
+    breaches: AtomicU64,
     runtime: Handle,
     config: Config,
 }
@@ -310,6 +316,34 @@ impl Quota {
         self.0.within("reach the store", || self.0.store.ping()).await
     }
 
+    /// What is promised of limits in this set-up.
+    pub fn promise(&self) -> Promise {
+        match &self.0.replica {
+            Some(replica) if !replica.fenced() => Promise::Bounded,
+            _ => Promise::Exact,
+        }
+    }
+
+    /// How many rows this process found that the ledger hadn't allowed: created around it, or by a replica that went on
+    /// after it was taken for dead. Each is logged too.
+    pub fn breaches(&self) -> u64 {
+        self.0.breaches.load(Ordering::Relaxed)
+    }
+
+    /// Ends this process's part in keeping limits: hands out no more units, waits for requests in flight, and gives back
+    /// what it has on lease, so that other replicas need not wait for it. Without a
+    /// [`ledger`](QuotaBuilder::ledger) there is nothing to give back.
+    ///
+    /// Call it when the server has stopped to take requests. From then on nothing is admitted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`] when requests are still in flight after `patience`, or the ledger doesn't answer: the
+    /// others reclaim the leases then.
+    pub async fn shutdown(&self, patience: Duration) -> Result<(), Error> {
+        self.0.shut_down(patience).await
+    }
+
     /// How many workspaces are in memory.
     pub fn workspaces_in_memory(&self) -> usize {
         self.0.tenants.len()
@@ -487,11 +521,33 @@ impl Inner {
         let Some(key) = tenant.key(resource).filter(|_| Instant::now() >= self.first_count) else {
             return Ok((self.count(&tenant, resource, None).await?, None));
         };
-        let round = key.cell.begin_count();
+        let Some(round) = key.cell.begin_count() else {
+            return self.recount_at_authority(&tenant, resource, key).await;
+        };
         let actual = self.count(&tenant, resource, round.limit).await?;
         let (cached, resolving) = key.cell.finish_count(&round, actual);
         key.wake_if(resolving);
         let wrong = cached.filter(|cached| *cached != actual);
+        let resource = Arc::clone(self.catalog.get(resource));
+        Ok((actual, wrong.map(|cached| Correction { resource, cached, actual })))
+    }
+
+    /// The same, where the authority counts.
+    async fn recount_at_authority(
+        &self,
+        tenant: &Arc<Tenant>,
+        resource: ResourceId,
+        key: &Key,
+    ) -> Result<(u64, Option<Correction>), Error> {
+        let Some(ask) = key.cell.report(true) else { return Ok((self.count(tenant, resource, None).await?, None)) };
+        let Some((answer, believed)) = self.ask(tenant, resource, key, &ask).await? else {
+            return Ok((self.count(tenant, resource, None).await?, None));
+        };
+        key.wake_if(key.cell.reported(&ask, &answer));
+        let actual = answer.known.counted;
+        // Rows of requests in flight are no error of anybody's.
+        let right = |believed: u64| (believed..=believed.saturating_add(answer.known.reserved)).contains(&actual);
+        let wrong = believed.filter(|believed| !right(*believed));
         let resource = Arc::clone(self.catalog.get(resource));
         Ok((actual, wrong.map(|cached| Correction { resource, cached, actual })))
     }

@@ -42,6 +42,14 @@ impl Kind {
         });
     }
 
+    /// Nobody will ever know what was done.
+    pub(crate) fn lose(self, key: &Key, units: u64) {
+        match self {
+            Self::Create => key.cell.lose(units),
+            Self::Edit => key.cell.lose_edit(units),
+        }
+    }
+
     /// Nothing was done, and nothing can be done any more.
     fn void(self, key: &Key, units: u64) {
         key.wake_if(match self {
@@ -243,6 +251,23 @@ impl Reservation {
         for unit in self.units.as_mut_slice().iter_mut().filter(|unit| unit.resource == resource) {
             unit.post_some(rows);
         }
+    }
+
+    /// Whether units are on lease from another place.
+    #[cfg(feature = "postgres")]
+    #[inline]
+    pub(crate) fn is_leased(&self) -> bool {
+        self.units().first().and_then(|unit| unit.tenant.as_ref()).is_some_and(|tenant| tenant.leased)
+    }
+
+    /// What ties transactions that make the rows to the units; empty where units are not on lease.
+    #[cfg(feature = "postgres")]
+    pub fn fence(&self) -> crate::Fence {
+        let key = |unit: &Unit| unit.tenant.as_ref()?.key(unit.resource)?.lease();
+        let mut leases: Vec<_> = self.units().iter().filter_map(key).collect();
+        leases.sort_unstable();
+        leases.dedup();
+        crate::Fence::new(leases)
     }
 
     /// What was over the limit, in a mode that lets it pass.

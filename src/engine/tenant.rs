@@ -26,8 +26,17 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    fn new(limit: Limit) -> Self {
-        Self { cell: Cell::new(limit.rows()), wake: Notify::new() }
+    fn new(limit: Limit, leased: bool) -> Self {
+        let cell = match leased {
+            false => Cell::new(limit.rows()),
+            true => Cell::leased(Uuid::now_v7().as_u128(), limit.rows()),
+        };
+        Self { cell, wake: Notify::new() }
+    }
+
+    /// The lease that its units are of, where an authority elsewhere grants them.
+    pub(crate) fn lease(&self) -> Option<Uuid> {
+        self.cell.lease().map(Uuid::from_u128)
     }
 
     /// Passes on what a cell says: whether a resolver waits to hear of the change.
@@ -49,6 +58,8 @@ pub(crate) struct Tenant {
     /// It has been looked up since the ring last came by.
     used: AtomicBool,
     state: Mutex<State>,
+    /// Units are on lease.
+    pub(crate) leased: bool,
     keys: Box<[OnceBox<Key>]>,
 }
 
@@ -80,7 +91,7 @@ pub(crate) enum Age {
 }
 
 impl Tenant {
-    fn new(id: WorkspaceId, resources: usize, abandoned: mpsc::UnboundedSender<Abandoned>) -> Self {
+    fn new(id: WorkspaceId, resources: usize, leased: bool, abandoned: mpsc::UnboundedSender<Abandoned>) -> Self {
         Self {
             id,
             abandoned,
@@ -88,6 +99,7 @@ impl Tenant {
             refreshing: AtomicBool::new(false),
             used: AtomicBool::new(false),
             state: Mutex::default(),
+            leased,
             keys: (0..resources).map(|_| OnceBox::new()).collect(),
         }
     }
@@ -108,7 +120,7 @@ impl Tenant {
         }
         let limit = state.limits.as_ref().map_or(Limit::of(0), |limits| limits.by_resource[resource.index()]);
         // Under the lock nobody else makes one, so that none is made in vain.
-        Some(self.keys[resource.index()].get_or_init(|| Box::new(Key::new(limit))))
+        Some(self.keys[resource.index()].get_or_init(|| Box::new(Key::new(limit, self.leased))))
     }
 
     /// The keys in use.
@@ -200,6 +212,13 @@ impl Tenant {
         state.retired
     }
 
+    /// Takes the tenant out of use whatever is in flight; answers who waited.
+    fn retire_now(&self) -> Vec<Waiter> {
+        // No key comes into use any more.
+        self.lock().retired = true;
+        self.keys().flat_map(|(_, key)| key.cell.retire()).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,11 +261,19 @@ pub(crate) struct Tenants {
     loading: Box<[tokio::sync::Mutex<()>]>,
     hasher: RandomState,
     resources: usize,
+    leased: bool,
     abandoned: mpsc::UnboundedSender<Abandoned>,
+    /// Tenants that are out of use, and have leases to be ended.
+    parted: Mutex<Vec<Arc<Tenant>>>,
 }
 
 impl Tenants {
-    pub(crate) fn new(capacity: u64, resources: usize, abandoned: mpsc::UnboundedSender<Abandoned>) -> Self {
+    pub(crate) fn new(
+        capacity: u64,
+        resources: usize,
+        leased: bool,
+        abandoned: mpsc::UnboundedSender<Abandoned>,
+    ) -> Self {
         const LOADING_STRIPES: usize = 256;
         Self {
             index: Index::default(),
@@ -255,7 +282,9 @@ impl Tenants {
             loading: (0..LOADING_STRIPES).map(|_| tokio::sync::Mutex::default()).collect(),
             hasher: RandomState::default(),
             resources,
+            leased,
             abandoned,
+            parted: Mutex::default(),
         }
     }
 
@@ -274,7 +303,7 @@ impl Tenants {
             if let Some(tenant) = self.get(workspace.as_str()).filter(|tenant| !tenant.retired()) {
                 return tenant;
             }
-            let created = Arc::new(Tenant::new(workspace.clone(), self.resources, self.abandoned.clone()));
+            let created = Arc::new(Tenant::new(workspace.clone(), self.resources, self.leased, self.abandoned.clone()));
             let tenant = Arc::clone(self.index.pin().get_or_insert_with(workspace.clone(), || Arc::clone(&created)));
             // Of several that come at once, the map takes one.
             if Arc::ptr_eq(&tenant, &created) {
@@ -316,10 +345,30 @@ impl Tenants {
     fn leave(&self, tenant: &Arc<Tenant>) -> bool {
         let idle = tenant.retire();
         if idle {
-            // Another tenant may stand in its place by now.
-            let _ = self.index.pin().remove_if(tenant.id.as_str(), |_, current| Arc::ptr_eq(current, tenant));
+            self.remove(tenant);
         }
         idle
+    }
+
+    /// Takes a tenant out of the index whatever is in flight; who waits there has to begin anew.
+    pub(crate) fn give_up(&self, tenant: &Arc<Tenant>) {
+        let waiters = tenant.retire_now();
+        self.remove(tenant);
+        waiters.into_iter().for_each(Waiter::move_on);
+    }
+
+    fn remove(&self, tenant: &Arc<Tenant>) {
+        // Another tenant may stand in its place by now.
+        let index = self.index.pin();
+        let removed = index.remove_if(tenant.id.as_str(), |_, current| Arc::ptr_eq(current, tenant));
+        if self.leased && matches!(removed, Ok(Some(_))) {
+            self.parted.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(tenant));
+        }
+    }
+
+    /// Those that went out of use since the last call, whose leases have to be ended.
+    pub(crate) fn take_parted(&self) -> Vec<Arc<Tenant>> {
+        std::mem::take(&mut *self.parted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn ring(&self) -> MutexGuard<'_, VecDeque<Arc<Tenant>>> {
@@ -362,7 +411,7 @@ mod tests {
     const CAPACITY: usize = 10;
 
     fn tenants() -> Tenants {
-        Tenants::new(10, 8, mpsc::unbounded_channel().0)
+        Tenants::new(10, 8, false, mpsc::unbounded_channel().0)
     }
 
     fn workspace(number: usize) -> WorkspaceId {

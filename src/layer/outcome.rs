@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
 use super::answer::{rate_limit_headers, warning_header};
 use super::body::ResponseBody;
@@ -118,6 +118,17 @@ impl Pending {
                 }
             }
         }
+    }
+
+    /// Hands the request what ties its transactions to its units, where they are on lease.
+    #[inline]
+    pub(super) fn tie<B>(&self, request: &mut Request<B>) {
+        #[cfg(feature = "postgres")]
+        if self.reservation.is_leased() {
+            request.extensions_mut().insert(self.reservation.fence());
+        }
+        #[cfg(not(feature = "postgres"))]
+        let _ = request;
     }
 
     /// Settles the request by its response, or by the trailers that are still to come.

@@ -265,10 +265,13 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.shared.triage(&request) {
             Triage::Pass => ResponseFuture::passed(self.inner.call(M::pass_request(request))),
-            Triage::Admitted(pending) => ResponseFuture::admitted(self.inner.call(M::pass_request(request)), pending),
+            Triage::Admitted(pending) => {
+                pending.tie(&mut request);
+                ResponseFuture::admitted(self.inner.call(M::pass_request(request)), pending)
+            }
             Triage::Answer(problem) => ResponseFuture::answered(answer::problem(&problem, request.headers())),
             Triage::Decide => self.decide(request),
         }
@@ -292,11 +295,12 @@ impl<S, M> QuotaService<S, M> {
         let shared = Arc::clone(&self.shared);
         ResponseFuture::deciding(Box::pin(async move {
             let (parts, body) = request.into_parts();
-            let (request, mut pending) = match shared.decide::<M, B>(parts, body).await {
+            let (mut request, mut pending) = match shared.decide::<M, B>(parts, body).await {
                 Ok(admitted) => admitted,
                 Err(response) => return Ok(response.map(|data| M::made(ResponseBody::answer(data)))),
             };
             pending.begin();
+            pending.tie(&mut request);
             // Declared after `pending` and so dropped before it: the handler's transaction goes first.
             let response = inner.call(request);
             let response = response.await?;

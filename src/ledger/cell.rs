@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use super::book::Book;
 use super::key::{KeyState, Mark};
+use super::lease::{Answer, Ask, LeaseState, Totals};
 use super::pool::Pool;
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A key at the memory authority. `W` stands for whoever waits; the cell itself neither waits nor wakes.
+/// A key, at the authority itself or at a replica. `W` stands for whoever waits; the cell itself neither waits nor wakes.
 ///
 /// The pool is open only while nobody waits, so that late-comers can't overtake the queue. Whatever changes the state
 /// takes the lock, closes the pool and so brings its contents into the state, and opens it again with all headroom.
@@ -19,7 +21,7 @@ pub(crate) struct Cell<W> {
 
 #[derive(Debug)]
 struct Ledger<W> {
-    key: KeyState,
+    book: Book,
     limit: Option<u64>,
     /// In order of arrival, which is the order of service.
     queue: VecDeque<Waiting<W>>,
@@ -106,6 +108,8 @@ pub(crate) enum Step {
     Done,
     /// Count the rows.
     Count(Round),
+    /// Ask the authority.
+    Ask(Ask),
     /// Wait until something changes, or until the patience of the first in the queue is at its end.
     Wait,
 }
@@ -113,14 +117,16 @@ pub(crate) enum Step {
 impl<W> Cell<W> {
     /// A key of which nothing is known but its limit.
     pub(crate) fn new(limit: Option<u64>) -> Self {
-        let ledger = Ledger {
-            key: KeyState::default(),
-            limit,
-            queue: VecDeque::new(),
-            resolving: false,
-            changed: false,
-            retired: false,
-        };
+        Self::with(Book::Own(KeyState::default()), limit)
+    }
+
+    /// A key whose units are granted elsewhere.
+    pub(crate) fn leased(id: u128, limit: Option<u64>) -> Self {
+        Self::with(Book::Leased(Box::new(LeaseState::new(id))), limit)
+    }
+
+    fn with(book: Book, limit: Option<u64>) -> Self {
+        let ledger = Ledger { book, limit, queue: VecDeque::new(), resolving: false, changed: false, retired: false };
         Self { pool: Pool::closed(), ledger: Mutex::new(ledger) }
     }
 
@@ -153,7 +159,7 @@ impl<W> Cell<W> {
         if ledger.retired {
             return false;
         }
-        ledger.key.force(units);
+        ledger.book.force(units);
         self.reopen(&mut ledger);
         true
     }
@@ -161,13 +167,13 @@ impl<W> Cell<W> {
     /// `units` became rows, or may have. `true` when a resolver waits to hear it.
     #[inline]
     pub(crate) fn post(&self, units: u64) -> bool {
-        !self.pool.settle(units) && self.change(|ledger| ledger.key.post(units))
+        !self.pool.settle(units) && self.change(|ledger| ledger.book.post(units))
     }
 
     /// `units` can't become rows any more. `true` when a resolver waits to hear it.
     #[inline]
     pub(crate) fn give_back(&self, units: u64) -> bool {
-        !self.pool.put_back(units) && self.change(|ledger| ledger.key.give_back(units))
+        !self.pool.put_back(units) && self.change(|ledger| ledger.book.give_back(units))
     }
 
     /// An edit of `units` rows begins, whose existence the caller finds out after this. `false` when the cell is out of
@@ -175,29 +181,32 @@ impl<W> Cell<W> {
     pub(crate) fn begin_edit(&self, units: u64) -> bool {
         let mut ledger = self.lock();
         if !ledger.retired {
-            ledger.key.begin_edit(units);
+            ledger.book.begin_edit(units);
         }
         !ledger.retired
     }
 
     /// The edit of `units` rows has ended. `true` when a resolver waits to hear it.
     pub(crate) fn end_edit(&self, units: u64) -> bool {
-        self.change(|ledger| ledger.key.end_edit(units))
+        self.change(|ledger| ledger.book.end_edit(units))
     }
 
     /// `rows` were deleted. `true` when a resolver waits to hear it.
     pub(crate) fn delete(&self, rows: u64) -> bool {
-        self.change(|ledger| ledger.key.delete(rows))
+        self.change(|ledger| ledger.book.delete(rows))
     }
 
     /// Puts a new limit in force. `true` when a resolver waits to hear it.
     pub(crate) fn set_limit(&self, limit: Option<u64>) -> bool {
-        self.change(|ledger| ledger.limit = limit)
+        self.change(|ledger| {
+            ledger.limit = limit;
+            ledger.book.limit_changed();
+        })
     }
 
     /// The rows must be counted anew before anything is granted.
     pub(crate) fn forget(&self) -> bool {
-        self.change(|ledger| ledger.key.forget())
+        self.change(|ledger| ledger.book.forget())
     }
 
     /// The resolver is gone without an end: everybody leaves the queue unserved.
@@ -211,7 +220,7 @@ impl<W> Cell<W> {
     /// Where the key stands; `None` before its first count.
     pub(crate) fn standing(&self) -> Option<Standing> {
         let mut ledger = self.collect();
-        let standing = ledger.key.rows().map(|rows| ledger.standing(rows));
+        let standing = ledger.book.rows().map(|rows| ledger.standing(rows));
         self.reopen(&mut ledger);
         standing
     }
@@ -219,13 +228,13 @@ impl<W> Cell<W> {
     /// Units of requests in flight, beside the rows.
     pub(crate) fn reserved(&self) -> u64 {
         let mut ledger = self.collect();
-        let reserved = ledger.key.reserved();
+        let reserved = ledger.book.reserved();
         self.reopen(&mut ledger);
         reserved
     }
 
-    /// Takes the mark of a count that is not the resolver's.
-    pub(crate) fn begin_count(&self) -> Round {
+    /// Takes the mark of a count that is not the resolver's; `None` where the authority counts.
+    pub(crate) fn begin_count(&self) -> Option<Round> {
         let mut ledger = self.collect();
         let round = ledger.begin_count();
         self.reopen(&mut ledger);
@@ -238,8 +247,9 @@ impl<W> Cell<W> {
     pub(crate) fn finish_count(&self, round: &Round, rows: u64) -> (Option<u64>, bool) {
         let mut wrong = None;
         let wake = self.change(|ledger| {
-            let in_flight = ledger.key.reserved().saturating_add(ledger.key.posts_since(round.mark));
-            if ledger.key.apply(round.mark, rows) {
+            let Book::Own(key) = &mut ledger.book else { return };
+            let in_flight = key.reserved().saturating_add(key.posts_since(round.mark));
+            if key.apply(round.mark, rows) {
                 let right = |believed: &RangeInclusive<u64>| {
                     (*believed.start()..=believed.end().saturating_add(in_flight)).contains(&rows)
                 };
@@ -252,10 +262,14 @@ impl<W> Cell<W> {
     /// Serves the head of the queue as far as it fits, and tells the resolver what to do next.
     pub(crate) fn step(&self, verdicts: &mut Vec<(W, Verdict)>) -> Step {
         let mut ledger = self.collect();
+        if ledger.retired && ledger.queue.is_empty() {
+            ledger.resolving = false;
+            return Step::Done;
+        }
         ledger.serve(verdicts);
         // As long as others are in flight, something may change for ever. When none is left, nobody is refused because
         // of them: another count is to tell.
-        if !ledger.key.is_idle() {
+        if ledger.book.in_flight() {
             ledger.end_blocked(|waiting| waiting.counted && waiting.patience == Patience::LastCount, verdicts);
         }
         if !ledger.queue.is_empty() && (ledger.changed || ledger.queue.iter().any(|waiting| !waiting.counted)) {
@@ -267,9 +281,19 @@ impl<W> Cell<W> {
                     waiting.patience = Patience::LastCount;
                 }
             }
-            return Step::Count(ledger.begin_count());
+            let units = ledger.queue.iter().map(|waiting| waiting.units);
+            let (need, queued) = (units.clone().next().unwrap_or(0), units.fold(0, u64::saturating_add));
+            return match &mut ledger.book {
+                Book::Own(_) => ledger.begin_count().map_or(Step::Wait, Step::Count),
+                Book::Leased(lease) => Step::Ask(lease.ask(need, queued)),
+            };
         }
         if ledger.queue.is_empty() {
+            if let Book::Leased(lease) = &mut ledger.book
+                && lease.waits()
+            {
+                return Step::Ask(lease.ask(0, 0));
+            }
             ledger.resolving = false;
             self.reopen(&mut ledger);
             return Step::Done;
@@ -280,19 +304,144 @@ impl<W> Cell<W> {
     /// Applies the resolver's count: grants in order, and refuses those for whom rows and demand are over the limit.
     pub(crate) fn resolve(&self, round: &Round, rows: u64, verdicts: &mut Vec<(W, Verdict)>) {
         let mut ledger = self.collect();
-        if !ledger.key.apply(round.mark, rows) {
+        if let Book::Own(key) = &mut ledger.book
+            && !key.apply(round.mark, rows)
+        {
             for waiting in &mut ledger.queue {
                 waiting.counted = false;
             }
             return;
         }
+        ledger.end_over(rows, verdicts);
+    }
+
+    /// The authority's answer to the resolver: as [`resolve`](Self::resolve).
+    pub(crate) fn answered(&self, ask: &Ask, answer: &Answer, verdicts: &mut Vec<(W, Verdict)>) {
+        let mut ledger = self.collect();
+        if let Book::Leased(lease) = &mut ledger.book {
+            lease.answered(ask, answer);
+        }
         ledger.serve(verdicts);
-        let (limit, standing) = (ledger.limit, ledger.standing(rows));
-        let over = |waiting: &Waiting<W>| {
-            waiting.counted && limit.is_some_and(|limit| rows.saturating_add(waiting.units) > limit)
+        if answer.counted {
+            ledger.end_over(answer.known.counted, verdicts);
+        }
+    }
+
+    /// A request to the authority that is not the resolver's: it tells what became of the units, and may have the rows
+    /// counted. `None` where there is no other authority.
+    pub(crate) fn report(&self, recount: bool) -> Option<Ask> {
+        let mut ledger = self.collect();
+        let ask = match &ledger.book {
+            Book::Own(_) => None,
+            Book::Leased(lease) => Some(lease.report(recount)),
         };
-        ledger.end(over, Verdict::Over(standing), verdicts);
-        ledger.serve(verdicts);
+        self.reopen(&mut ledger);
+        ask
+    }
+
+    /// The authority's answer to such a request. `true` when a resolver waits to hear it.
+    pub(crate) fn reported(&self, ask: &Ask, answer: &Answer) -> bool {
+        self.change(|ledger| {
+            if let Book::Leased(lease) = &mut ledger.book {
+                lease.answered(ask, answer);
+            }
+        })
+    }
+
+    /// Calls idle units back, all of them or those that were not used since the last call; answers what the authority
+    /// hasn't heard yet, if there is anything, and whether somebody waits here.
+    pub(crate) fn news(&self, all: bool) -> Option<(Totals, bool)> {
+        let mut ledger = self.collect();
+        let news = match &mut ledger.book {
+            Book::Own(_) => None,
+            Book::Leased(lease) => {
+                if all {
+                    lease.return_idle();
+                } else {
+                    lease.return_unused();
+                }
+                lease.has_news().then(|| (lease.totals(), lease.waits()))
+            }
+        };
+        self.reopen(&mut ledger);
+        news
+    }
+
+    /// The authority has heard `totals`, and last granted `granted` to the request `seq`. Answers how many units were posted
+    /// that it hadn't heard of before.
+    pub(crate) fn heard(&self, totals: Totals, seq: u64, granted: u64) -> u64 {
+        let mut ledger = self.collect();
+        let posted = match &mut ledger.book {
+            Book::Own(_) => 0,
+            Book::Leased(lease) => lease.heard(totals, seq, granted),
+        };
+        self.reopen(&mut ledger);
+        posted
+    }
+
+    /// What the authority is told of the lease; nothing where there is no other.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut ledger = self.collect();
+        let totals = match &ledger.book {
+            Book::Own(_) => Totals::default(),
+            Book::Leased(lease) => lease.totals(),
+        };
+        self.reopen(&mut ledger);
+        totals
+    }
+
+    /// Whether the lease has units of which nobody will ever tell what became of them.
+    pub(crate) fn has_lost(&self) -> bool {
+        match &self.lock().book {
+            Book::Own(_) => false,
+            Book::Leased(lease) => lease.has_lost(),
+        }
+    }
+
+    /// The lease that units are of, where another place grants them.
+    pub(crate) fn lease(&self) -> Option<u128> {
+        match &self.lock().book {
+            Book::Own(_) => None,
+            Book::Leased(lease) => Some(lease.id()),
+        }
+    }
+
+    /// What became of `units` will never be known: they end with their lease.
+    pub(crate) fn lose(&self, units: u64) {
+        self.change(|ledger| {
+            if let Book::Leased(lease) = &mut ledger.book {
+                lease.lose(units);
+            }
+        });
+    }
+
+    /// What became of an edit of `units` rows will never be known.
+    pub(crate) fn lose_edit(&self, units: u64) {
+        self.change(|ledger| {
+            if let Book::Leased(lease) = &mut ledger.book {
+                lease.lose_edit(units);
+            }
+        });
+    }
+
+    /// Something may have changed elsewhere. `true` when a resolver waits to hear it.
+    pub(crate) fn hint(&self) -> bool {
+        self.change(|_| ())
+    }
+
+    /// Takes the cell out of use whatever is in flight, and answers who waited.
+    pub(crate) fn retire(&self) -> Vec<W> {
+        let mut ledger = self.collect();
+        ledger.retired = true;
+        ledger.queue.drain(..).map(|waiting| waiting.who).collect()
+    }
+
+    /// Whether no request of this process is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut ledger = self.collect();
+        let idle = ledger.book.is_idle();
+        self.reopen(&mut ledger);
+        idle
     }
 
     /// The resolver's count failed: those whom it should have told leave the queue.
@@ -340,8 +489,8 @@ impl<W> Cell<W> {
     fn collect(&self) -> MutexGuard<'_, Ledger<W>> {
         let mut ledger = self.lock();
         let contents = self.pool.close();
-        ledger.key.give_back(contents.idle);
-        ledger.key.post(contents.settled);
+        ledger.book.give_back(contents.idle);
+        ledger.book.post(contents.settled);
         ledger
     }
 
@@ -353,9 +502,9 @@ impl<W> Cell<W> {
         if ledger.retired || !ledger.queue.is_empty() {
             return;
         }
-        let lease = ledger.key.headroom(ledger.limit).min(Pool::MAX);
+        let lease = ledger.book.headroom(ledger.limit).min(Pool::MAX);
         if lease > 0 {
-            ledger.key.force(lease);
+            ledger.book.force(lease);
             self.pool.open(lease);
         }
     }
@@ -363,11 +512,14 @@ impl<W> Cell<W> {
 
 impl<W> Ledger<W> {
     fn grant(&mut self, units: u64) -> bool {
-        self.key.grant(units, self.limit)
+        self.book.grant(units, self.limit)
     }
 
-    fn begin_count(&self) -> Round {
-        Round { mark: self.key.mark(), believed: self.key.believed(), limit: self.limit }
+    fn begin_count(&self) -> Option<Round> {
+        match &self.book {
+            Book::Own(key) => Some(Round { mark: key.mark(), believed: key.believed(), limit: self.limit }),
+            Book::Leased(_) => None,
+        }
     }
 
     fn serve(&mut self, verdicts: &mut Vec<(W, Verdict)>) {
@@ -386,11 +538,22 @@ impl<W> Ledger<W> {
         verdicts.extend(ended.into_iter().map(|waiting| (waiting.who, verdict)));
     }
 
+    /// After a count that found `rows`: grants in order, and refuses those for whom rows and demand are over the limit.
+    fn end_over(&mut self, rows: u64, verdicts: &mut Vec<(W, Verdict)>) {
+        self.serve(verdicts);
+        let standing = self.standing(rows);
+        let over = |waiting: &Waiting<W>| {
+            waiting.counted && standing.limit.is_some_and(|limit| rows.saturating_add(waiting.units) > limit)
+        };
+        self.end(over, Verdict::Over(standing), verdicts);
+        self.serve(verdicts);
+    }
+
     /// Ends the waiting of those whom only requests in flight stand in the way of, and serves those behind them.
     fn end_blocked(&mut self, ends: impl Fn(&Waiting<W>) -> bool, verdicts: &mut Vec<(W, Verdict)>) {
         // What was posted since the last count may or may not be rows: it is told as reserved until a count says so.
-        let rows = self.key.counted().unwrap_or(0);
-        let posted = self.key.rows().unwrap_or(0) - rows;
+        let rows = self.book.counted().unwrap_or(0);
+        let posted = self.book.rows().unwrap_or(0) - rows;
         let standing = self.standing(rows);
         let standing = Standing { reserved: standing.reserved.saturating_add(posted), ..standing };
         self.end(ends, Verdict::Blocked(standing), verdicts);
@@ -399,7 +562,12 @@ impl<W> Ledger<W> {
 
     /// The pool is closed while this is asked, so that what is leased is held by requests in flight.
     fn standing(&self, rows: u64) -> Standing {
-        Standing { rows, reserved: self.key.reserved(), limit: self.limit, remaining: self.key.headroom(self.limit) }
+        Standing {
+            rows,
+            reserved: self.book.reserved(),
+            limit: self.book.limit(self.limit),
+            remaining: self.book.remaining(self.limit),
+        }
     }
 }
 
@@ -408,7 +576,7 @@ impl<W> Ledger<W> {
 /// Nothing else locks two cells at once, so that the order of the slice is as good as any.
 pub(crate) fn retire_all<'a, W: 'a>(cells: impl Iterator<Item = &'a Cell<W>> + Clone) -> bool {
     let mut ledgers: Vec<_> = cells.clone().map(Cell::collect).collect();
-    let idle = ledgers.iter().all(|ledger| ledger.key.is_idle() && ledger.queue.is_empty() && !ledger.resolving);
+    let idle = ledgers.iter().all(|ledger| ledger.book.is_idle() && ledger.queue.is_empty() && !ledger.resolving);
     for (cell, ledger) in cells.zip(&mut ledgers) {
         ledger.retired |= idle;
         cell.reopen(ledger);

@@ -169,6 +169,7 @@ impl World {
                 Step::Done => Resolver::Idle,
                 Step::Count(round) => Resolver::Counting(round),
                 Step::Wait => Resolver::Waiting,
+                Step::Ask(_) => unreachable!("there is no other authority"),
             },
             Resolver::Waiting => Resolver::Ready,
             Resolver::Counting(round) => Resolver::Counted(round, self.count()),
@@ -253,7 +254,7 @@ impl World {
                     self.end_edit(at);
                 }
             }
-            Op::BeginCount => self.counts.push((self.cell.begin_count(), None)),
+            Op::BeginCount => self.counts.push((self.cell.begin_count().unwrap(), None)),
             Op::ReadCount(at) => {
                 let rows = self.count();
                 if let Some((_, read)) = self.counts.get_mut(at) {
@@ -296,7 +297,7 @@ impl World {
             }
         }
         assert!(self.waiting.is_empty(), "somebody waits for ever");
-        let round = self.cell.begin_count();
+        let round = self.cell.begin_count().unwrap();
         self.cell.finish_count(&round, self.count());
         let standing = self.cell.standing().expect("just counted");
         assert_eq!((standing.rows, standing.reserved), (self.count(), 0), "units leaked");
@@ -338,7 +339,7 @@ fn nothing_is_granted_before_the_first_count() {
 #[test]
 fn a_request_is_granted_whole() {
     let cell: Cell<()> = Cell::new(Some(10));
-    let round = cell.begin_count();
+    let round = cell.begin_count().unwrap();
     cell.finish_count(&round, 1);
     assert_eq!(cell.try_take(10), None);
     assert_eq!(cell.try_take(9), Some(0));
@@ -366,7 +367,7 @@ fn a_retired_cell_grants_nothing() {
 #[test]
 fn more_units_than_a_pool_holds() {
     let cell: Cell<()> = Cell::new(Some(u64::MAX >> 1));
-    let round = cell.begin_count();
+    let round = cell.begin_count().unwrap();
     cell.finish_count(&round, 0);
     assert_eq!(cell.admit(1 << 40, ()), Admission::Granted);
     cell.post(1 << 40);
@@ -378,7 +379,7 @@ fn units_given_back_above_the_limit_do_not_go_round_again() {
     let cell: Cell<()> = Cell::new(None);
     assert_eq!(cell.admit(2, ()), Admission::Granted);
     cell.set_limit(Some(1));
-    let round = cell.begin_count();
+    let round = cell.begin_count().unwrap();
     cell.finish_count(&round, 0);
     cell.give_back(1);
     assert_eq!(cell.try_take(1), None, "one unit is still out");
@@ -389,29 +390,29 @@ fn units_given_back_above_the_limit_do_not_go_round_again() {
 #[test]
 fn an_edit_takes_nothing_from_new_rows() {
     let cell: Cell<()> = Cell::new(Some(50));
-    cell.finish_count(&cell.begin_count(), 45);
+    cell.finish_count(&cell.begin_count().unwrap(), 45);
     assert!(cell.begin_edit(10));
-    cell.finish_count(&cell.begin_count(), 45);
+    cell.finish_count(&cell.begin_count().unwrap(), 45);
     assert_eq!(cell.try_take(5), Some(0));
 }
 
 #[test]
 fn a_row_that_an_edit_may_make_anew_is_held() {
     let cell: Cell<()> = Cell::new(Some(50));
-    cell.finish_count(&cell.begin_count(), 50);
+    cell.finish_count(&cell.begin_count().unwrap(), 50);
     assert!(cell.begin_edit(2));
     // One was deleted, and may be one that is being edited.
-    cell.finish_count(&cell.begin_count(), 49);
+    cell.finish_count(&cell.begin_count().unwrap(), 49);
     assert_eq!(cell.try_take(1), None);
     cell.end_edit(2);
-    cell.finish_count(&cell.begin_count(), 49);
+    cell.finish_count(&cell.begin_count().unwrap(), 49);
     assert_eq!(cell.try_take(1), Some(0));
 }
 
 #[test]
 fn a_count_from_before_a_change_of_epoch_tells_nothing() {
     let cell: Cell<()> = Cell::new(Some(50));
-    let round = cell.begin_count();
+    let round = cell.begin_count().unwrap();
     cell.forget();
     cell.finish_count(&round, 10);
     assert_eq!(cell.try_take(1), None);
@@ -420,7 +421,7 @@ fn a_count_from_before_a_change_of_epoch_tells_nothing() {
 #[test]
 fn units_that_come_free_at_the_last_moment_are_used() {
     let cell = Cell::new(Some(1));
-    cell.finish_count(&cell.begin_count(), 0);
+    cell.finish_count(&cell.begin_count().unwrap(), 0);
     assert_eq!(cell.try_take(1), Some(0));
     assert_eq!(cell.admit(1, "waits"), Admission::Queued { resolve: true });
     let mut verdicts = Vec::new();
@@ -435,23 +436,23 @@ fn units_that_come_free_at_the_last_moment_are_used() {
 #[test]
 fn rows_in_the_making_are_no_drift() {
     let cell: Cell<()> = Cell::new(Some(50));
-    cell.finish_count(&cell.begin_count(), 45);
+    cell.finish_count(&cell.begin_count().unwrap(), 45);
     assert!(cell.try_take(2).is_some());
-    let round = cell.begin_count();
+    let round = cell.begin_count().unwrap();
     cell.post(1);
     assert_eq!(cell.finish_count(&round, 47), (None, false));
     cell.post(1);
-    assert_eq!(cell.finish_count(&cell.begin_count(), 47), (None, false));
+    assert_eq!(cell.finish_count(&cell.begin_count().unwrap(), 47), (None, false));
     cell.delete(2);
-    assert_eq!(cell.finish_count(&cell.begin_count(), 45), (None, false));
-    assert_eq!(cell.finish_count(&cell.begin_count(), 40), (Some(45), false));
-    assert_eq!(cell.finish_count(&cell.begin_count(), 41), (Some(40), false));
+    assert_eq!(cell.finish_count(&cell.begin_count().unwrap(), 45), (None, false));
+    assert_eq!(cell.finish_count(&cell.begin_count().unwrap(), 40), (Some(45), false));
+    assert_eq!(cell.finish_count(&cell.begin_count().unwrap(), 41), (Some(40), false));
 }
 
 #[test]
 fn changes_that_never_stop_keep_nobody_waiting() {
     let cell = Cell::new(Some(1));
-    cell.finish_count(&cell.begin_count(), 0);
+    cell.finish_count(&cell.begin_count().unwrap(), 0);
     assert_eq!(cell.try_take(1), Some(0));
     assert_eq!(cell.admit(1, "waits"), Admission::Queued { resolve: true });
     let mut verdicts = Vec::new();
@@ -469,7 +470,7 @@ fn changes_that_never_stop_keep_nobody_waiting() {
 #[test]
 fn what_no_count_has_seen_is_told_as_reserved() {
     let cell = Cell::new(Some(2));
-    cell.finish_count(&cell.begin_count(), 0);
+    cell.finish_count(&cell.begin_count().unwrap(), 0);
     assert_eq!(cell.try_take(2), Some(0));
     assert_eq!(cell.admit(1, "waits"), Admission::Queued { resolve: true });
     let mut verdicts = Vec::new();

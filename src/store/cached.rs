@@ -78,6 +78,11 @@ impl<S: QuotaStore> CachedStore<S> {
         Ok(record)
     }
 
+    /// The record has changed elsewhere.
+    pub(crate) fn forget(&self, workspace: &WorkspaceId) {
+        self.records.invalidate(workspace);
+    }
+
     /// Whether the store answers.
     pub(crate) async fn ping(&self) -> Result<(), Error> {
         self.store.ping().await

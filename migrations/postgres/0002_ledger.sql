@@ -1,0 +1,367 @@
+-- The books of a limit that several replicas keep together. The protocol is told in docs/protocol.md.
+
+-- A running process. It shows that it is alive by counting its beats; the others watch the count by their own clocks.
+CREATE TABLE "_tower_quota_replica" (
+  "id"    uuid PRIMARY KEY,
+  "beats" bigint NOT NULL DEFAULT 0,
+  "live"  boolean NOT NULL DEFAULT true
+);
+
+-- A resource type of a workspace. The rows that may exist at most are "counted" + "posted" + "carried" + "leased".
+CREATE TABLE "_tower_quota_key" (
+  "workspace"  text NOT NULL,
+  "resource"   text NOT NULL,
+  "counted"    bigint,
+  "posted"     bigint NOT NULL DEFAULT 0,
+  "carried"    bigint NOT NULL DEFAULT 0,
+  "leased"     bigint NOT NULL DEFAULT 0,
+  "posts"      bigint NOT NULL DEFAULT 0,
+  "edits"      bigint NOT NULL DEFAULT 0,
+  "editsEnded" bigint NOT NULL DEFAULT 0,
+  -- The lease for which all others wait.
+  "claim"      uuid,
+  PRIMARY KEY ("workspace", "resource")
+) WITH (fillfactor = 50);
+
+-- Units that one replica may hand out. What it says is in totals that only grow, so that to hear it twice, or in another
+-- order, changes nothing.
+CREATE TABLE "_tower_quota_lease" (
+  "id"         uuid PRIMARY KEY,
+  "replica"    uuid NOT NULL,
+  "workspace"  text NOT NULL,
+  "resource"   text NOT NULL,
+  "live"       boolean NOT NULL DEFAULT true,
+  "granted"    bigint NOT NULL DEFAULT 0,
+  "posted"     bigint NOT NULL DEFAULT 0,
+  "returned"   bigint NOT NULL DEFAULT 0,
+  "edits"      bigint NOT NULL DEFAULT 0,
+  "editsEnded" bigint NOT NULL DEFAULT 0,
+  -- The last request for units that was answered, and how many were granted.
+  "asked"      bigint NOT NULL DEFAULT 0,
+  "answer"     bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE INDEX "_tower_quota_lease_key" ON "_tower_quota_lease" ("workspace", "resource");
+CREATE INDEX "_tower_quota_lease_replica" ON "_tower_quota_lease" ("replica");
+
+-- The books of a key, locked until the end of the transaction. They are always locked before a lease is changed.
+CREATE FUNCTION "_tower_quota_open"(p_workspace text, p_resource text) RETURNS "_tower_quota_key"
+LANGUAGE plpgsql AS $$
+DECLARE
+  k "_tower_quota_key";
+BEGIN
+  LOOP
+    SELECT * INTO k FROM "_tower_quota_key" WHERE "workspace" = p_workspace AND "resource" = p_resource FOR UPDATE;
+    IF FOUND THEN
+      RETURN k;
+    END IF;
+    INSERT INTO "_tower_quota_key" ("workspace", "resource") VALUES (p_workspace, p_resource) ON CONFLICT DO NOTHING;
+  END LOOP;
+END $$;
+
+-- What a lease may still turn into rows. Units that were handed out past what was granted are paid back by later grants.
+CREATE FUNCTION "_tower_quota_rest"(l "_tower_quota_lease") RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT greatest(l."granted" - l."posted" - l."returned", 0)
+$$;
+
+-- Brings a replica's word about its lease into the books. "before" is what the lease said until now.
+CREATE FUNCTION "_tower_quota_merge"(k "_tower_quota_key", before "_tower_quota_lease", l "_tower_quota_lease")
+RETURNS "_tower_quota_key"
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  k."leased" := k."leased" - "_tower_quota_rest"(before) + "_tower_quota_rest"(l);
+  k."posted" := k."posted" + l."posted" - before."posted";
+  k."posts" := k."posts" + l."posted" - before."posted";
+  k."edits" := k."edits" + (l."edits" - l."editsEnded") - (before."edits" - before."editsEnded");
+  k."editsEnded" := k."editsEnded" + l."editsEnded" - before."editsEnded";
+  RETURN k;
+END $$;
+
+CREATE FUNCTION "_tower_quota_close"(k "_tower_quota_key") RETURNS void
+LANGUAGE sql AS $$
+  UPDATE "_tower_quota_key" SET
+    "counted" = k."counted", "posted" = k."posted", "carried" = k."carried", "leased" = k."leased",
+    "posts" = k."posts", "edits" = k."edits", "editsEnded" = k."editsEnded", "claim" = k."claim"
+  WHERE "workspace" = k."workspace" AND "resource" = k."resource"
+$$;
+
+-- Whether all others have to wait for a lease. A claim ends with its lease, however that ended.
+CREATE FUNCTION "_tower_quota_waits"(k "_tower_quota_key") RETURNS boolean
+LANGUAGE sql AS $$
+  SELECT k."claim" IS NOT NULL AND EXISTS (SELECT FROM "_tower_quota_lease" WHERE "id" = k."claim" AND "live")
+$$;
+
+-- Tells whoever waits for a key that something was given back.
+CREATE FUNCTION "_tower_quota_free"(k "_tower_quota_key") RETURNS void
+LANGUAGE sql AS $$
+  SELECT pg_notify('_tower_quota', 'free ' || k."resource" || ' ' || k."workspace")
+$$;
+
+-- One request of a replica: what became of the units it has, and how many more it needs. All of it, or nothing.
+--
+-- Answers `granted`, `over` (the rows and the need are over the limit, by a count that this request made), `blocked`
+-- (only what is in flight is in the way), `count` (the rows must be counted, which this function can't do), `none`
+-- (nothing was needed) or `dead` (the lease has ended, and nothing was changed).
+CREATE FUNCTION "_tower_quota_ask"(
+  p_lease uuid, p_replica uuid, p_workspace text, p_resource text,
+  p_posted bigint, p_returned bigint, p_edits bigint, p_edits_ended bigint,
+  -- The number of a request for units: one that was heard before is answered as before.
+  p_seq bigint,
+  -- The least that is of use; what the waiting requests need; what would be good to have in store.
+  p_need bigint, p_queued bigint, p_spare bigint,
+  -- How many replicas share what is left.
+  p_replicas bigint,
+  p_recount boolean,
+  -- The limit: a column of "WorkspaceQuota", and what is in force where that is NULL. -1 is unlimited.
+  p_field text, p_default bigint,
+  -- The statement that counts no more than a number of rows, and the one that counts all; NULL where the rows are elsewhere.
+  p_bounded text, p_all text,
+  -- What was counted elsewhere, since the books said this.
+  p_rows bigint, p_mark_posts bigint, p_mark_edits_ended bigint,
+  OUT verdict text, OUT granted bigint, OUT "limit" bigint, OUT "rows" bigint, OUT posted bigint, OUT reserved bigint,
+  OUT believed bigint, OUT posts bigint, OUT edits_ended bigint, OUT counted boolean, OUT breach bigint
+)
+LANGUAGE plpgsql SET lock_timeout = '4s' AS $$
+DECLARE
+  k "_tower_quota_key" := "_tower_quota_open"(p_workspace, p_resource);
+  before "_tower_quota_lease";
+  l "_tower_quota_lease";
+  found_rows bigint;
+  carried_before bigint;
+  bound bigint;
+  room bigint;
+  waits boolean;
+  spare bigint;
+  claimed boolean;
+BEGIN
+  granted := 0;
+  counted := false;
+  breach := 0;
+  SELECT * INTO before FROM "_tower_quota_lease" WHERE "id" = p_lease;
+  IF NOT FOUND THEN
+    IF p_seq > 1 OR NOT EXISTS (SELECT FROM "_tower_quota_replica" WHERE "id" = p_replica AND "live") THEN
+      verdict := 'dead';
+      RETURN;
+    END IF;
+    INSERT INTO "_tower_quota_lease" ("id", "replica", "workspace", "resource")
+    VALUES (p_lease, p_replica, p_workspace, p_resource) RETURNING * INTO before;
+  END IF;
+  IF NOT before."live" THEN
+    verdict := 'dead';
+    RETURN;
+  END IF;
+
+  l := before;
+  l."posted" := greatest(l."posted", p_posted);
+  l."returned" := greatest(l."returned", p_returned);
+  l."edits" := greatest(l."edits", p_edits);
+  l."editsEnded" := greatest(l."editsEnded", p_edits_ended);
+  k := "_tower_quota_merge"(k, before, l);
+  believed := k."counted" + k."posted";
+  carried_before := k."carried";
+  bound := believed + k."carried" + k."leased";
+  claimed := k."claim" = p_lease;
+  IF claimed THEN
+    k."claim" := NULL;
+  END IF;
+  waits := "_tower_quota_waits"(k);
+
+  EXECUTE format('SELECT %I FROM "WorkspaceQuota" WHERE "workspaceId" = $1', p_field) INTO "limit" USING p_workspace;
+  "limit" := coalesce("limit", p_default);
+
+  IF p_need > 0 AND p_seq <= before."asked" THEN
+    -- Heard before, though the answer was lost. What it granted is in the lease.
+    granted := before."answer";
+    verdict := 'granted';
+  ELSE
+    verdict := CASE WHEN p_need > 0 THEN 'blocked' ELSE 'none' END;
+    FOR attempt IN 1..2 LOOP
+      IF attempt = 2 OR p_recount OR p_rows IS NOT NULL OR k."counted" IS NULL AND p_need > 0 THEN
+        -- The count. Each statement of this function sees what was committed before the statement began, and posts that
+        -- are not in the books yet are still leased.
+        IF p_rows IS NOT NULL THEN
+          found_rows := p_rows;
+          k."posted" := k."posts" - p_mark_posts;
+          k."carried" := k."edits" + k."editsEnded" - p_mark_edits_ended;
+        ELSIF p_bounded IS NULL THEN
+          verdict := 'count';
+          EXIT;
+        ELSE
+          IF "limit" >= 0 THEN
+            EXECUTE p_bounded INTO found_rows USING p_workspace, "limit" + 1;
+          END IF;
+          IF "limit" < 0 OR found_rows > "limit" THEN
+            EXECUTE p_all INTO found_rows USING p_workspace;
+          END IF;
+          k."posted" := 0;
+          k."carried" := k."edits";
+        END IF;
+        -- Of the rows whose edit a count may have missed, no more are carried than are missing.
+        IF k."counted" IS NOT NULL THEN
+          k."carried" := least(k."carried", greatest(believed + carried_before - found_rows - k."posted", 0));
+        END IF;
+        -- More than there can be: rows came to exist around the books.
+        breach := greatest(found_rows - bound, 0);
+        k."counted" := found_rows;
+        counted := true;
+      END IF;
+      EXIT WHEN p_need <= 0;
+      room := CASE WHEN "limit" < 0 THEN 9000000000000000000 - k."leased"
+                   ELSE "limit" - k."counted" - k."posted" - k."carried" - k."leased" END;
+      IF p_need <= room AND NOT waits THEN
+        granted := least(p_queued, room);
+        spare := (room - granted) / (2 * greatest(p_replicas, 1));
+        granted := granted + least(p_spare, spare);
+        l."granted" := l."granted" + granted;
+        l."asked" := p_seq;
+        l."answer" := granted;
+        k."leased" := k."leased" + granted;
+        verdict := 'granted';
+        EXIT;
+      END IF;
+      IF counted THEN
+        IF "limit" >= 0 AND k."counted" + p_need > "limit" THEN
+          verdict := 'over';
+        ELSIF NOT waits THEN
+          k."claim" := p_lease;
+        END IF;
+        EXIT;
+      END IF;
+    END LOOP;
+  END IF;
+
+  UPDATE "_tower_quota_lease" SET
+    "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded",
+    "granted" = l."granted", "asked" = l."asked", "answer" = l."answer"
+  WHERE "id" = p_lease;
+  PERFORM "_tower_quota_close"(k);
+  IF verdict = 'blocked' THEN
+    PERFORM pg_notify('_tower_quota', 'recall ' || p_resource || ' ' || p_workspace);
+  ELSIF claimed OR waits THEN
+    PERFORM "_tower_quota_free"(k);
+  END IF;
+  "rows" := k."counted";
+  posted := k."posted";
+  reserved := k."leased" + k."carried";
+  posts := k."posts";
+  edits_ended := k."editsEnded";
+END $$;
+
+-- What became of the units of many leases of a replica. Those that end are gone when nothing of them is left. Answers
+-- those that are live.
+CREATE FUNCTION "_tower_quota_flush"(
+  p_leases uuid[], p_posted bigint[], p_returned bigint[], p_edits bigint[], p_edits_ended bigint[],
+  -- Whether somebody waits for the lease; whether it is of no more use.
+  p_waiting boolean[], p_ends boolean[]
+) RETURNS TABLE (lease uuid, asked bigint, answer bigint, wanted boolean)
+LANGUAGE plpgsql SET lock_timeout = '4s' AS $$
+DECLARE
+  said record;
+  k "_tower_quota_key";
+  before "_tower_quota_lease";
+  l "_tower_quota_lease";
+BEGIN
+  FOR said IN
+    SELECT s.*, o."workspace", o."resource"
+    FROM unnest(p_leases, p_posted, p_returned, p_edits, p_edits_ended, p_waiting, p_ends)
+      AS s(id, posted, returned, edits, edits_ended, waiting, ends)
+    JOIN "_tower_quota_lease" o ON o."id" = s.id
+    -- One order for all, so that no two wait for each other.
+    ORDER BY o."workspace", o."resource", s.id
+  LOOP
+    k := "_tower_quota_open"(said.workspace, said.resource);
+    SELECT * INTO before FROM "_tower_quota_lease" WHERE "id" = said.id AND "live";
+    CONTINUE WHEN NOT FOUND;
+    l := before;
+    l."posted" := greatest(l."posted", said.posted);
+    l."returned" := greatest(l."returned", said.returned);
+    l."edits" := greatest(l."edits", said.edits);
+    l."editsEnded" := greatest(l."editsEnded", said.edits_ended);
+    k := "_tower_quota_merge"(k, before, l);
+    IF k."claim" = said.id AND NOT said.waiting THEN
+      k."claim" := NULL;
+      PERFORM "_tower_quota_free"(k);
+    END IF;
+    wanted := "_tower_quota_waits"(k) AND k."claim" <> said.id;
+    IF wanted AND l <> before THEN
+      PERFORM "_tower_quota_free"(k);
+    END IF;
+    UPDATE "_tower_quota_lease" SET
+      "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded"
+    WHERE "id" = said.id;
+    IF said.ends AND "_tower_quota_rest"(l) = 0 AND l."edits" = l."editsEnded" THEN
+      -- Not while a transaction still holds on to it.
+      DELETE FROM "_tower_quota_lease"
+      WHERE "id" = (SELECT "id" FROM "_tower_quota_lease" WHERE "id" = said.id FOR UPDATE SKIP LOCKED);
+    END IF;
+    PERFORM "_tower_quota_close"(k);
+    lease := said.id;
+    asked := l."asked";
+    answer := l."answer";
+    RETURN NEXT;
+  END LOOP;
+END $$;
+
+-- Ends a lease, in three transactions: this one, one that waits for the transactions that hold on to the lease, and
+-- `settle`. From now on no other can take hold of it.
+CREATE FUNCTION "_tower_quota_kill"(p_lease uuid) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+  l "_tower_quota_lease";
+BEGIN
+  SELECT * INTO l FROM "_tower_quota_lease" WHERE "id" = p_lease;
+  IF FOUND THEN
+    PERFORM "_tower_quota_open"(l."workspace", l."resource");
+    UPDATE "_tower_quota_lease" SET "live" = false WHERE "id" = p_lease;
+  END IF;
+END $$;
+
+-- Units of a lease that was killed count as rows, until a count tells. Answers how many they were; NULL when it was done
+-- before.
+CREATE FUNCTION "_tower_quota_settle"(p_lease uuid) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+  k "_tower_quota_key";
+  before "_tower_quota_lease";
+  l "_tower_quota_lease";
+BEGIN
+  SELECT * INTO before FROM "_tower_quota_lease" WHERE "id" = p_lease;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  k := "_tower_quota_open"(before."workspace", before."resource");
+  DELETE FROM "_tower_quota_lease" WHERE "id" = p_lease AND NOT "live" RETURNING * INTO before;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  l := before;
+  l."posted" := l."posted" + "_tower_quota_rest"(before);
+  l."editsEnded" := l."edits";
+  k := "_tower_quota_merge"(k, before, l);
+  PERFORM "_tower_quota_close"(k);
+  PERFORM "_tower_quota_free"(k);
+  RETURN l."posted" - before."posted";
+END $$;
+
+-- A sign of life; answers all replicas.
+CREATE FUNCTION "_tower_quota_beat"(p_replica uuid) RETURNS SETOF "_tower_quota_replica"
+LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE "_tower_quota_replica" SET "beats" = "beats" + 1 WHERE "id" = p_replica AND "live";
+  RETURN QUERY SELECT * FROM "_tower_quota_replica";
+END $$;
+
+-- Whoever changes limits waits until no grant is under way, so that none that comes after goes by the old ones. And tells
+-- the replicas.
+-- With its owner's rights: whoever may change limits need not have any on the books.
+CREATE FUNCTION "_tower_quota_limits"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  changed text := CASE WHEN TG_OP = 'DELETE' THEN OLD."workspaceId" ELSE NEW."workspaceId" END;
+BEGIN
+  PERFORM FROM "_tower_quota_key" WHERE "workspace" = changed ORDER BY "resource" FOR UPDATE;
+  PERFORM pg_notify('_tower_quota', 'limits ' || changed);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER "_tower_quota_limits" AFTER INSERT OR UPDATE OR DELETE ON "WorkspaceQuota"
+FOR EACH ROW EXECUTE FUNCTION "_tower_quota_limits"();

@@ -1,0 +1,167 @@
+//! The place that grants units to replicas: what is asked of it.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::BoxFuture;
+use crate::error::Error;
+use crate::ledger::{Answer, Ask, Totals};
+use crate::resource::ResourceType;
+use crate::usage::UsageSource;
+use crate::workspace::WorkspaceId;
+
+#[cfg(feature = "postgres")]
+mod postgres;
+
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresLedger;
+
+/// A resource type of a workspace, with the units that a replica has on lease of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LeaseOf<'a> {
+    pub(crate) lease: Uuid,
+    pub(crate) replica: Uuid,
+    pub(crate) workspace: &'a WorkspaceId,
+    pub(crate) resource: &'a ResourceType,
+    /// How many replicas share what is left.
+    pub(crate) replicas: u64,
+}
+
+/// Where the books stood before rows were counted elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BooksMark {
+    pub(crate) posts: u64,
+    pub(crate) edits_ended: u64,
+    /// The limit in force then: counting may stop above it.
+    pub(crate) limit: Option<u64>,
+}
+
+/// What an authority says to an [`Ask`].
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Answer {
+        answer: Answer,
+        /// How many rows the books had before the count.
+        believed: Option<u64>,
+        /// How many rows were found beyond what the books allow: they came to exist around them.
+        breach: u64,
+    },
+    /// The rows must be counted first, which the authority can't do itself.
+    Count(BooksMark),
+    /// The lease has ended.
+    Dead,
+}
+
+/// What became of the units of a lease.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct News {
+    pub(crate) lease: Uuid,
+    pub(crate) totals: Totals,
+    /// Somebody waits for units.
+    pub(crate) waits: bool,
+    /// The lease is of no more use.
+    pub(crate) ends: bool,
+}
+
+/// That the authority has heard of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard {
+    pub(crate) lease: Uuid,
+    /// The last request for units that was granted, and what it was granted.
+    pub(crate) seq: u64,
+    pub(crate) granted: u64,
+    /// Another replica waits for units of this key.
+    pub(crate) wanted: bool,
+}
+
+/// A replica, as the authority sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) replica: Uuid,
+    pub(crate) beats: u64,
+    pub(crate) live: bool,
+}
+
+/// What replicas tell each other. It may be lost, and costs no more than time then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// Somebody waits for units of this key.
+    Recall { resource: String, workspace: String },
+    /// Units of this key were given back.
+    Free { resource: String, workspace: String },
+    /// The limits of this workspace have changed.
+    Limits { workspace: String },
+    /// Any of them may have been missed.
+    Lost,
+}
+
+/// The one place that grants units of a key.
+///
+/// Whoever implements it takes each call as one atomic step.
+pub(crate) trait Authority: Send + Sync + 'static {
+    /// Hears what became of units, and grants more; see [`Ask`]. `counted` are rows that were counted since a
+    /// [`Reply::Count`], for the mark that came with it.
+    fn ask<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        ask: &'a Ask,
+        usage: &'a dyn UsageSource,
+        counted: Option<(BooksMark, u64)>,
+    ) -> BoxFuture<'a, Result<Reply, Error>>;
+
+    /// Hears what became of the units of many leases. Those that are not in the answer have ended.
+    fn flush<'a>(&'a self, news: &'a [News]) -> BoxFuture<'a, Result<Vec<Heard>, Error>>;
+
+    /// A new replica, under an id that was never used.
+    fn join(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// The replica is gone, and has no leases left.
+    fn leave(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// A sign of life; answers all replicas.
+    fn beat(&self, replica: Uuid) -> BoxFuture<'_, Result<Vec<Peer>, Error>>;
+
+    /// Ends a replica that has shown no more life since `beats`.
+    fn bury<'a>(&'a self, replica: Uuid, beats: u64) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Leases whose replica has ended.
+    fn orphans(&self) -> BoxFuture<'_, Result<Vec<Uuid>, Error>>;
+
+    /// Ends a lease, waits for the transactions that hold on to it, and takes all its units for rows until a count tells.
+    /// Answers how many those were.
+    fn end(&self, lease: Uuid) -> BoxFuture<'_, Result<u64, Error>>;
+
+    /// The next notice.
+    fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>>;
+}
+
+/// How long things take among replicas.
+#[derive(Debug, Clone)]
+pub(crate) struct Times {
+    /// How long a replica may hand out units after it last showed life.
+    pub(crate) time_to_live: Duration,
+    /// How long a request may go on after its units were handed out, and still make rows, in a host that doesn't fence.
+    pub(crate) longest_handler: Duration,
+    /// Every transaction that makes rows holds on to its lease.
+    pub(crate) fenced: bool,
+}
+
+impl Times {
+    /// How often a replica shows life.
+    pub(crate) fn beat(&self) -> Duration {
+        self.time_to_live / 8
+    }
+
+    /// How long one beat may take: so that one that fails is made good by the next.
+    pub(crate) fn patience(&self) -> Duration {
+        self.time_to_live / 4
+    }
+
+    /// After what time without a sign of life, by the clock of whoever watches, a replica's leases end. A quarter more
+    /// than it may use them, for clocks that run apart.
+    pub(crate) fn given_up_after(&self) -> Duration {
+        let handler = if self.fenced { Duration::ZERO } else { self.longest_handler };
+        self.time_to_live + self.time_to_live / 4 + handler
+    }
+}

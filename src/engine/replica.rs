@@ -1,0 +1,446 @@
+//! This process as a replica: the leases it has from an authority, and the signs of life by which it keeps them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use super::Inner;
+use super::tenant::{Key, Tenant};
+use crate::authority::{Authority, News, Notice, Peer, Times};
+use crate::error::Error;
+use crate::ledger::Totals;
+
+/// How many leases are told of in one message: their keys are locked for as long as it takes.
+const FLUSHED_AT_ONCE: usize = 100;
+
+/// The replica that this process is.
+pub(crate) struct Replica {
+    pub(crate) authority: Arc<dyn Authority>,
+    times: Times,
+    start: Instant,
+    /// Until when units may be handed out, in nanoseconds since `start`.
+    until: AtomicU64,
+    /// How many replicas are alive.
+    peers: AtomicU64,
+    state: Mutex<State>,
+    signals: Arc<Signals>,
+    /// Out of use, with leases that still have to be ended.
+    parting: Mutex<Vec<Arc<Tenant>>>,
+    /// Its end ends the tasks.
+    running: watch::Sender<()>,
+}
+
+/// What the tasks wait for, who must not hold the engine meanwhile.
+#[derive(Default)]
+struct Signals {
+    /// A beat has ended, well or not.
+    beaten: Notify,
+    /// The next beat must not wait for its time.
+    hurry: Notify,
+    /// It is time to tell the authority what is new.
+    chores: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The id under which leases are held. A replica that lost them comes back under a new one.
+    me: Option<Uuid>,
+    /// Why there are none.
+    failure: Option<Error>,
+    seen: Vec<Peer>,
+    closing: bool,
+}
+
+/// A key with news of its lease.
+struct Told {
+    tenant: Arc<Tenant>,
+    index: usize,
+    news: News,
+}
+
+impl Replica {
+    pub(crate) fn new(authority: Arc<dyn Authority>, times: Times) -> Self {
+        Self {
+            authority,
+            times,
+            start: Instant::now(),
+            until: AtomicU64::new(0),
+            peers: AtomicU64::new(1),
+            state: Mutex::default(),
+            signals: Arc::default(),
+            parting: Mutex::default(),
+            running: watch::Sender::new(()),
+        }
+    }
+
+    /// Whether units may be handed out.
+    // By the clock itself, since a coarse one stands still with the process.
+    #[inline]
+    pub(crate) fn is_alive(&self) -> bool {
+        nanos(self.start.elapsed()) < self.until.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fenced(&self) -> bool {
+        self.times.fenced
+    }
+
+    pub(crate) fn peers(&self) -> u64 {
+        self.peers.load(Ordering::Relaxed)
+    }
+
+    /// The id under which leases are held now; waits for the first beat.
+    pub(crate) async fn ready(&self) -> Result<Uuid, Error> {
+        loop {
+            let beaten = self.signals.beaten.notified();
+            {
+                let state = self.state();
+                if let (Some(me), true) = (state.me, self.is_alive()) {
+                    return Ok(me);
+                }
+                if let Some(failure) = &state.failure {
+                    return Err(failure.clone());
+                }
+            }
+            beaten.await;
+        }
+    }
+
+    /// A lease has ended that should not have: nothing is handed out before the next beat has told who is alive.
+    pub(crate) fn suspect(&self) {
+        self.until.store(0, Ordering::Release);
+        self.signals.hurry.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parting(&self) -> MutexGuard<'_, Vec<Arc<Tenant>>> {
+        self.parting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands out nothing any more.
+    fn close(&self) {
+        let mut state = self.state();
+        state.closing = true;
+        state.failure = Some(Error::unavailable("this process is shutting down"));
+        self.until.store(0, Ordering::Release);
+    }
+
+    /// A sign of life. `true` when the leases under the old id are lost.
+    async fn beat(&self) -> bool {
+        let (me, joined) = {
+            let mut state = self.state();
+            (*state.me.get_or_insert_with(Uuid::now_v7), state.seen.iter().any(|peer| Some(peer.replica) == state.me))
+        };
+        // What it may be used for counts from here.
+        let sent = Instant::now();
+        let beat = async {
+            if !joined {
+                self.authority.join(me).await?;
+            }
+            self.authority.beat(me).await
+        };
+        let peers = match timeout(self.times.patience(), beat).await {
+            Ok(peers) => peers,
+            Err(_) => Err(Error::unavailable(format!(
+                "time-out: the ledger gave no sign of life within {:?}",
+                self.times.patience()
+            ))),
+        };
+        let mut state = self.state();
+        let lost = match peers {
+            Ok(peers) => {
+                let live = |peer: &&Peer| peer.live;
+                let lost = !peers.iter().filter(live).any(|peer| peer.replica == me);
+                self.peers.store(peers.iter().filter(live).count().max(1) as u64, Ordering::Relaxed);
+                state.seen = peers;
+                if lost {
+                    state.me = None;
+                    self.until.store(0, Ordering::Release);
+                } else if !state.closing {
+                    state.failure = None;
+                    let until = sent.duration_since(self.start) + self.times.time_to_live;
+                    self.until.store(nanos(until), Ordering::Release);
+                }
+                lost
+            }
+            Err(error) => {
+                if state.failure.is_none() {
+                    tracing::error!(error = %error, "the ledger can't be reached: units are handed out for a while yet");
+                }
+                state.failure = Some(error);
+                false
+            }
+        };
+        drop(state);
+        self.signals.beaten.notify_waiters();
+        lost
+    }
+
+    /// Ends replicas that have shown no life for too long, and leases without a replica.
+    async fn reclaim(&self, watched: &mut HashMap<Uuid, (u64, Instant)>) -> Result<(), Error> {
+        let (me, seen) = {
+            let state = self.state();
+            (state.me, state.seen.clone())
+        };
+        watched.retain(|replica, _| seen.iter().any(|peer| peer.replica == *replica));
+        for peer in seen.iter().filter(|peer| Some(peer.replica) != me) {
+            let now = Instant::now();
+            let (beats, since) = watched.entry(peer.replica).or_insert((peer.beats, now));
+            if *beats != peer.beats {
+                (*beats, *since) = (peer.beats, now);
+            }
+            if peer.live && since.elapsed() >= self.times.given_up_after() {
+                tracing::warn!(replica = %peer.replica, "a replica shows no life any more: its leases end");
+                self.authority.bury(peer.replica, peer.beats).await?;
+            }
+        }
+        for lease in self.authority.orphans().await? {
+            let units = self.authority.end(lease).await?;
+            tracing::info!(%lease, units, "a lease ended with its replica: its units count as rows until the next count");
+        }
+        for peer in seen.iter().filter(|peer| !peer.live) {
+            self.authority.leave(peer.replica).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the authority what it hasn't heard; calls idle units back where another replica waits for them.
+    async fn flush(&self, told: Vec<Told>) -> Result<(), Error> {
+        let mut told = told;
+        while !told.is_empty() {
+            let mut wanted = Vec::new();
+            for some in told.chunks(FLUSHED_AT_ONCE) {
+                let news: Vec<News> = some.iter().map(|told| told.news).collect();
+                let heard = self.authority.flush(&news).await?;
+                let mut heard: HashMap<Uuid, _> = heard.into_iter().map(|heard| (heard.lease, heard)).collect();
+                for told in some {
+                    let Some((_, key)) = told.tenant.keys().find(|(index, _)| *index == told.index) else { continue };
+                    match heard.remove(&told.news.lease) {
+                        Some(heard) => {
+                            key.cell.heard(told.news.totals, heard.seq, heard.granted);
+                            if heard.wanted && !told.news.ends {
+                                wanted.extend(Told::of(&told.tenant, told.index, key, true));
+                            }
+                        }
+                        None => {
+                            let late = key.cell.heard(told.news.totals, 0, 0);
+                            if late > 0 {
+                                // A hint, and no proof: the rows may be older than the end of the lease.
+                                tracing::warn!(
+                                    workspace = %told.tenant.id,
+                                    units = late,
+                                    "rows were created on a lease that has ended"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+            told = wanted;
+        }
+        Ok(())
+    }
+
+    /// Ends the leases of those that are out of use, as far as nothing of them is in use any more.
+    async fn see_off(&self) -> Result<(), Error> {
+        let parting = std::mem::take(&mut *self.parting());
+        let (ready, waiting): (Vec<_>, Vec<_>) =
+            parting.into_iter().partition(|tenant| tenant.keys().all(|(_, key)| key.cell.is_idle()));
+        self.parting().extend(waiting);
+        let mut told = Vec::new();
+        let mut lost = Vec::new();
+        for tenant in &ready {
+            for (index, key) in tenant.keys() {
+                let Some(lease) = key.lease() else { continue };
+                let totals = key.cell.news(true).map_or_else(|| key.cell.totals(), |(totals, _)| totals);
+                let news = News { lease, totals, waits: false, ends: true };
+                told.push(Told { tenant: Arc::clone(tenant), index, news });
+                if key.cell.has_lost() {
+                    lost.push(lease);
+                }
+            }
+        }
+        let done = async {
+            self.flush(told).await?;
+            for lease in lost {
+                self.authority.end(lease).await?;
+            }
+            Ok(())
+        };
+        let done = done.await;
+        if done.is_err() {
+            self.parting().extend(ready);
+        }
+        done
+    }
+}
+
+impl Told {
+    fn of(tenant: &Arc<Tenant>, index: usize, key: &Key, all: bool) -> Option<Self> {
+        let (totals, waits) = key.cell.news(all)?;
+        Some(Self::new(tenant, index, key.lease()?, totals, waits))
+    }
+
+    fn new(tenant: &Arc<Tenant>, index: usize, lease: Uuid, totals: Totals, waits: bool) -> Self {
+        Self { tenant: Arc::clone(tenant), index, news: News { lease, totals, waits, ends: false } }
+    }
+}
+
+impl Inner {
+    pub(super) async fn shut_down(self: &Arc<Self>, patience: Duration) -> Result<(), Error> {
+        let Some(replica) = &self.replica else { return Ok(()) };
+        replica.close();
+        let deadline = Instant::now() + patience;
+        for tenant in self.tenants.all() {
+            self.tenants.give_up(&tenant);
+        }
+        loop {
+            replica.parting().extend(self.tenants.take_parted());
+            self.within("give back leases", || replica.see_off()).await?;
+            if replica.parting().is_empty() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::unavailable(
+                    "requests are still in flight: their leases are left to the other replicas",
+                ));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        let me = replica.state().me.take();
+        replica.running.send_replace(());
+        match me {
+            Some(me) => self.within("leave the ledger", || replica.authority.leave(me)).await,
+            None => Ok(()),
+        }
+    }
+
+    fn all_news(&self) -> Vec<Told> {
+        let mut news = Vec::new();
+        for tenant in self.tenants.all() {
+            for (index, key) in tenant.keys() {
+                news.extend(Told::of(&tenant, index, key, false));
+            }
+        }
+        news
+    }
+
+    async fn heed(self: &Arc<Self>, replica: &Replica, notice: Notice) -> Result<(), Error> {
+        match notice {
+            Notice::Recall { resource, workspace } => {
+                let tenant = self.tenants.get(&workspace);
+                if let (Some(tenant), Ok(resource)) = (tenant, self.catalog.by_name(&resource))
+                    && let Some(key) = tenant.key(resource.id())
+                {
+                    let told = Told::of(&tenant, resource.id().index(), key, true);
+                    replica.flush(told.into_iter().collect()).await?;
+                }
+            }
+            Notice::Free { resource, workspace } => {
+                if let (Some(tenant), Ok(resource)) = (self.tenants.get(&workspace), self.catalog.by_name(&resource))
+                    && let Some(key) = tenant.key(resource.id())
+                {
+                    key.wake_if(key.cell.hint());
+                }
+            }
+            Notice::Limits { workspace } => {
+                if let Ok(id) = self.config.workspace_format.parse(&workspace) {
+                    self.store.forget(&id);
+                }
+                if let Some(tenant) = self.tenants.get(&workspace) {
+                    self.refresh_behind(&tenant);
+                }
+            }
+            Notice::Lost => {
+                for tenant in self.tenants.all() {
+                    tenant.make_due(self.clock.now());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Starts what keeps a replica alive. It ends with the engine.
+pub(super) fn start(quota: &Arc<Inner>, replica: &Replica) {
+    let running = || replica.running.subscribe();
+    let signals = || Arc::clone(&replica.signals);
+    quota.runtime.spawn(until_gone(running(), beats(Arc::downgrade(quota), signals())));
+    quota.runtime.spawn(until_gone(running(), chores(Arc::downgrade(quota), signals())));
+    quota.runtime.spawn(until_gone(running(), notices(Arc::downgrade(quota), Arc::clone(&replica.authority))));
+}
+
+async fn until_gone(mut running: watch::Receiver<()>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = running.changed() => {}
+        () = work => {}
+    }
+}
+
+async fn beats(quota: Weak<Inner>, signals: Arc<Signals>) {
+    loop {
+        let pause = {
+            let Some(quota) = quota.upgrade() else { return };
+            let Some(replica) = &quota.replica else { return };
+            let lost = replica.beat().await;
+            if lost {
+                tracing::warn!("this replica was taken for dead: it begins anew");
+                for tenant in quota.tenants.all() {
+                    quota.tenants.give_up(&tenant);
+                }
+            }
+            signals.chores.notify_one();
+            if lost { Duration::ZERO } else { replica.times.beat() }
+        };
+        // Either way it is time.
+        let _ = timeout(pause, signals.hurry.notified()).await;
+    }
+}
+
+async fn chores(quota: Weak<Inner>, signals: Arc<Signals>) {
+    let mut watched = HashMap::new();
+    loop {
+        signals.chores.notified().await;
+        let Some(quota) = quota.upgrade() else { return };
+        let Some(replica) = &quota.replica else { return };
+        let done = async {
+            replica.flush(quota.all_news()).await?;
+            replica.parting().extend(quota.tenants.take_parted());
+            replica.see_off().await?;
+            replica.reclaim(&mut watched).await
+        };
+        // It is tried again with the next beat.
+        if let Err(error) = done.await {
+            tracing::warn!(error = %error, "the ledger could not be told all");
+        }
+    }
+}
+
+async fn notices(quota: Weak<Inner>, authority: Arc<dyn Authority>) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    loop {
+        let heeded = match authority.notice().await {
+            Ok(notice) => {
+                let Some(quota) = quota.upgrade() else { return };
+                let Some(replica) = &quota.replica else { return };
+                quota.heed(replica, notice).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = heeded {
+            tracing::warn!(error = %error, "notices of other replicas are lost for a while");
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,203 @@
+//! Replicas of one host: each with an engine, pools and a runtime of its own, as in a process of its own.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgPool, query};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tower_quota::{
+    Charge, Expect, Fence, Limit, LimitSet, Operation, PostgresLedger, PostgresStore, PostgresUsage, Probe, Quota,
+    QuotaBuilder, QuotaLayer, ResourceCatalog, ResourceSpec, RouteMap, Rule, SqlTable, WorkspaceSource,
+};
+use uuid::Uuid;
+
+use crate::support::client::{self, Answer, Connection};
+use crate::support::database::Database;
+
+pub(crate) struct Replica {
+    pub(crate) address: SocketAddr,
+    pub(crate) quota: Quota,
+    pub(crate) runtime: Runtime,
+}
+
+pub(crate) fn catalog() -> ResourceCatalog {
+    ResourceCatalog::empty()
+        .resource(ResourceSpec::new("segments", "maxSegments", Limit::of(50)).table("Segment"))
+        .build()
+        .unwrap()
+}
+
+/// A look at the database, with the host's table in it.
+pub(crate) fn database(url: &str) -> Database {
+    let mut database = Database::postgres(url);
+    database.run(
+        r#"CREATE TABLE IF NOT EXISTS "Segment" ("id" text PRIMARY KEY, "workspaceId" text NOT NULL);
+           CREATE INDEX IF NOT EXISTS "byWorkspace" ON "Segment" ("workspaceId")"#
+            .to_owned(),
+    );
+    database
+}
+
+impl Replica {
+    pub(crate) fn start(url: &str) -> Self {
+        Self::with(url, |ledger| ledger, |builder| builder)
+    }
+
+    pub(crate) fn with(
+        url: &str,
+        ledger: impl FnOnce(PostgresLedger) -> PostgresLedger,
+        set_up: impl FnOnce(QuotaBuilder) -> QuotaBuilder,
+    ) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (address, quota) = runtime.block_on(async {
+            let store = PostgresStore::connect(url, &catalog()).await.unwrap();
+            let pool = PgPoolOptions::new().max_connections(8).connect(url).await.unwrap();
+            let usage = PostgresUsage::builder(pool.clone(), &catalog())
+                .table("segments", SqlTable::new("Segment"))
+                .build()
+                .unwrap();
+            let ledger = ledger(PostgresLedger::new(&store).time_to_live(Duration::from_secs(1)).fenced());
+            let builder = Quota::builder(catalog()).store(store).usage(usage).ledger(ledger).unwrap();
+            let quota = set_up(builder.max_wait(Duration::from_secs(5))).build().unwrap();
+            let app = Router::new()
+                .route("/{ws}/segments", post(insert).put(replace))
+                .with_state(pool)
+                .layer(QuotaLayer::for_axum(quota.clone(), routes(&quota)).unwrap());
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+            (address, quota)
+        });
+        Self { address, quota, runtime }
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        Connection::open(self.address).unwrap()
+    }
+
+    pub(crate) fn set_limit(&self, workspace: &str, limit: u32) {
+        let workspace = self.quota.workspace(workspace).unwrap();
+        let segments = self.quota.catalog().by_name("segments").unwrap().id();
+        let changes = LimitSet::new().with(segments, Limit::of(limit));
+        self.runtime.block_on(self.quota.update_limits(&workspace, &changes, &Expect::Anything)).unwrap();
+    }
+}
+
+/// Creates rows at all replicas in turn until one refuses for good, and checks that there are then `limit`.
+#[track_caller]
+pub(crate) fn fill(replicas: &[Replica], database: &mut Database, workspace: &str, limit: i64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    for turn in 0.. {
+        let count = connections.len();
+        let answer = create(&mut connections[turn % count], workspace);
+        match answer.status {
+            201 => {}
+            429 if answer.json()["details"].get("reserved").is_none() => break,
+            429 => assert!(Instant::now() < deadline, "units never came back: {answer}"),
+            _ => panic!("{answer}"),
+        }
+    }
+    assert_eq!(database.rows("Segment", workspace), limit, "refused for good below the limit");
+}
+
+fn path(workspace: &str) -> String {
+    format!("/{workspace}/segments")
+}
+
+pub(crate) fn creation(workspace: &str, fate: &str) -> Vec<u8> {
+    client::request("POST", &path(workspace), None, &[("x-fate", fate)], "")
+}
+
+#[track_caller]
+pub(crate) fn create(connection: &mut Connection, workspace: &str) -> Answer {
+    connection.send_raw(&creation(workspace, "done")).unwrap();
+    connection.read().unwrap()
+}
+
+#[track_caller]
+pub(crate) fn upsert(connection: &mut Connection, workspace: &str, id: &str) -> Answer {
+    let headers = [("content-type", "application/json")];
+    let body = serde_json::json!({ "id": id }).to_string();
+    connection.send_raw(&client::request("PUT", &path(workspace), None, &headers, &body)).unwrap();
+    connection.read().unwrap()
+}
+
+fn routes(quota: &Quota) -> RouteMap {
+    let rule = |name: &str, method: &str| {
+        Rule::new(name, method.parse().unwrap(), "/{ws}/segments").workspace(WorkspaceSource::path("ws"))
+    };
+    RouteMap::builder(quota.catalog())
+        .rule(rule("create", "POST").charge(Charge::of("segments")))
+        .rule(
+            rule("upsert", "PUT")
+                .operation(Operation::Upsert)
+                .charge(Charge::of("segments").probe(Probe::body("/id", "id"))),
+        )
+        .build()
+        .unwrap()
+}
+
+async fn insert(
+    Path(workspace): Path<String>,
+    State(pool): State<PgPool>,
+    fence: Fence,
+    headers: HeaderMap,
+) -> StatusCode {
+    let fate = headers.get("x-fate").unwrap().to_str().unwrap();
+    match fate {
+        "refused" => return StatusCode::CONFLICT,
+        "hang before" => return std::future::pending().await,
+        _ => {}
+    }
+    let mut transaction = pool.begin().await.unwrap();
+    if fence.hold(&mut *transaction).await.is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    query(r#"INSERT INTO "Segment" VALUES ($1, $2)"#)
+        .bind(Uuid::now_v7().to_string())
+        .bind(workspace)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    match fate {
+        "rolled back" => {
+            transaction.rollback().await.unwrap();
+            return StatusCode::UNPROCESSABLE_ENTITY;
+        }
+        "error inside" => return StatusCode::INTERNAL_SERVER_ERROR,
+        _ => {}
+    }
+    transaction.commit().await.unwrap();
+    match fate {
+        "error after" => StatusCode::INTERNAL_SERVER_ERROR,
+        "hang after" => std::future::pending().await,
+        _ => StatusCode::CREATED,
+    }
+}
+
+async fn replace(
+    Path(workspace): Path<String>,
+    State(pool): State<PgPool>,
+    fence: Fence,
+    axum::Json(row): axum::Json<serde_json::Value>,
+) -> StatusCode {
+    let mut transaction = pool.begin().await.unwrap();
+    if fence.hold(&mut *transaction).await.is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    query(r#"INSERT INTO "Segment" VALUES ($1, $2) ON CONFLICT ("id") DO NOTHING"#)
+        .bind(row["id"].as_str().unwrap())
+        .bind(workspace)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    StatusCode::OK
+}

@@ -1,0 +1,135 @@
+//! Limits and units move between replicas.
+
+use std::time::Duration;
+
+use crate::host::{Replica, create, creation, database, fill, upsert};
+use crate::support::postgres::shared;
+
+#[test]
+fn no_unit_lies_idle_where_nobody_needs_it() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let replicas: Vec<_> = (0..3).map(|_| Replica::start(&url)).collect();
+    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    // Each has some in store after a few.
+    for turn in 0..30 {
+        create(&mut connections[turn % 3], "acme").expect(201);
+    }
+    for _ in 30..50 {
+        create(&mut connections[0], "acme").expect(201);
+    }
+    let refused = create(&mut connections[0], "acme");
+    refused.refused(429, "QUOTA_EXCEEDED");
+    assert_eq!(refused.json()["details"]["currentUsage"], 50);
+    assert_eq!(refused.json()["details"].get("reserved"), None);
+    assert_eq!(database.rows("Segment", "acme"), 50);
+    // What is deleted around the layer can be created anew, anywhere.
+    database.run(r#"DELETE FROM "Segment" WHERE "id" IN (SELECT "id" FROM "Segment" LIMIT 3)"#.to_owned());
+    for connection in &mut connections {
+        create(connection, "acme").expect(201);
+    }
+    create(&mut connections[1], "acme").refused(429, "QUOTA_EXCEEDED");
+}
+
+#[test]
+fn it_works_without_notices() {
+    let url = shared().database();
+    database(&url);
+    let start = |_| Replica::with(&url, |ledger| ledger.listens(false), |builder| builder);
+    let replicas: Vec<_> = (0..2).map(start).collect();
+    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    for turn in 0..20 {
+        create(&mut connections[turn % 2], "acme").expect(201);
+    }
+    for _ in 20..50 {
+        create(&mut connections[0], "acme").expect(201);
+    }
+    create(&mut connections[1], "acme").refused(429, "QUOTA_EXCEEDED");
+}
+
+#[test]
+fn a_changed_limit_binds_at_every_replica() {
+    let url = shared().database();
+    database(&url);
+    let replicas: Vec<_> = (0..2).map(|_| Replica::start(&url)).collect();
+    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    for limit in [4, 8, 6, 9] {
+        replicas[0].set_limit("acme", limit);
+        // Raised: all of it can be used at the other one. Lowered: nothing more can.
+        let rows = database(&url).rows("Segment", "acme");
+        for _ in rows..i64::from(limit) {
+            create(&mut connections[1], "acme").expect(201);
+        }
+        create(&mut connections[1], "acme").refused(429, "QUOTA_EXCEEDED");
+        create(&mut connections[0], "acme").refused(429, "QUOTA_EXCEEDED");
+    }
+}
+
+#[test]
+fn edits_pass_at_the_limit_and_hold_their_rows() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let replicas: Vec<_> = (0..2).map(|_| Replica::start(&url)).collect();
+    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    replicas[0].set_limit("acme", 3);
+    upsert(&mut connections[0], "acme", "common").expect(200);
+    create(&mut connections[1], "acme").expect(201);
+    create(&mut connections[1], "acme").expect(201);
+    for connection in &mut connections {
+        upsert(connection, "acme", "common").expect(200);
+        upsert(connection, "acme", "another").refused(429, "QUOTA_EXCEEDED");
+    }
+    assert_eq!(database.rows("Segment", "acme"), 3);
+}
+
+#[test]
+fn a_request_that_waits_gets_what_is_given_back_elsewhere() {
+    let url = shared().database();
+    database(&url);
+    let replicas: Vec<_> = (0..2)
+        .map(|_| Replica::with(&url, |ledger| ledger, |builder| builder.max_wait(Duration::from_secs(30))))
+        .collect();
+    replicas[0].set_limit("acme", 1);
+    let mut holder = replicas[0].connect();
+    holder.send_raw(&creation("acme", "hang before")).unwrap();
+    let mut waiter = replicas[1].connect();
+    waiter.send_raw(&creation("acme", "done")).unwrap();
+    // Long enough for both to be admitted, or to wait.
+    std::thread::sleep(Duration::from_millis(300));
+    drop(holder);
+    waiter.read().unwrap().expect(201);
+}
+
+#[test]
+fn a_replica_that_shuts_down_leaves_nothing_behind() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let replicas: Vec<_> = (0..2).map(|_| Replica::start(&url)).collect();
+    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    for _ in 0..20 {
+        create(&mut connections[0], "acme").expect(201);
+    }
+    replicas[0].runtime.block_on(replicas[0].quota.shutdown(Duration::from_secs(10))).unwrap();
+    let left = r#"SELECT count(*) FROM "_tower_quota_lease" WHERE "workspace" = $1"#;
+    assert_eq!(database.number(left.to_owned(), "acme"), 0);
+    for _ in 20..50 {
+        create(&mut connections[1], "acme").expect(201);
+    }
+    create(&mut connections[1], "acme").refused(429, "QUOTA_EXCEEDED");
+}
+
+#[test]
+fn a_replica_that_dies_loses_its_units_to_the_others() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let replicas: Vec<_> = (0..2).map(|_| Replica::start(&url)).collect();
+    let mut dying = replicas[0].connect();
+    for _ in 0..10 {
+        create(&mut dying, "acme").expect(201);
+    }
+    let mut replicas = replicas;
+    // Without a word, as if killed.
+    let dead = replicas.remove(0);
+    dead.runtime.shutdown_background();
+    fill(&replicas, &mut database, "acme", 50);
+}
