@@ -14,6 +14,7 @@ use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
 use crate::sql::PATIENCE;
+use crate::sql::postgres::place;
 use crate::store::PostgresStore;
 use crate::usage::UsageSource;
 
@@ -124,7 +125,9 @@ impl PostgresAuthority {
         usage: &dyn UsageSource,
         counted: Option<(BooksMark, u64)>,
     ) -> Result<Reply, Error> {
-        let sql = usage.count_sql(of.resource);
+        // Rows in another database are counted there, between two calls.
+        let place = place(&self.pool.connect_options());
+        let sql = usage.count_sql(of.resource).filter(|sql| sql.serves(&place));
         let (bounded, all) = sql.as_ref().map_or((None, None), |sql| (Some(sql.bounded()), Some(sql.all())));
         let row = sqlx::query(ASK)
             .bind(of.lease)

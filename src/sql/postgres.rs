@@ -5,10 +5,17 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Pool, Postgres, Transaction};
 
 use super::{Dialect, PATIENCE, Trouble, through_sqlx};
 use crate::BoxFuture;
+
+/// Which database a connection leads to, as far as its options tell: two that are the same lead to the same.
+pub(crate) fn place(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or(options.get_username());
+    format!("{} {:?} {} {database}", options.get_host(), options.get_socket(), options.get_port())
+}
 
 impl Dialect for Postgres {
     fn begin(pool: &Pool<Self>, limit: Duration) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {

@@ -58,6 +58,8 @@ pub trait UsageSource: Send + Sync + 'static {
 pub struct CountSql {
     all: Arc<str>,
     bounded: Arc<str>,
+    /// The database that they are for, where that is known.
+    place: Option<Arc<str>>,
 }
 
 impl CountSql {
@@ -74,7 +76,18 @@ impl CountSql {
     /// assert!(count.bounded().ends_with("counted"));
     /// ```
     pub fn new(all: impl Into<Arc<str>>, bounded: impl Into<Arc<str>>) -> Self {
-        Self { all: all.into(), bounded: bounded.into() }
+        Self { all: all.into(), bounded: bounded.into(), place: None }
+    }
+
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn at(self, place: String) -> Self {
+        Self { place: Some(place.into()), ..self }
+    }
+
+    /// Whether the database at `place` can run them.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn serves(&self, place: &str) -> bool {
+        self.place.as_deref().is_none_or(|own| own == place)
     }
 
     /// Counts all rows of the workspace `$1`.

@@ -102,8 +102,8 @@ pub trait Counts: Dialect {
     /// Whether a column can hold that text at all.
     fn can_hold(value: &str) -> bool;
 
-    /// Whether [`CountSql`] can have the statements.
-    const COUNTS_ITSELF: bool;
+    /// Which database the pool leads to, where [`CountSql`] can have the statements.
+    fn place(pool: &Pool<Self>) -> Option<String>;
 }
 
 #[cfg(feature = "sqlite")]
@@ -125,7 +125,9 @@ impl Counts for sqlx::Sqlite {
         true
     }
 
-    const COUNTS_ITSELF: bool = false;
+    fn place(_: &Pool<Self>) -> Option<String> {
+        None
+    }
 }
 
 #[cfg(feature = "postgres")]
@@ -148,7 +150,9 @@ impl Counts for sqlx::Postgres {
         !value.contains('\0')
     }
 
-    const COUNTS_ITSELF: bool = true;
+    fn place(pool: &Pool<Self>) -> Option<String> {
+        Some(crate::sql::postgres::place(&pool.connect_options()))
+    }
 }
 
 /// The condition, checked for what would change the statement around it. `quotes` open and close; with `strict`, names
@@ -363,7 +367,7 @@ impl<DB: Counts> SqlUsage<DB> {
         workspace: Value<'_>,
         at_most: Option<u64>,
     ) -> Result<i64, sqlx::Error> {
-        let CountSql { all, bounded } = &statements.count;
+        let CountSql { all, bounded, .. } = &statements.count;
         let mut values = vec![workspace];
         let sql = match at_most {
             None => all,
@@ -448,7 +452,8 @@ impl<DB: Counts> UsageSource for SqlUsage<DB> {
     }
 
     fn count_sql(&self, resource: &ResourceType) -> Option<CountSql> {
-        self.tables.get(resource.name()).filter(|_| DB::COUNTS_ITSELF).map(|statements| statements.count.clone())
+        let statements = self.tables.get(resource.name())?;
+        DB::place(&self.pool).map(|place| statements.count.clone().at(place))
     }
 }
 

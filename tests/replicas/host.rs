@@ -26,6 +26,12 @@ pub(crate) struct Replica {
     pub(crate) runtime: Runtime,
 }
 
+#[derive(Clone)]
+struct Rows {
+    pool: PgPool,
+    fenced: bool,
+}
+
 pub(crate) fn catalog() -> ResourceCatalog {
     ResourceCatalog::empty()
         .resource(ResourceSpec::new("segments", "maxSegments", Limit::of(50)).table("Segment"))
@@ -54,20 +60,30 @@ impl Replica {
         ledger: impl FnOnce(PostgresLedger) -> PostgresLedger,
         set_up: impl FnOnce(QuotaBuilder) -> QuotaBuilder,
     ) -> Self {
+        Self::on(url, url, |books| ledger(books.fenced()), set_up)
+    }
+
+    /// With the books in one database and the rows in another: fences are of no use then.
+    pub(crate) fn on(
+        url: &str,
+        rows: &str,
+        ledger: impl FnOnce(PostgresLedger) -> PostgresLedger,
+        set_up: impl FnOnce(QuotaBuilder) -> QuotaBuilder,
+    ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (address, quota) = runtime.block_on(async {
             let store = PostgresStore::connect(url, &catalog()).await.unwrap();
-            let pool = PgPoolOptions::new().max_connections(8).connect(url).await.unwrap();
+            let pool = PgPoolOptions::new().max_connections(8).connect(rows).await.unwrap();
             let usage = PostgresUsage::builder(pool.clone(), &catalog())
                 .table("segments", SqlTable::new("Segment"))
                 .build()
                 .unwrap();
-            let ledger = ledger(PostgresLedger::new(&store).time_to_live(Duration::from_secs(1)).fenced());
+            let ledger = ledger(PostgresLedger::new(&store).time_to_live(Duration::from_secs(1)));
             let builder = Quota::builder(catalog()).store(store).usage(usage).ledger(ledger).unwrap();
             let quota = set_up(builder.max_wait(Duration::from_secs(5))).build().unwrap();
             let app = Router::new()
                 .route("/{ws}/segments", post(insert).put(replace))
-                .with_state(pool)
+                .with_state(Rows { pool, fenced: rows == url })
                 .layer(QuotaLayer::for_axum(quota.clone(), routes(&quota)).unwrap());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -146,7 +162,7 @@ fn routes(quota: &Quota) -> RouteMap {
 
 async fn insert(
     Path(workspace): Path<String>,
-    State(pool): State<PgPool>,
+    State(Rows { pool, fenced }): State<Rows>,
     fence: Fence,
     headers: HeaderMap,
 ) -> StatusCode {
@@ -157,7 +173,7 @@ async fn insert(
         _ => {}
     }
     let mut transaction = pool.begin().await.unwrap();
-    if fence.hold(&mut *transaction).await.is_err() {
+    if fenced && fence.hold(&mut *transaction).await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     query(r#"INSERT INTO "Segment" VALUES ($1, $2)"#)
@@ -184,12 +200,12 @@ async fn insert(
 
 async fn replace(
     Path(workspace): Path<String>,
-    State(pool): State<PgPool>,
+    State(Rows { pool, fenced }): State<Rows>,
     fence: Fence,
     axum::Json(row): axum::Json<serde_json::Value>,
 ) -> StatusCode {
     let mut transaction = pool.begin().await.unwrap();
-    if fence.hold(&mut *transaction).await.is_err() {
+    if fenced && fence.hold(&mut *transaction).await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     query(r#"INSERT INTO "Segment" VALUES ($1, $2) ON CONFLICT ("id") DO NOTHING"#)

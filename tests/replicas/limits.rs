@@ -133,3 +133,23 @@ fn a_replica_that_dies_loses_its_units_to_the_others() {
     dead.runtime.shutdown_background();
     fill(&replicas, &mut database, "acme", 50);
 }
+
+#[test]
+fn rows_that_are_counted_elsewhere_are_counted_between_two_calls() {
+    let (url, elsewhere) = (shared().database(), shared().database());
+    database(&url);
+    // The books are in one database, and the rows in another.
+    let mut rows = database(&elsewhere);
+    let start = |_| Replica::on(&url, &elsewhere, |ledger| ledger, |builder| builder);
+    let replicas: Vec<_> = (0..2).map(start).collect();
+    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    replicas[0].set_limit("acme", 9);
+    for turn in 0..9 {
+        create(&mut connections[turn % 2], "acme").expect(201);
+    }
+    for connection in &mut connections {
+        create(connection, "acme").refused(429, "QUOTA_EXCEEDED");
+    }
+    rows.run(r#"DELETE FROM "Segment" WHERE "id" IN (SELECT "id" FROM "Segment" LIMIT 2)"#.to_owned());
+    fill(&replicas, &mut rows, "acme", 9);
+}
