@@ -116,6 +116,7 @@ use std::pin::Pin;
 
 #[cfg(feature = "api")]
 mod api;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the one authority that there is needs Postgres"))]
 mod authority;
 mod body;
 mod clock;

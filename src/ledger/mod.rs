@@ -18,7 +18,9 @@ mod lease;
 mod pool;
 
 pub(crate) use cell::{Admission, Cell, Round, Standing, Step, Verdict, retire_all};
-pub(crate) use lease::{Answer, Ask, Known, Totals};
+#[cfg(feature = "postgres")]
+pub(crate) use lease::Known;
+pub(crate) use lease::{Answer, Ask, Totals};
 
 #[cfg(test)]
 mod tests;
