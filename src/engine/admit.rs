@@ -521,6 +521,10 @@ async fn ask_round(
             for waiter in key.cell.fail() {
                 let _ = waiter.answer.send(Err(Denial::Failed(error.clone())));
             }
+            if ask.need == 0 {
+                // It gives up a place in the authority's queue, and must not be repeated without a pause.
+                let _ = timeout(ASK_AGAIN, key.wake.notified()).await;
+            }
         }
     }
 }
