@@ -146,13 +146,7 @@ impl Replica {
             }
             self.authority.beat(me).await
         };
-        let peers = match timeout(self.times.patience(), beat).await {
-            Ok(peers) => peers,
-            Err(_) => Err(Error::unavailable(format!(
-                "time-out: the ledger gave no sign of life within {:?}",
-                self.times.patience()
-            ))),
-        };
+        let peers = within(self.times.patience(), beat).await;
         let mut state = self.state();
         let lost = match peers {
             Ok(peers) => {
@@ -183,6 +177,11 @@ impl Replica {
         lost
     }
 
+    /// The authority's answer. On a connection that is lost none may ever come, and all that has to be told would wait.
+    async fn told<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        within(self.times.time_to_live, call).await
+    }
+
     /// Ends replicas that have shown no life for too long, and leases without a replica.
     async fn reclaim(&self, watched: &mut HashMap<Uuid, (u64, Instant)>) -> Result<(), Error> {
         let (me, seen) = {
@@ -198,15 +197,15 @@ impl Replica {
             }
             if peer.live && since.elapsed() >= self.times.given_up_after() {
                 tracing::warn!(replica = %peer.replica, "a replica shows no life any more: its leases end");
-                self.authority.bury(peer.replica, peer.beats).await?;
+                self.told(self.authority.bury(peer.replica, peer.beats)).await?;
             }
         }
-        for lease in self.authority.orphans().await? {
-            let units = self.authority.end(lease).await?;
+        for lease in self.told(self.authority.orphans()).await? {
+            let units = self.told(self.authority.end(lease)).await?;
             tracing::info!(%lease, units, "a lease ended with its replica: its units count as rows until the next count");
         }
         for peer in seen.iter().filter(|peer| !peer.live) {
-            self.authority.leave(peer.replica).await?;
+            self.told(self.authority.leave(peer.replica)).await?;
         }
         Ok(())
     }
@@ -218,7 +217,7 @@ impl Replica {
             let mut wanted = Vec::new();
             for some in told.chunks(FLUSHED_AT_ONCE) {
                 let news: Vec<News> = some.iter().map(|told| told.news).collect();
-                let heard = self.authority.flush(&news).await?;
+                let heard = self.told(self.authority.flush(&news)).await?;
                 let mut heard: HashMap<Uuid, _> = heard.into_iter().map(|heard| (heard.lease, heard)).collect();
                 for told in some {
                     let Some((_, key)) = told.tenant.keys().find(|(index, _)| *index == told.index) else { continue };
@@ -270,7 +269,7 @@ impl Replica {
         let done = async {
             self.flush(told).await?;
             for lease in lost {
-                self.authority.end(lease).await?;
+                self.told(self.authority.end(lease)).await?;
             }
             Ok(())
         };
@@ -439,6 +438,11 @@ async fn notices(quota: Weak<Inner>, authority: Arc<dyn Authority>) {
             sleep(PAUSE).await;
         }
     }
+}
+
+async fn within<T>(time: Duration, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = |_| Err(Error::unavailable(format!("time-out: the ledger gave no answer within {time:?}")));
+    timeout(time, call).await.unwrap_or_else(late)
 }
 
 fn nanos(duration: Duration) -> u64 {
