@@ -383,6 +383,10 @@ impl Inner {
         let mut counted = None;
         loop {
             let me = self.within("reach the ledger", || replica.ready()).await?;
+            if tenant.retired() {
+                // Its lease has ended, or is about to: it must not begin anew, least of all under another replica's id.
+                return Ok(None);
+            }
             let of = LeaseOf {
                 lease,
                 replica: me,
