@@ -225,7 +225,9 @@ impl Replica {
                         Some(heard) => {
                             key.cell.heard(told.news.totals, heard.seq, heard.granted);
                             if heard.wanted && !told.news.ends {
-                                wanted.extend(Told::of(&told.tenant, told.index, key, true));
+                                let again = Told::of(&told.tenant, told.index, key, true);
+                                // Only with units to give back: a lost request for units is news until it is settled.
+                                wanted.extend(again.filter(|again| again.news.totals != told.news.totals));
                             }
                         }
                         None => {

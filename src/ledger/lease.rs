@@ -87,6 +87,8 @@ pub(crate) struct LeaseState {
     answered: u64,
     /// One more is under way, or was lost on it.
     asking: bool,
+    /// One was lost that may still be granted, whatever those after it are told.
+    lost_ask: bool,
     /// How much to ask for in store. Doubles with every request.
     spare: u64,
     /// Nothing is granted before the rows were counted.
@@ -215,7 +217,10 @@ impl LeaseState {
         }
         let idle = self.idle();
         let need = need.saturating_sub(idle);
-        self.asking |= need > 0;
+        if need > 0 {
+            self.lost_ask |= self.asking;
+            self.asking = true;
+        }
         let ask = Ask {
             seq: self.answered.saturating_add(1),
             totals: self.totals,
@@ -246,7 +251,7 @@ impl LeaseState {
         if answer.granted > 0 {
             self.settle_ask(ask.seq, answer.granted);
         } else if ask.need > 0 {
-            self.asking = false;
+            self.asking = self.lost_ask;
         }
     }
 
@@ -264,6 +269,7 @@ impl LeaseState {
         if seq == self.answered.saturating_add(1) {
             self.answered = seq;
             self.asking = false;
+            self.lost_ask = false;
             self.granted = self.granted.saturating_add(granted);
         }
     }
