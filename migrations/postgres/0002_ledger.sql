@@ -43,6 +43,22 @@ CREATE TABLE "_tower_quota_lease" (
 CREATE INDEX "_tower_quota_lease_key" ON "_tower_quota_lease" ("workspace", "resource");
 CREATE INDEX "_tower_quota_lease_replica" ON "_tower_quota_lease" ("replica");
 
+-- Leases that have ended, for as long as a request from before may still be under way: it would begin them anew, and what it
+-- was granted would be nobody's.
+CREATE TABLE "_tower_quota_ended" (
+  "lease"   uuid PRIMARY KEY,
+  "replica" uuid NOT NULL REFERENCES "_tower_quota_replica" ON DELETE CASCADE,
+  -- How often the replica had beaten then.
+  "beats"   bigint NOT NULL
+);
+CREATE INDEX "_tower_quota_ended_replica" ON "_tower_quota_ended" ("replica", "beats");
+
+-- For how many beats of its replica a request may be under way and still begin a lease.
+CREATE FUNCTION "_tower_quota_patience"() RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT 64::bigint
+$$;
+
 -- The books of a key, locked until the end of the transaction. They are always locked before a lease is changed.
 CREATE FUNCTION "_tower_quota_open"(p_workspace text, p_resource text) RETURNS "_tower_quota_key"
 LANGUAGE plpgsql AS $$
@@ -91,6 +107,14 @@ LANGUAGE sql AS $$
   SELECT k."claim" IS NOT NULL AND EXISTS (SELECT FROM "_tower_quota_lease" WHERE "id" = k."claim" AND "live")
 $$;
 
+-- Sees to it that a lease doesn't begin anew. One of a replica that has ended can't.
+CREATE FUNCTION "_tower_quota_bar"(l "_tower_quota_lease") RETURNS void
+LANGUAGE sql AS $$
+  INSERT INTO "_tower_quota_ended" ("lease", "replica", "beats")
+  SELECT l."id", "id", "beats" FROM "_tower_quota_replica" WHERE "id" = l."replica" AND "live"
+  ON CONFLICT DO NOTHING
+$$;
+
 -- Tells whoever waits for a key that something was given back.
 CREATE FUNCTION "_tower_quota_free"(k "_tower_quota_key") RETURNS void
 LANGUAGE sql AS $$
@@ -103,7 +127,10 @@ $$;
 -- (only what is in flight is in the way), `count` (the rows must be counted, which this function can't do), `none`
 -- (nothing was needed) or `dead` (the lease has ended, and nothing was changed).
 CREATE FUNCTION "_tower_quota_ask"(
-  p_lease uuid, p_replica uuid, p_workspace text, p_resource text,
+  p_lease uuid,
+  -- Whose it is, and how often that had beaten when it asked.
+  p_replica uuid, p_beats bigint,
+  p_workspace text, p_resource text,
   p_posted bigint, p_returned bigint, p_edits bigint, p_edits_ended bigint,
   -- The number of a request for units: one that was heard before is answered as before.
   p_seq bigint,
@@ -139,7 +166,10 @@ BEGIN
   breach := 0;
   SELECT * INTO before FROM "_tower_quota_lease" WHERE "id" = p_lease;
   IF NOT FOUND THEN
-    IF p_seq > 1 OR NOT EXISTS (SELECT FROM "_tower_quota_replica" WHERE "id" = p_replica AND "live") THEN
+    IF p_seq > 1 OR EXISTS (SELECT FROM "_tower_quota_ended" WHERE "lease" = p_lease) OR NOT EXISTS (
+      SELECT FROM "_tower_quota_replica"
+      WHERE "id" = p_replica AND "live" AND "beats" <= p_beats + "_tower_quota_patience"()
+    ) THEN
       verdict := 'dead';
       RETURN;
     END IF;
@@ -290,9 +320,14 @@ BEGIN
       "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded"
     WHERE "id" = said.id;
     IF said.ends AND "_tower_quota_rest"(l) = 0 AND l."edits" = l."editsEnded" THEN
-      -- Not while a transaction still holds on to it.
+      -- Not while a transaction still holds on to it: it is left to those who end leases.
       DELETE FROM "_tower_quota_lease"
       WHERE "id" = (SELECT "id" FROM "_tower_quota_lease" WHERE "id" = said.id FOR UPDATE SKIP LOCKED);
+      IF FOUND THEN
+        PERFORM "_tower_quota_bar"(l);
+      ELSE
+        UPDATE "_tower_quota_lease" SET "live" = false WHERE "id" = said.id;
+      END IF;
     END IF;
     PERFORM "_tower_quota_close"(k);
     lease := said.id;
@@ -334,6 +369,7 @@ BEGIN
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
+  PERFORM "_tower_quota_bar"(before);
   l := before;
   l."posted" := l."posted" + "_tower_quota_rest"(before);
   l."editsEnded" := l."edits";
@@ -346,8 +382,11 @@ END $$;
 -- A sign of life; answers all replicas.
 CREATE FUNCTION "_tower_quota_beat"(p_replica uuid) RETURNS SETOF "_tower_quota_replica"
 LANGUAGE plpgsql AS $$
+DECLARE
+  now bigint;
 BEGIN
-  UPDATE "_tower_quota_replica" SET "beats" = "beats" + 1 WHERE "id" = p_replica AND "live";
+  UPDATE "_tower_quota_replica" SET "beats" = "beats" + 1 WHERE "id" = p_replica AND "live" RETURNING "beats" INTO now;
+  DELETE FROM "_tower_quota_ended" WHERE "replica" = p_replica AND "beats" < now - "_tower_quota_patience"();
   RETURN QUERY SELECT * FROM "_tower_quota_replica";
 END $$;
 

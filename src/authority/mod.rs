@@ -17,11 +17,16 @@ mod postgres;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresLedger;
 
+/// For how many beats of its replica a request may be under way and still begin a lease, as the authority has it.
+pub(crate) const BEATS_TO_BEGIN: u64 = 64;
+
 /// A resource type of a workspace, with the units that a replica has on lease of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeaseOf<'a> {
     pub(crate) lease: Uuid,
     pub(crate) replica: Uuid,
+    /// How often the replica has shown life, as far as it knows: so that a request that comes too late begins no lease.
+    pub(crate) beats: u64,
     pub(crate) workspace: &'a WorkspaceId,
     pub(crate) resource: &'a ResourceType,
     /// How many replicas share what is left.
@@ -125,7 +130,7 @@ pub(crate) trait Authority: Send + Sync + 'static {
     /// Ends a replica that has shown no more life since `beats`.
     fn bury<'a>(&'a self, replica: Uuid, beats: u64) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Leases whose replica has ended.
+    /// Leases that have to be ended: their replica has, or somebody has begun to.
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<Uuid>, Error>>;
 
     /// Ends a lease, waits for the transactions that hold on to it, and takes all its units for rows until a count tells.

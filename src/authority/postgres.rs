@@ -25,7 +25,7 @@ const CONNECTIONS: u32 = 6;
 const CHANNEL: &str = "_tower_quota";
 
 const ASK: &str = r#"SELECT * FROM "_tower_quota_ask"(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"#;
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)"#;
 const FLUSH: &str = r#"SELECT * FROM "_tower_quota_flush"($1, $2, $3, $4, $5, $6, $7)"#;
 
 /// Keeps the limits of several processes together exactly, in a Postgres database.
@@ -132,6 +132,7 @@ impl PostgresAuthority {
         let row = sqlx::query(ASK)
             .bind(of.lease)
             .bind(of.replica)
+            .bind(number(of.beats))
             .bind(of.workspace.as_str())
             .bind(of.resource.name())
             .bind(number(ask.totals.posted))
@@ -278,7 +279,7 @@ impl Authority for PostgresAuthority {
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<Uuid>, Error>> {
         Box::pin(async move {
             let orphans = sqlx::query_scalar(
-                r#"SELECT l."id" FROM "_tower_quota_lease" l WHERE NOT EXISTS
+                r#"SELECT l."id" FROM "_tower_quota_lease" l WHERE NOT l."live" OR NOT EXISTS
                    (SELECT FROM "_tower_quota_replica" r WHERE r."id" = l."replica" AND r."live")"#,
             );
             orphans.fetch_all(&self.pool).await.map_err(failed)

@@ -382,7 +382,7 @@ impl Inner {
         let resource_type = self.catalog.get(resource);
         let mut counted = None;
         loop {
-            let me = self.within("reach the ledger", || replica.ready()).await?;
+            let (me, beats) = self.within("reach the ledger", || replica.ready()).await?;
             if tenant.retired() {
                 // Its lease has ended, or is about to: it must not begin anew, least of all under another replica's id.
                 return Ok(None);
@@ -390,6 +390,7 @@ impl Inner {
             let of = LeaseOf {
                 lease,
                 replica: me,
+                beats,
                 workspace: &tenant.id,
                 resource: resource_type,
                 replicas: replica.peers(),

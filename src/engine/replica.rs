@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Inner;
 use super::tenant::{Key, Tenant};
-use crate::authority::{Authority, News, Notice, Peer, Times};
+use crate::authority::{Authority, BEATS_TO_BEGIN, News, Notice, Peer, Times};
 use crate::error::Error;
 use crate::ledger::Totals;
 
@@ -30,7 +30,7 @@ pub(crate) struct Replica {
     state: Mutex<State>,
     signals: Arc<Signals>,
     /// Out of use, with leases that still have to be ended.
-    parting: Mutex<Vec<Arc<Tenant>>>,
+    parting: Mutex<Vec<Parting>>,
     /// Its end ends the tasks.
     running: watch::Sender<()>,
 }
@@ -54,6 +54,21 @@ struct State {
     failure: Option<Error>,
     seen: Vec<Peer>,
     closing: bool,
+}
+
+impl State {
+    /// The id under which leases are held, and how often it has beaten.
+    fn now(&self) -> Option<(Uuid, u64)> {
+        let me = self.me?;
+        Some((me, self.seen.iter().find(|peer| peer.replica == me)?.beats))
+    }
+}
+
+/// A tenant out of use.
+struct Parting {
+    tenant: Arc<Tenant>,
+    /// The replica's id and beats at that time.
+    since: Option<(Uuid, u64)>,
 }
 
 /// A key with news of its lease.
@@ -93,14 +108,14 @@ impl Replica {
         self.peers.load(Ordering::Relaxed)
     }
 
-    /// The id under which leases are held now; waits for the first beat.
-    pub(crate) async fn ready(&self) -> Result<Uuid, Error> {
+    /// The id under which leases are held now, and how often it has beaten; waits for the first beat.
+    pub(crate) async fn ready(&self) -> Result<(Uuid, u64), Error> {
         loop {
             let beaten = self.signals.beaten.notified();
             {
                 let state = self.state();
-                if let (Some(me), true) = (state.me, self.is_alive()) {
-                    return Ok(me);
+                if let (Some(now), true) = (state.now(), self.is_alive()) {
+                    return Ok(now);
                 }
                 if let Some(failure) = &state.failure {
                     return Err(failure.clone());
@@ -120,7 +135,7 @@ impl Replica {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn parting(&self) -> MutexGuard<'_, Vec<Arc<Tenant>>> {
+    fn parting(&self) -> MutexGuard<'_, Vec<Parting>> {
         self.parting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,7 +229,7 @@ impl Replica {
     async fn flush(&self, told: Vec<Told>) -> Result<(), Error> {
         let mut told = told;
         while !told.is_empty() {
-            let mut wanted = Vec::new();
+            let mut more = Vec::new();
             for some in told.chunks(FLUSHED_AT_ONCE) {
                 let news: Vec<News> = some.iter().map(|told| told.news).collect();
                 let heard = self.told(self.authority.flush(&news)).await?;
@@ -224,14 +239,16 @@ impl Replica {
                     match heard.remove(&told.news.lease) {
                         Some(heard) => {
                             key.cell.heard(told.news.totals, heard.seq, heard.granted);
-                            if heard.wanted && !told.news.ends {
+                            if heard.wanted || told.news.ends {
+                                // Units that were granted by a request that was lost may have come to light.
                                 let again = Told::of(&told.tenant, told.index, key, true);
                                 // Only with units to give back: a lost request for units is news until it is settled.
-                                wanted.extend(again.filter(|again| again.news.totals != told.news.totals));
+                                let again = again.filter(|again| again.news.totals != told.news.totals);
+                                more.extend(again.map(|again| again.ends(told.news.ends)));
                             }
                         }
                         None => {
-                            let late = key.cell.heard(told.news.totals, 0, 0);
+                            let late = key.cell.unheard(told.news.totals);
                             if late > 0 {
                                 // A hint, and no proof: the rows may be older than the end of the lease.
                                 tracing::warn!(
@@ -244,7 +261,7 @@ impl Replica {
                     }
                 }
             }
-            told = wanted;
+            told = more;
         }
         Ok(())
     }
@@ -252,12 +269,11 @@ impl Replica {
     /// Ends the leases of those that are out of use, as far as nothing of them is in use any more.
     async fn see_off(&self) -> Result<(), Error> {
         let parting = std::mem::take(&mut *self.parting());
-        let (ready, waiting): (Vec<_>, Vec<_>) =
-            parting.into_iter().partition(|tenant| tenant.keys().all(|(_, key)| key.cell.is_idle()));
+        let (ready, waiting): (Vec<_>, Vec<_>) = parting.into_iter().partition(Parting::is_idle);
         self.parting().extend(waiting);
         let mut told = Vec::new();
         let mut lost = Vec::new();
-        for tenant in &ready {
+        for Parting { tenant, .. } in &ready {
             for (index, key) in tenant.keys() {
                 let Some(lease) = key.lease() else { continue };
                 let totals = key.cell.news(true).map_or_else(|| key.cell.totals(), |(totals, _)| totals);
@@ -276,14 +292,40 @@ impl Replica {
             Ok(())
         };
         let done = done.await;
-        if done.is_err() {
-            self.parting().extend(ready);
-        }
+        let now = self.state().now();
+        let again = |parting: &Parting| done.is_err() || parting.may_begin(now);
+        self.parting().extend(ready.into_iter().filter(again));
         done
+    }
+
+    /// Sees to it that the leases of tenants out of use are ended.
+    fn part(&self, tenants: Vec<Arc<Tenant>>) {
+        let since = self.state().now();
+        self.parting().extend(tenants.into_iter().map(|tenant| Parting { tenant, since }));
+    }
+}
+
+impl Parting {
+    /// No request of it is in flight.
+    fn is_idle(&self) -> bool {
+        self.tenant.keys().all(|(_, key)| key.cell.is_idle())
+    }
+
+    /// Whether one of its leases may still begin: one of an earlier id can't, nor can one by a request that is too old.
+    fn may_begin(&self, now: Option<(Uuid, u64)>) -> bool {
+        let (Some((before, since)), Some((me, beats))) = (self.since, now) else { return false };
+        before == me
+            && beats <= since.saturating_add(BEATS_TO_BEGIN)
+            && self.tenant.keys().any(|(_, key)| key.cell.may_begin())
     }
 }
 
 impl Told {
+    fn ends(mut self, ends: bool) -> Self {
+        self.news.ends = ends;
+        self
+    }
+
     fn of(tenant: &Arc<Tenant>, index: usize, key: &Key, all: bool) -> Option<Self> {
         let (totals, waits) = key.cell.news(all)?;
         Some(Self::new(tenant, index, key.lease()?, totals, waits))
@@ -303,9 +345,10 @@ impl Inner {
             self.tenants.give_up(&tenant);
         }
         loop {
-            replica.parting().extend(self.tenants.take_parted());
+            replica.part(self.tenants.take_parted());
             self.within("give back leases", || replica.see_off()).await?;
-            if replica.parting().is_empty() {
+            // What may still begin can't once the replica has left.
+            if replica.parting().iter().all(Parting::is_idle) {
                 break;
             }
             if Instant::now() >= deadline {
@@ -413,7 +456,7 @@ async fn chores(quota: Weak<Inner>, signals: Arc<Signals>) {
         let Some(replica) = &quota.replica else { return };
         let done = async {
             replica.flush(quota.all_news()).await?;
-            replica.parting().extend(quota.tenants.take_parted());
+            replica.part(quota.tenants.take_parted());
             replica.see_off().await?;
             replica.reclaim(&mut watched).await
         };

@@ -331,7 +331,7 @@ impl<W> Cell<W> {
     /// counted. `None` where there is no other authority.
     pub(crate) fn report(&self, recount: bool) -> Option<Ask> {
         let mut ledger = self.collect();
-        let ask = match &ledger.book {
+        let ask = match &mut ledger.book {
             Book::Own(_) => None,
             Book::Leased(lease) => Some(lease.report(recount)),
         };
@@ -367,16 +367,32 @@ impl<W> Cell<W> {
         news
     }
 
-    /// The authority has heard `totals`, and last granted `granted` to the request `seq`. Answers how many units were posted
-    /// that it hadn't heard of before.
-    pub(crate) fn heard(&self, totals: Totals, seq: u64, granted: u64) -> u64 {
+    /// The authority has heard `totals`, and last granted `granted` to the request `seq`.
+    pub(crate) fn heard(&self, totals: Totals, seq: u64, granted: u64) {
+        let mut ledger = self.collect();
+        if let Book::Leased(lease) = &mut ledger.book {
+            lease.heard(totals, seq, granted);
+        }
+        self.reopen(&mut ledger);
+    }
+
+    /// The authority doesn't know the lease, or not any more. Answers how many posted units it has never heard of.
+    pub(crate) fn unheard(&self, totals: Totals) -> u64 {
         let mut ledger = self.collect();
         let posted = match &mut ledger.book {
             Book::Own(_) => 0,
-            Book::Leased(lease) => lease.heard(totals, seq, granted),
+            Book::Leased(lease) => lease.unheard(totals),
         };
         self.reopen(&mut ledger);
         posted
+    }
+
+    /// Whether the lease may not have begun yet, and begin by a request that is under way.
+    pub(crate) fn may_begin(&self) -> bool {
+        match &self.lock().book {
+            Book::Own(_) => false,
+            Book::Leased(lease) => lease.may_begin(),
+        }
     }
 
     /// What the authority is told of the lease; nothing where there is no other.

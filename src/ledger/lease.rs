@@ -83,6 +83,8 @@ pub(crate) struct LeaseState {
     totals: Totals,
     /// What the authority has heard.
     told: Totals,
+    /// The authority was asked for the first time, and whether it has heard that.
+    first_ask: Option<bool>,
     /// Requests for units whose answers are known.
     answered: u64,
     /// One more is under way, or was lost on it.
@@ -221,6 +223,7 @@ impl LeaseState {
             self.lost_ask |= self.asking;
             self.asking = true;
         }
+        self.first_ask.get_or_insert(false);
         let ask = Ask {
             seq: self.answered.saturating_add(1),
             totals: self.totals,
@@ -236,13 +239,15 @@ impl LeaseState {
     }
 
     /// A request that asks for no units.
-    pub(crate) fn report(&self, recount: bool) -> Ask {
+    pub(crate) fn report(&mut self, recount: bool) -> Ask {
+        self.first_ask.get_or_insert(false);
         Ask { seq: 0, totals: self.totals, need: 0, queued: 0, spare: 0, recount }
     }
 
     /// The authority's answer to `ask`.
     pub(crate) fn answered(&mut self, ask: &Ask, answer: &Answer) {
         self.told = self.told.merged(ask.totals);
+        self.first_ask = Some(true);
         self.known = Some(answer.known);
         self.stale &= !answer.counted;
         if ask.seq > 0 {
@@ -256,12 +261,22 @@ impl LeaseState {
     }
 
     /// The authority has heard `totals`; the last request for units that it granted was number `seq`, with `granted`.
-    /// Answers how many posted units are new to it.
-    pub(crate) fn heard(&mut self, totals: Totals, seq: u64, granted: u64) -> u64 {
+    pub(crate) fn heard(&mut self, totals: Totals, seq: u64, granted: u64) {
+        self.told = self.told.merged(totals);
+        self.first_ask = Some(true);
+        self.settle_ask(seq, granted);
+    }
+
+    /// The authority doesn't know the lease, or not any more. Answers how many posted units it has never heard of.
+    pub(crate) fn unheard(&mut self, totals: Totals) -> u64 {
         let news = totals.posted.saturating_sub(self.told.posted);
         self.told = self.told.merged(totals);
-        self.settle_ask(seq, granted);
         news
+    }
+
+    /// Whether the lease may not have begun yet: the first request is under way, or was lost on it.
+    pub(crate) fn may_begin(&self) -> bool {
+        self.first_ask == Some(false)
     }
 
     /// Each request is counted once, however often its answer comes.
