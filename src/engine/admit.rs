@@ -492,6 +492,7 @@ async fn resolve(quota: Arc<Inner>, mut duty: Duty) {
             Step::Wait => {
                 let deadline = key.cell.peek(|waiter| waiter.deadline).unwrap_or_else(Instant::now);
                 tokio::select! {
+                    biased;
                     () = key.wake.notified() => {}
                     () = sleep_until(deadline) => {}
                     () = sleep(ASK_AGAIN), if quota.replica.is_some() => {

@@ -45,7 +45,7 @@ pub struct QuotaBuilder {
     catalog: ResourceCatalog,
     store: Option<Arc<dyn QuotaStore>>,
     usage: Option<Arc<dyn UsageSource>>,
-    authority: Option<(Arc<dyn Authority>, Times)>,
+    pub(super) authority: Option<(Arc<dyn Authority>, Times)>,
     mode: Option<EnforcementMode>,
     settling: Settling,
     capacity: u64,

@@ -25,6 +25,9 @@ mod admit;
 mod builder;
 mod replica;
 mod reservation;
+#[cfg(test)]
+#[cfg(feature = "postgres")]
+mod simulation;
 mod tenant;
 
 pub use abandoned::{Settling, SettlingBarrier};

@@ -423,6 +423,7 @@ pub(super) fn start(quota: &Arc<Inner>, replica: &Replica) {
 
 async fn until_gone(mut running: watch::Receiver<()>, work: impl Future<Output = ()>) {
     tokio::select! {
+        biased;
         _ = running.changed() => {}
         () = work => {}
     }
