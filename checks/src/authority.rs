@@ -181,7 +181,7 @@ impl<K: Ord + Copy> Books<K> {
         let (mut granted, mut counted, mut blocked, mut breach) = (0, false, false, 0);
         let mut elsewhere = None;
         if ask.need > 0 && ask.seq <= before.asked {
-            granted = before.answer;
+            granted = if ask.seq == before.asked { before.answer } else { 0 };
         } else {
             blocked = ask.need > 0;
             for attempt in 1..=2 {
@@ -222,8 +222,6 @@ impl<K: Ord + Copy> Books<K> {
                     granted = ask.queued.min(room);
                     granted += ask.spare.min((room - granted) / (2 * asker.replicas.max(1)));
                     lease.granted += granted;
-                    lease.asked = ask.seq;
-                    lease.answer = granted;
                     key.leased += granted;
                     blocked = false;
                     break;
@@ -237,6 +235,10 @@ impl<K: Ord + Copy> Books<K> {
                     break;
                 }
             }
+        }
+        if ask.need > 0 && ask.seq > before.asked && elsewhere.is_none() {
+            lease.asked = ask.seq;
+            lease.answer = granted;
         }
         if let Some((posts, edits_ended)) = elsewhere {
             self.close(asker, key, lease, claimed || waits);

@@ -125,7 +125,8 @@ $$;
 --
 -- Answers `granted`, `over` (the rows and the need are over the limit, by a count that this request made), `blocked`
 -- (only what is in flight is in the way), `count` (the rows must be counted, which this function can't do), `none`
--- (nothing was needed) or `dead` (the lease has ended, and nothing was changed).
+-- (nothing was needed, or the request was heard before and got nothing: it has to be made anew) or `dead` (the lease has
+-- ended, and nothing was changed).
 CREATE FUNCTION "_tower_quota_ask"(
   p_lease uuid,
   -- Whose it is, and how often that had beaten when it asked.
@@ -200,9 +201,10 @@ BEGIN
   "limit" := coalesce("limit", p_default);
 
   IF p_need > 0 AND p_seq <= before."asked" THEN
-    -- Heard before, though the answer was lost. What it granted is in the lease.
-    granted := before."answer";
-    verdict := 'granted';
+    -- Heard before, though the answer was lost. What it granted is in the lease. Where that is nothing, it doesn't get
+    -- anything now either: whoever asked may have gone on, and would never know.
+    granted := CASE WHEN p_seq = before."asked" THEN before."answer" ELSE 0 END;
+    verdict := CASE WHEN granted > 0 THEN 'granted' ELSE 'none' END;
   ELSE
     verdict := CASE WHEN p_need > 0 THEN 'blocked' ELSE 'none' END;
     FOR attempt IN 1..2 LOOP
@@ -243,8 +245,6 @@ BEGIN
         spare := (room - granted) / (2 * greatest(p_replicas, 1));
         granted := granted + least(p_spare, spare);
         l."granted" := l."granted" + granted;
-        l."asked" := p_seq;
-        l."answer" := granted;
         k."leased" := k."leased" + granted;
         verdict := 'granted';
         EXIT;
@@ -258,6 +258,10 @@ BEGIN
         EXIT;
       END IF;
     END LOOP;
+    IF p_need > 0 AND verdict <> 'count' THEN
+      l."asked" := p_seq;
+      l."answer" := granted;
+    END IF;
   END IF;
 
   UPDATE "_tower_quota_lease" SET

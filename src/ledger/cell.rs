@@ -325,6 +325,12 @@ impl<W> Cell<W> {
         if answer.counted {
             ledger.end_over(answer.known.counted, verdicts);
         }
+        if ask.need > 0 && answer.granted == 0 && !answer.counted {
+            // The number of the request was used before, and its answer lost: nobody was told anything.
+            for waiting in &mut ledger.queue {
+                waiting.counted = false;
+            }
+        }
     }
 
     /// A request to the authority that is not the resolver's: it tells what became of the units, and may have the rows

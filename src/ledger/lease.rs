@@ -89,8 +89,6 @@ pub(crate) struct LeaseState {
     answered: u64,
     /// One more is under way, or was lost on it.
     asking: bool,
-    /// One was lost that may still be granted, whatever those after it are told.
-    lost_ask: bool,
     /// How much to ask for in store. Doubles with every request.
     spare: u64,
     /// Nothing is granted before the rows were counted.
@@ -219,10 +217,7 @@ impl LeaseState {
         }
         let idle = self.idle();
         let need = need.saturating_sub(idle);
-        if need > 0 {
-            self.lost_ask |= self.asking;
-            self.asking = true;
-        }
+        self.asking |= need > 0;
         self.first_ask.get_or_insert(false);
         let ask = Ask {
             seq: self.answered.saturating_add(1),
@@ -253,14 +248,12 @@ impl LeaseState {
         if ask.seq > 0 {
             self.waits = answer.waits;
         }
-        if answer.granted > 0 {
+        if ask.need > 0 {
             self.settle_ask(ask.seq, answer.granted);
-        } else if ask.need > 0 {
-            self.asking = self.lost_ask;
         }
     }
 
-    /// The authority has heard `totals`; the last request for units that it granted was number `seq`, with `granted`.
+    /// The authority has heard `totals`; the last request for units that it answered was number `seq`, with `granted`.
     pub(crate) fn heard(&mut self, totals: Totals, seq: u64, granted: u64) {
         self.told = self.told.merged(totals);
         self.first_ask = Some(true);
@@ -284,7 +277,6 @@ impl LeaseState {
         if seq == self.answered.saturating_add(1) {
             self.answered = seq;
             self.asking = false;
-            self.lost_ask = false;
             self.granted = self.granted.saturating_add(granted);
         }
     }

@@ -88,7 +88,7 @@ impl Authority for Link {
         let (asker, ask) = (asker(&of), *ask);
         let here = usage.count_sql(of.resource).is_some();
         // It may come late, but no connection brings it twice: once refused, it must not be granted after all.
-        Box::pin(self.send(false, move |world| world.ask(&asker, &ask, here, counted)))
+        Box::pin(self.send(true, move |world| world.ask(&asker, &ask, here, counted)))
     }
 
     fn flush<'a>(&'a self, news: &'a [News]) -> BoxFuture<'a, Result<Vec<Heard>, Error>> {

@@ -39,6 +39,9 @@ const MUTANT_SEEDS: usize = 5000;
 /// How long clients make requests, and things go wrong.
 const LOAD: Duration = Duration::from_secs(4);
 
+/// By then all requests have ended: each of their steps has a time-out.
+const LONGEST_REQUEST: Duration = Duration::from_secs(20);
+
 /// How far hosts run ahead of each other when nothing is under way.
 const STRIDE: Duration = Duration::from_millis(50);
 
@@ -75,11 +78,12 @@ impl Simulation {
     fn story(&mut self, plan: &Plan) -> Result<(), String> {
         self.run_until(LOAD, |_| false)?;
         self.calm();
+        self.run_for(LONGEST_REQUEST, |run| lock(&run.world).requests == 0)?;
         // The longest that anything of before can still be under way, and the stated time of reclaim; the others learn
         // of a replica's end by two of their beats, and by two more that what they have is not used.
         let handler = if plan.fenced { Duration::ZERO } else { plan.longest_handler };
         let reclaim = plan.time_to_live * 5 / 4 + handler + plan.time_to_live / 2;
-        self.run_until(LOAD + LONGEST_DELAY + LONGEST_TRANSACTION + plan.longest_handler + reclaim, |_| false)?;
+        self.run_for(LONGEST_DELAY + LONGEST_TRANSACTION + plan.longest_handler + reclaim, |_| false)?;
         self.nothing_stays_behind(false)?;
         for resource in 0..plan.resources {
             {
