@@ -284,6 +284,9 @@ impl Replica {
                 }
             }
         }
+        let now = self.state().now();
+        // Asked before it is told: what begins while the authority is told may be news to it that it answered too early for.
+        let began: Vec<bool> = ready.iter().map(|parting| !parting.may_begin(now)).collect();
         let done = async {
             self.flush(told).await?;
             for lease in lost {
@@ -292,9 +295,8 @@ impl Replica {
             Ok(())
         };
         let done = done.await;
-        let now = self.state().now();
-        let again = |parting: &Parting| done.is_err() || parting.may_begin(now);
-        self.parting().extend(ready.into_iter().filter(again));
+        let again = ready.into_iter().zip(began).filter(|(_, began)| done.is_err() || !began);
+        self.parting().extend(again.map(|(parting, _)| parting));
         done
     }
 
