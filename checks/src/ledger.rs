@@ -13,3 +13,4 @@ mod lease;
 mod pool;
 
 pub(crate) use cell::{Admission, Cell, Step, Verdict, retire_all};
+pub(crate) use lease::{Answer, Ask, Known, LeaseState, Totals};

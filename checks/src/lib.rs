@@ -4,8 +4,12 @@
 //! `cargo test -p tower-quota-checks`
 
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod interleavings;
 #[cfg(test)]
 mod ledger;
+#[cfg(test)]
+mod protocol;
 #[cfg(test)]
 mod sync;
