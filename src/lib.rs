@@ -101,7 +101,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `sqlite` | yes | `SqliteStore` and `SqliteUsage`, through sqlx 0.9 |
-//! | `postgres` | yes | `PostgresStore` and `PostgresUsage`, through sqlx 0.9 |
+//! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger` and `Fence`, through sqlx 0.9 |
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |

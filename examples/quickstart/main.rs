@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             // Any number of processes may run: they share what the limits leave. All transactions that make rows fence.
             let store = PostgresStore::connect(&database_url, &catalog).await?;
             let ledger = PostgresLedger::new(&store).fenced();
-            quota.store(store).usage(usage).ledger(ledger)?
+            quota.store(store).usage(usage).ledger(ledger)
         }
     };
     let quota = quota.build()?;

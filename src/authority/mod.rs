@@ -153,6 +153,9 @@ pub(crate) struct Times {
 }
 
 impl Times {
+    /// A beat needs the time of a round trip to the database, and of a process that is busy.
+    pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
+
     /// How often a replica shows life.
     pub(crate) fn beat(&self) -> Duration {
         self.time_to_live / 8

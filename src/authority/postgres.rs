@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Executor, Row};
+use sqlx::{Executor, Postgres, Row};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -13,8 +13,8 @@ use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Tim
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::sql::PATIENCE;
 use crate::sql::postgres::place;
+use crate::sql::{Dialect, PATIENCE, Trouble};
 use crate::store::PostgresStore;
 use crate::usage::UsageSource;
 
@@ -44,7 +44,12 @@ pub struct PostgresLedger {
 impl PostgresLedger {
     /// The ledger in the database of `store`.
     ///
-    /// It has connections of its own, so that it shows life even where the host has none to spare.
+    /// It has up to seven connections of its own, so that it shows life even where the host has none to spare. They have not
+    /// been tried behind a pooler that hands out connections per transaction.
+    ///
+    /// The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the tables `"_tower_quota_replica"`, `"_tower_quota_key"`,
+    /// `"_tower_quota_lease"` and `"_tower_quota_ended"`, which the store has made; a role that only fences `SELECT` and
+    /// `UPDATE` on `"_tower_quota_lease"`.
     pub fn new(store: &PostgresStore) -> Self {
         let options = (*store.pool().connect_options()).clone();
         let pool =
@@ -60,7 +65,7 @@ impl PostgresLedger {
         }
     }
 
-    /// How long a replica that the database can't reach may still hand out units; four seconds by default. Units of a
+    /// How long a replica that can't reach the database may still hand out units; four seconds by default. Units of a
     /// replica that was killed are free again after one and a quarter of it, and [`longest_handler`](Self::longest_handler)
     /// where handlers don't fence.
     pub fn time_to_live(mut self, time: Duration) -> Self {
@@ -83,19 +88,15 @@ impl PostgresLedger {
     }
 
     /// Whether to listen for notices of other replicas; yes by default. Without, or where they get lost, all works, but
-    /// slower. It takes one connection, for which a pooler in transaction mode won't do.
+    /// slower.
     pub fn listens(mut self, yes: bool) -> Self {
         self.listens = yes;
         self
     }
 
-    pub(crate) fn open(self) -> Result<(Arc<dyn Authority>, Times), Error> {
-        if self.times.time_to_live < Duration::from_millis(100) {
-            return Err(Error::config("the ledger's `time_to_live` is too short: 100 ms at least"));
-        }
-        let times = self.times.clone();
+    pub(crate) fn open(self) -> (Arc<dyn Authority>, Times) {
         let authority = PostgresAuthority { pool: self.pool, listener: self.listens.then(Mutex::default) };
-        Ok((Arc::new(authority), times))
+        (Arc::new(authority), self.times)
     }
 }
 
@@ -339,7 +340,15 @@ fn number(units: u64) -> i64 {
 }
 
 fn failed(error: sqlx::Error) -> Error {
-    Error::unavailable("the ledger in Postgres can't be reached").with_source(error)
+    let what = match Postgres::trouble(&error) {
+        Some(Trouble::Denied) => {
+            "the role may not use the ledger: have its owner run GRANT SELECT, INSERT, UPDATE, DELETE ON \
+             \"_tower_quota_replica\", \"_tower_quota_key\", \"_tower_quota_lease\", \"_tower_quota_ended\" to the role"
+        }
+        Some(Trouble::ReadOnly) => "the ledger's server is read-only: connect to the primary",
+        _ => "the ledger in Postgres doesn't answer",
+    };
+    Error::unavailable(what).with_source(error)
 }
 
 /// `recall RESOURCE WORKSPACE`, `free RESOURCE WORKSPACE` or `limits WORKSPACE`. What a newer version sends is as good as

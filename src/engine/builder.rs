@@ -87,14 +87,10 @@ impl QuotaBuilder {
     }
 
     /// Keeps limits exact over several processes. Without it, this process alone must create rows of its workspaces.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::is_config`] when the ledger's times make no sense.
     #[cfg(feature = "postgres")]
-    pub fn ledger(mut self, ledger: crate::PostgresLedger) -> Result<Self, Error> {
-        self.authority = Some(ledger.open()?);
-        Ok(self)
+    pub fn ledger(mut self, ledger: crate::PostgresLedger) -> Self {
+        self.authority = Some(ledger.open());
+        self
     }
 
     /// The enforcement mode. Without it, `QUOTA_ENFORCEMENT_MODE` decides, and where that isn't set, `enforce`.
@@ -161,7 +157,7 @@ impl QuotaBuilder {
     /// # Errors
     ///
     /// [`Error::is_config`] when the store or the usage source is missing, when `QUOTA_ENFORCEMENT_MODE` is none of the
-    /// four modes, when a time is zero, or outside a tokio runtime.
+    /// four modes, when a time is zero or the ledger's is too short, or outside a tokio runtime.
     pub fn build(self) -> Result<Quota, Error> {
         let store = self.store.ok_or_else(|| Error::config("the quota needs a store: call `store` on its builder"))?;
         let usage = self.usage.ok_or_else(|| Error::config("the quota needs counts: call `usage` on its builder"))?;
@@ -172,6 +168,11 @@ impl QuotaBuilder {
         ];
         if let Some((name, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(Error::config(format!("`{name}` can't be zero")));
+        }
+        if let Some((_, times)) = &self.authority
+            && times.time_to_live < Times::SHORTEST
+        {
+            return Err(Error::config(format!("the ledger's `time_to_live` is {:?} at least", Times::SHORTEST)));
         }
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::config("build the quota inside a tokio runtime").with_source(error))?;

@@ -1,7 +1,6 @@
 //! Route maps as a whole.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderName, Method, Request};
@@ -1224,7 +1223,7 @@ mod dittofeed {
         assert_eq!(told(&Method::POST, "/api/public/apps/track", r#"{"anonymousId":"u"}"#), [row("users", "id", "u")]);
         let rows = |values: &[&str]| {
             let values: Vec<String> = values.iter().copied().map(str::to_owned).collect();
-            [("users".to_owned(), values.len() as u64, Existing::Rows { column: Arc::from("id"), values })]
+            [("users".to_owned(), values.len() as u64, Existing::Rows { column: "id".into(), values })]
         };
         let batch = r#"{"batch":[{"userId":"a"},{"userId":null,"anonymousId":"b"},{"userId":"a","anonymousId":"c"}]}"#;
         assert_eq!(told(&Method::POST, "/api/public/apps/batch", batch), rows(&["a", "b"]));

@@ -1,6 +1,7 @@
 //! Replicas of one host: each with an engine, pools and a runtime of its own, as in a process of its own.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -79,7 +80,7 @@ impl Replica {
                 .build()
                 .unwrap();
             let ledger = ledger(PostgresLedger::new(&store).time_to_live(Duration::from_secs(1)));
-            let builder = Quota::builder(catalog()).store(store).usage(usage).ledger(ledger).unwrap();
+            let builder = Quota::builder(catalog()).store(store).usage(usage).ledger(ledger);
             let quota = set_up(builder.max_wait(Duration::from_secs(5))).build().unwrap();
             let app = Router::new()
                 .route("/{ws}/segments", post(insert).put(replace))
@@ -102,6 +103,23 @@ impl Replica {
         let segments = self.quota.catalog().by_name("segments").unwrap().id();
         let changes = LimitSet::new().with(segments, Limit::of(limit));
         self.runtime.block_on(self.quota.update_limits(&workspace, &changes, &Expect::Anything)).unwrap();
+    }
+}
+
+/// So many replicas, and a connection to each.
+pub(crate) fn start(url: &str, replicas: usize) -> (Vec<Replica>, Vec<Connection>) {
+    let replicas: Vec<_> = (0..replicas).map(|_| Replica::start(url)).collect();
+    let connections = replicas.iter().map(Replica::connect).collect();
+    (replicas, connections)
+}
+
+/// Tries until `condition` holds, and fails when it never does.
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use crate::host::{Replica, create, creation, database, fill, upsert};
+use tower_quota::Demand;
+
+use crate::host::{Replica, create, creation, database, fill, start, until, upsert};
 use crate::support::postgres::shared;
 
 #[test]
 fn no_unit_lies_idle_where_nobody_needs_it() {
     let url = shared().database();
     let mut database = database(&url);
-    let replicas: Vec<_> = (0..3).map(|_| Replica::start(&url)).collect();
-    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    let (_replicas, mut connections) = start(&url, 3);
     // Each has some in store after a few.
     for turn in 0..30 {
         create(&mut connections[turn % 3], "acme").expect(201);
@@ -35,8 +36,8 @@ fn no_unit_lies_idle_where_nobody_needs_it() {
 fn it_works_without_notices() {
     let url = shared().database();
     database(&url);
-    let start = |_| Replica::with(&url, |ledger| ledger.listens(false), |builder| builder);
-    let replicas: Vec<_> = (0..2).map(start).collect();
+    let replica = |_| Replica::with(&url, |ledger| ledger.listens(false), |builder| builder);
+    let replicas: Vec<_> = (0..2).map(replica).collect();
     let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
     for turn in 0..20 {
         create(&mut connections[turn % 2], "acme").expect(201);
@@ -51,8 +52,7 @@ fn it_works_without_notices() {
 fn a_changed_limit_binds_at_every_replica() {
     let url = shared().database();
     database(&url);
-    let replicas: Vec<_> = (0..2).map(|_| Replica::start(&url)).collect();
-    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    let (replicas, mut connections) = start(&url, 2);
     for limit in [4, 8, 6, 9] {
         replicas[0].set_limit("acme", limit);
         // Raised: all of it can be used at the other one. Lowered: nothing more can.
@@ -69,8 +69,7 @@ fn a_changed_limit_binds_at_every_replica() {
 fn edits_pass_at_the_limit_and_hold_their_rows() {
     let url = shared().database();
     let mut database = database(&url);
-    let replicas: Vec<_> = (0..2).map(|_| Replica::start(&url)).collect();
-    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    let (replicas, mut connections) = start(&url, 2);
     replicas[0].set_limit("acme", 3);
     upsert(&mut connections[0], "acme", "common").expect(200);
     create(&mut connections[1], "acme").expect(201);
@@ -85,17 +84,19 @@ fn edits_pass_at_the_limit_and_hold_their_rows() {
 #[test]
 fn a_request_that_waits_gets_what_is_given_back_elsewhere() {
     let url = shared().database();
-    database(&url);
+    let mut database = database(&url);
     let replicas: Vec<_> = (0..2)
         .map(|_| Replica::with(&url, |ledger| ledger, |builder| builder.max_wait(Duration::from_secs(30))))
         .collect();
     replicas[0].set_limit("acme", 1);
     let mut holder = replicas[0].connect();
     holder.send_raw(&creation("acme", "hang before")).unwrap();
+    let leased = r#"SELECT coalesce(sum("leased"), 0)::bigint FROM "_tower_quota_key" WHERE "workspace" = $1"#;
+    until("the unit is taken", || database.number(leased.to_owned(), "acme") == 1);
     let mut waiter = replicas[1].connect();
     waiter.send_raw(&creation("acme", "done")).unwrap();
-    // Long enough for both to be admitted, or to wait.
-    std::thread::sleep(Duration::from_millis(300));
+    let claims = r#"SELECT count("claim") FROM "_tower_quota_key" WHERE "workspace" = $1"#;
+    until("somebody waits for it", || database.number(claims.to_owned(), "acme") == 1);
     drop(holder);
     waiter.read().unwrap().expect(201);
 }
@@ -104,8 +105,7 @@ fn a_request_that_waits_gets_what_is_given_back_elsewhere() {
 fn a_replica_that_shuts_down_leaves_nothing_behind() {
     let url = shared().database();
     let mut database = database(&url);
-    let replicas: Vec<_> = (0..2).map(|_| Replica::start(&url)).collect();
-    let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
+    let (replicas, mut connections) = start(&url, 2);
     for _ in 0..20 {
         create(&mut connections[0], "acme").expect(201);
     }
@@ -140,8 +140,8 @@ fn rows_that_are_counted_elsewhere_are_counted_between_two_calls() {
     database(&url);
     // The books are in one database, and the rows in another.
     let mut rows = database(&elsewhere);
-    let start = |_| Replica::on(&url, &elsewhere, |ledger| ledger, |builder| builder);
-    let replicas: Vec<_> = (0..2).map(start).collect();
+    let replica = |_| Replica::on(&url, &elsewhere, |ledger| ledger, |builder| builder);
+    let replicas: Vec<_> = (0..2).map(replica).collect();
     let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
     replicas[0].set_limit("acme", 9);
     for turn in 0..9 {
@@ -152,4 +152,31 @@ fn rows_that_are_counted_elsewhere_are_counted_between_two_calls() {
     }
     rows.run(r#"DELETE FROM "Segment" WHERE "id" IN (SELECT "id" FROM "Segment" LIMIT 2)"#.to_owned());
     fill(&replicas, &mut rows, "acme", 9);
+}
+
+#[test]
+fn a_role_without_rights_is_told_which_it_needs() {
+    let url = shared().database();
+    let mut database = database(&url);
+    // The owner makes the tables.
+    drop(Replica::start(&url));
+    let role = "keeper_of_limits";
+    database.run(format!(
+        r#"CREATE ROLE {role} LOGIN;
+           GRANT SELECT, INSERT ON "Segment" TO {role};
+           GRANT SELECT, INSERT, UPDATE ON "WorkspaceQuota" TO {role};
+           GRANT SELECT ON "_tower_quota_migrations" TO {role}"#
+    ));
+    let theirs = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
+    let replica = Replica::start(&theirs);
+    let acme = replica.quota.workspace("acme").unwrap();
+    let one = Demand::one(replica.quota.catalog().by_name("segments").unwrap().id());
+    let error = replica.runtime.block_on(replica.quota.reserve(&acme, &[one])).unwrap_err();
+    let message = error.to_string();
+    assert!(error.is_unavailable() && message.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON"), "{message}");
+    let tables = message.split(" ON ").nth(1).and_then(|rest| rest.split(" to the role").next()).unwrap();
+    database.run(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {role}"));
+    let mut connection = replica.connect();
+    until("the rights are noticed", || replica.runtime.block_on(replica.quota.reserve(&acme, &[one])).is_ok());
+    create(&mut connection, "acme").expect(201);
 }
