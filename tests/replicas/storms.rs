@@ -1,6 +1,8 @@
 //! Many requests at once, at all replicas.
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
 
 use crate::host::{Replica, create, creation, database, fill};
 use crate::support::client::together;
@@ -58,7 +60,8 @@ fn rows_never_exceed_the_limit_whatever_handlers_do() {
                 let fate = random.pick(&fates);
                 connection.send_raw(&creation(&workspace, fate)).unwrap();
                 if fate.starts_with("hang") || random.below(8) == 0 {
-                    std::thread::sleep(std::time::Duration::from_millis(random.below(20) as u64));
+                    // Hangs up at any moment of the handler's.
+                    thread::sleep(Duration::from_millis(random.next() % 20));
                     connection = replica.connect();
                     continue;
                 }

@@ -66,6 +66,8 @@ macro_rules! conforms {
 mod counts;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Column, Row, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Column, Row};
 use tower_quota::{
     Error, Expect, Limit, PostgresStore, PostgresUsage, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable,
     UsageSource, WorkspaceFormat,
 };
 
 use crate::counts::{Host, TABLES, count, counts, host, metered, segments};
+use crate::schema::{self, hosts_migrations};
 use crate::support::postgres::{Durability, Server, shared};
 use crate::{catalog, limits, workspace};
 
@@ -133,16 +133,6 @@ fn schema_versions() -> i64 {
         .unwrap()
 }
 
-fn hosts_migrations() -> Migrator {
-    let up = |version, sql: &'static str| {
-        Migration::new(version, "host".into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![
-        up(1, r#"CREATE TABLE "Segment" ("workspaceId" TEXT NOT NULL)"#),
-        up(2, r#"ALTER TABLE "Segment" ADD COLUMN "name" TEXT"#),
-    ])
-}
-
 #[tokio::test]
 async fn the_hosts_migrations_are_left_alone() {
     for host_first in [true, false] {
@@ -179,20 +169,10 @@ async fn a_newer_schema_or_a_table_of_the_host_is_refused() {
 #[tokio::test]
 async fn types_come_and_go_and_data_stays() {
     let url = shared().database();
-    let (small, large, acme) = (ResourceCatalog::default(), catalog(), workspace("acme"));
-    let open = async |catalog: &ResourceCatalog| PostgresStore::connect(&url, catalog).await.unwrap();
-
-    let users = [("maxUsers", Limit::of(5))];
-    let made = open(&small).await.update(&acme, &limits(&small, &users), &Expect::Anything).await.unwrap();
-    let store = open(&large).await;
-    assert_eq!(store.load(&acme).await.unwrap().unwrap(), made);
-    let metrics = limits(&large, &[("maxCustomMetrics", Limit::of(9))]);
-    store.update(&acme, &metrics, &Expect::Versions(vec![1])).await.unwrap();
-
-    let record = open(&small).await.load(&acme).await.unwrap().unwrap();
-    assert_eq!((record.version, record.limits), (2, limits(&small, &users)));
-    let record = open(&large).await.load(&acme).await.unwrap().unwrap();
-    assert_eq!(record.limits, limits(&large, &[users[0], ("maxCustomMetrics", Limit::of(9))]));
+    schema::types_come_and_go_and_data_stays(async |catalog: &ResourceCatalog| {
+        PostgresStore::connect(&url, catalog).await.unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use sqlx::{Column, Row, SqlSafeStr};
+use sqlx::{Column, Row};
 use tempfile::TempDir;
 use tower_quota::{
     Error, Expect, Limit, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable, SqliteStore, SqliteUsage, UsageSource,
 };
 
 use crate::counts::{Host, TABLES, count, counts, host, metered, segments};
+use crate::schema::{self, hosts_migrations};
 use crate::{catalog, limits, workspace};
 
 fn url(directory: &TempDir) -> String {
@@ -155,16 +155,6 @@ async fn a_second_engine_is_refused_and_told_why() {
     SqliteStore::connect(&url(&directory), &catalog()).await.unwrap();
 }
 
-fn hosts_migrations() -> Migrator {
-    let up = |version, sql: &'static str| {
-        Migration::new(version, "host".into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![
-        up(1, r#"CREATE TABLE "Segment" ("workspaceId" TEXT NOT NULL)"#),
-        up(2, r#"ALTER TABLE "Segment" ADD COLUMN "name" TEXT"#),
-    ])
-}
-
 #[tokio::test]
 async fn the_hosts_migrations_are_left_alone() {
     for host_first in [true, false] {
@@ -211,22 +201,10 @@ async fn a_table_of_the_host_is_not_taken_over() {
 #[tokio::test]
 async fn types_come_and_go_and_data_stays() {
     let directory = tempfile::tempdir().unwrap();
-    let (small, large, acme) = (ResourceCatalog::default(), catalog(), workspace("acme"));
-    let open = async |catalog: &ResourceCatalog| SqliteStore::connect(&url(&directory), catalog).await.unwrap();
-
-    let users = [("maxUsers", Limit::of(5))];
-    let made = open(&small).await.update(&acme, &limits(&small, &users), &Expect::Anything).await.unwrap();
-
-    let store = open(&large).await;
-    assert_eq!(store.load(&acme).await.unwrap().unwrap(), made);
-    let metrics = limits(&large, &[("maxCustomMetrics", Limit::of(9))]);
-    store.update(&acme, &metrics, &Expect::Versions(vec![1])).await.unwrap();
-    drop(store);
-
-    let record = open(&small).await.load(&acme).await.unwrap().unwrap();
-    assert_eq!((record.version, record.limits), (2, limits(&small, &users)));
-    let record = open(&large).await.load(&acme).await.unwrap().unwrap();
-    assert_eq!(record.limits, limits(&large, &[users[0], ("maxCustomMetrics", Limit::of(9))]));
+    schema::types_come_and_go_and_data_stays(async |catalog: &ResourceCatalog| {
+        SqliteStore::connect(&url(&directory), catalog).await.unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]
