@@ -11,7 +11,8 @@ use crate::error::Error;
 ///
 /// With a [`PostgresLedger`](crate::PostgresLedger), a replica that stands still for too long is taken for dead, and its
 /// units go to others. If it then goes on, a request of before could still make rows. A transaction that holds on to
-/// its units can't: either it commits before they go, or it is refused. So where each transaction that makes rows of a
+/// its units can't: either it commits before they go, or it is refused. So it is when the database fails over to a copy that
+/// has lost commits: units from before then are void. So where each transaction that makes rows of a
 /// resource type calls [`hold`](Self::hold), limits are exact through any pause, crash and loss of messages.
 ///
 /// The layer puts a `Fence` into the extensions of each request that it admits on units of a lease; axum handlers take it
@@ -39,8 +40,8 @@ pub struct Fence {
 impl Fence {
     /// What [`hold`](Self::hold) runs, for hosts on another driver. Its one parameter, an array of UUIDs, are the
     /// [`leases`](Self::leases). It must return as many rows as there are leases; else the transaction must roll back.
-    pub const SQL: &'static str =
-        r#"SELECT "id" FROM "_tower_quota_lease" WHERE "id" = ANY($1) AND "live" FOR KEY SHARE"#;
+    pub const SQL: &'static str = r#"SELECT "id" FROM "_tower_quota_lease"
+           WHERE "id" = ANY($1) AND "live" AND "epoch" = "_tower_quota_epoch"() FOR KEY SHARE"#;
 
     pub(crate) fn new(leases: Vec<Uuid>) -> Self {
         Self { leases: (!leases.is_empty()).then(|| leases.into()) }

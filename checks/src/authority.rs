@@ -340,6 +340,13 @@ impl<K: Ord + Copy> Books<K> {
         }
     }
 
+    /// The database is now a copy of what it was: nothing of before counts.
+    pub(crate) fn fail_over(&mut self) {
+        self.replicas.values_mut().for_each(|replica| replica.live = false);
+        self.leases.values_mut().for_each(|lease| lease.live = false);
+        self.keys.values_mut().for_each(|key| key.counted = None);
+    }
+
     /// Leases that have to be ended: their replica has, or somebody has begun to.
     pub(crate) fn orphans(&self) -> Vec<u128> {
         let orphans = self.leases.iter().filter(|(_, lease)| !lease.live || !self.is_live(lease.replica));

@@ -1,10 +1,19 @@
 -- The books of a limit that several replicas keep together. The protocol is told in docs/protocol.md.
 
+-- Which history of the database this is: it begins anew with each promotion of a copy, which may have lost commits. What a
+-- copy says of before then is void, and so are the units that replicas have on lease from there.
+CREATE FUNCTION "_tower_quota_epoch"() RETURNS bigint
+LANGUAGE sql STABLE AS $$
+  -- The timeline. Not from the control file, which knows of a promotion only after the next checkpoint.
+  SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint
+$$;
+
 -- A running process. It shows that it is alive by counting its beats; the others watch the count by their own clocks.
 CREATE TABLE "_tower_quota_replica" (
   "id"    uuid PRIMARY KEY,
   "beats" bigint NOT NULL DEFAULT 0,
-  "live"  boolean NOT NULL DEFAULT true
+  "live"  boolean NOT NULL DEFAULT true,
+  "epoch" bigint NOT NULL DEFAULT "_tower_quota_epoch"()
 );
 
 -- A resource type of a workspace. The rows that may exist at most are "counted" + "posted" + "carried" + "leased".
@@ -20,6 +29,8 @@ CREATE TABLE "_tower_quota_key" (
   "editsEnded" bigint NOT NULL DEFAULT 0,
   -- The lease for which all others wait.
   "claim"      uuid,
+  -- When it was counted.
+  "epoch"      bigint NOT NULL DEFAULT "_tower_quota_epoch"(),
   PRIMARY KEY ("workspace", "resource")
 ) WITH (fillfactor = 50);
 
@@ -38,7 +49,8 @@ CREATE TABLE "_tower_quota_lease" (
   "editsEnded" bigint NOT NULL DEFAULT 0,
   -- The last request for units that was answered, and how many were granted.
   "asked"      bigint NOT NULL DEFAULT 0,
-  "answer"     bigint NOT NULL DEFAULT 0
+  "answer"     bigint NOT NULL DEFAULT 0,
+  "epoch"      bigint NOT NULL DEFAULT "_tower_quota_epoch"()
 ) WITH (fillfactor = 50);
 CREATE INDEX "_tower_quota_lease_key" ON "_tower_quota_lease" ("workspace", "resource");
 CREATE INDEX "_tower_quota_lease_replica" ON "_tower_quota_lease" ("replica");
@@ -59,7 +71,8 @@ LANGUAGE sql IMMUTABLE AS $$
   SELECT 64::bigint
 $$;
 
--- The books of a key, locked until the end of the transaction. They are always locked before a lease is changed.
+-- The books of a key, locked until the end of the transaction. They are always locked before a lease is changed. What
+-- was counted in an earlier epoch is forgotten.
 CREATE FUNCTION "_tower_quota_open"(p_workspace text, p_resource text) RETURNS "_tower_quota_key"
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -68,6 +81,10 @@ BEGIN
   LOOP
     SELECT * INTO k FROM "_tower_quota_key" WHERE "workspace" = p_workspace AND "resource" = p_resource FOR UPDATE;
     IF FOUND THEN
+      IF k."epoch" <> "_tower_quota_epoch"() THEN
+        k."epoch" := "_tower_quota_epoch"();
+        k."counted" := NULL;
+      END IF;
       RETURN k;
     END IF;
     INSERT INTO "_tower_quota_key" ("workspace", "resource") VALUES (p_workspace, p_resource) ON CONFLICT DO NOTHING;
@@ -97,21 +114,22 @@ CREATE FUNCTION "_tower_quota_close"(k "_tower_quota_key") RETURNS void
 LANGUAGE sql AS $$
   UPDATE "_tower_quota_key" SET
     "counted" = k."counted", "posted" = k."posted", "carried" = k."carried", "leased" = k."leased",
-    "posts" = k."posts", "edits" = k."edits", "editsEnded" = k."editsEnded", "claim" = k."claim"
+    "posts" = k."posts", "edits" = k."edits", "editsEnded" = k."editsEnded", "claim" = k."claim", "epoch" = k."epoch"
   WHERE "workspace" = k."workspace" AND "resource" = k."resource"
 $$;
 
 -- Whether all others have to wait for a lease. A claim ends with its lease, however that ended.
 CREATE FUNCTION "_tower_quota_waits"(k "_tower_quota_key") RETURNS boolean
 LANGUAGE sql AS $$
-  SELECT k."claim" IS NOT NULL AND EXISTS (SELECT FROM "_tower_quota_lease" WHERE "id" = k."claim" AND "live")
+  SELECT k."claim" IS NOT NULL AND EXISTS (SELECT FROM "_tower_quota_lease" WHERE "id" = k."claim" AND "live" AND "epoch" = "_tower_quota_epoch"())
 $$;
 
 -- Sees to it that a lease doesn't begin anew. One of a replica that has ended can't.
 CREATE FUNCTION "_tower_quota_bar"(l "_tower_quota_lease") RETURNS void
 LANGUAGE sql AS $$
   INSERT INTO "_tower_quota_ended" ("lease", "replica", "beats")
-  SELECT l."id", "id", "beats" FROM "_tower_quota_replica" WHERE "id" = l."replica" AND "live"
+  SELECT l."id", "id", "beats" FROM "_tower_quota_replica"
+  WHERE "id" = l."replica" AND "live" AND "epoch" = "_tower_quota_epoch"()
   ON CONFLICT DO NOTHING
 $$;
 
@@ -169,7 +187,8 @@ BEGIN
   IF NOT FOUND THEN
     IF p_seq > 1 OR EXISTS (SELECT FROM "_tower_quota_ended" WHERE "lease" = p_lease) OR NOT EXISTS (
       SELECT FROM "_tower_quota_replica"
-      WHERE "id" = p_replica AND "live" AND "beats" <= p_beats + "_tower_quota_patience"()
+      WHERE "id" = p_replica AND "live" AND "epoch" = "_tower_quota_epoch"()
+        AND "beats" <= p_beats + "_tower_quota_patience"()
     ) THEN
       verdict := 'dead';
       RETURN;
@@ -177,7 +196,7 @@ BEGIN
     INSERT INTO "_tower_quota_lease" ("id", "replica", "workspace", "resource")
     VALUES (p_lease, p_replica, p_workspace, p_resource) RETURNING * INTO before;
   END IF;
-  IF NOT before."live" THEN
+  IF NOT before."live" OR before."epoch" <> "_tower_quota_epoch"() THEN
     verdict := 'dead';
     RETURN;
   END IF;
@@ -304,7 +323,8 @@ BEGIN
     ORDER BY o."workspace", o."resource", s.id
   LOOP
     k := "_tower_quota_open"(said.workspace, said.resource);
-    SELECT * INTO before FROM "_tower_quota_lease" WHERE "id" = said.id AND "live";
+    SELECT * INTO before FROM "_tower_quota_lease"
+    WHERE "id" = said.id AND "live" AND "epoch" = "_tower_quota_epoch"();
     CONTINUE WHEN NOT FOUND;
     l := before;
     l."posted" := greatest(l."posted", said.posted);
@@ -369,7 +389,8 @@ BEGIN
     RETURN NULL;
   END IF;
   k := "_tower_quota_open"(before."workspace", before."resource");
-  DELETE FROM "_tower_quota_lease" WHERE "id" = p_lease AND NOT "live" RETURNING * INTO before;
+  DELETE FROM "_tower_quota_lease"
+  WHERE "id" = p_lease AND NOT ("live" AND "epoch" = "_tower_quota_epoch"()) RETURNING * INTO before;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
@@ -383,15 +404,18 @@ BEGIN
   RETURN l."posted" - before."posted";
 END $$;
 
--- A sign of life; answers all replicas.
-CREATE FUNCTION "_tower_quota_beat"(p_replica uuid) RETURNS SETOF "_tower_quota_replica"
+-- A sign of life; answers all replicas. Those of an earlier epoch are not live.
+CREATE FUNCTION "_tower_quota_beat"(p_replica uuid) RETURNS TABLE ("id" uuid, "beats" bigint, "live" boolean)
 LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 DECLARE
+  this_epoch bigint := "_tower_quota_epoch"();
   now bigint;
 BEGIN
-  UPDATE "_tower_quota_replica" SET "beats" = "beats" + 1 WHERE "id" = p_replica AND "live" RETURNING "beats" INTO now;
+  UPDATE "_tower_quota_replica" SET "beats" = "beats" + 1
+  WHERE "id" = p_replica AND "live" AND "epoch" = this_epoch RETURNING "beats" INTO now;
   DELETE FROM "_tower_quota_ended" WHERE "replica" = p_replica AND "beats" < now - "_tower_quota_patience"();
-  RETURN QUERY SELECT * FROM "_tower_quota_replica";
+  RETURN QUERY SELECT "id", "beats", "live" AND "epoch" = this_epoch FROM "_tower_quota_replica";
 END $$;
 
 -- Whoever changes limits waits until no grant is under way, so that none that comes after goes by the old ones. And tells

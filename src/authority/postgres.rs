@@ -281,7 +281,8 @@ impl Authority for PostgresAuthority {
         Box::pin(async move {
             let orphans = sqlx::query_scalar(
                 r#"SELECT l."id" FROM "_tower_quota_lease" l WHERE NOT l."live" OR NOT EXISTS
-                   (SELECT FROM "_tower_quota_replica" r WHERE r."id" = l."replica" AND r."live")"#,
+                   (SELECT FROM "_tower_quota_replica" r
+                    WHERE r."id" = l."replica" AND r."live" AND r."epoch" = "_tower_quota_epoch"())"#,
             );
             orphans.fetch_all(&self.pool).await.map_err(failed)
         })

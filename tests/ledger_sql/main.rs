@@ -69,6 +69,8 @@ enum Op {
     Hold(u128),
     /// The transaction that holds leases ends.
     Release,
+    /// The database is a copy of what it was.
+    FailOver,
     Rows(usize, u64),
     Limit(usize, Option<i64>),
 }
@@ -130,6 +132,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..REPLICAS, (0..4_u8).prop_map(|often| often > 0)).prop_map(|(replica, late)| Op::Bury(replica, late)),
         1 => (0..LEASES).prop_map(Op::Hold),
         1 => Just(Op::Release),
+        1 => Just(Op::FailOver),
         3 => (0..RESOURCES.len(), 0..6_u64).prop_map(|(key, rows)| Op::Rows(key, rows)),
         2 => (0..RESOURCES.len(), limit).prop_map(|(key, limit)| Op::Limit(key, limit)),
     ]
@@ -177,6 +180,12 @@ impl Both {
             (PgConnection::connect(&url).await.unwrap(), PgConnection::connect(&url).await.unwrap(), listener)
         });
         let mut both = Self { runtime, database, holder, listener, mirror: Mirror::default() };
+        // A fail-over that takes no other server.
+        both.run(
+            r#"CREATE TABLE "Epoch" ("epoch" bigint NOT NULL); INSERT INTO "Epoch" VALUES (1);
+               CREATE OR REPLACE FUNCTION "_tower_quota_epoch"() RETURNS bigint LANGUAGE sql STABLE
+               AS 'SELECT "epoch" FROM "Epoch"'"#,
+        );
         for (_, _, table) in RESOURCES {
             both.run(&format!(r#"CREATE TABLE "{table}" ("workspaceId" TEXT NOT NULL)"#));
         }
@@ -282,6 +291,11 @@ impl Both {
                 }
             }
             Op::Release => self.release(),
+            Op::FailOver => {
+                self.release();
+                self.run(r#"UPDATE "Epoch" SET "epoch" = "epoch" + 1"#);
+                self.mirror.books.fail_over();
+            }
             Op::Rows(key, rows) => {
                 let (_, _, table) = RESOURCES[*key];
                 self.run(&format!(
@@ -390,16 +404,27 @@ impl Both {
         let key_named = |resource: &str| RESOURCES.iter().position(|(name, ..)| *name == resource).unwrap();
         let mut books = Books::default();
         let mut table = |name: &str| {
-            let rows = sqlx::query(AssertSqlSafe(format!(r#"SELECT * FROM "_tower_quota_{name}""#)));
+            let sql = match name {
+                "ended" => r#"SELECT * FROM "_tower_quota_ended""#.to_owned(),
+                // What is of an earlier epoch is void, though it is there.
+                _ => format!(r#"SELECT *, "epoch" = "_tower_quota_epoch"() AS "valid" FROM "_tower_quota_{name}""#),
+            };
+            let rows = sqlx::query(AssertSqlSafe(sql));
             self.runtime.block_on(rows.fetch_all(&mut self.database)).unwrap()
         };
         let id = |row: &PgRow, column: &str| row.get::<Uuid, _>(column).as_u128();
+        let valid = |row: &PgRow| row.get::<bool, _>("valid");
         for row in table("replica") {
-            books.replicas.insert(id(&row, "id"), Replica { beats: units(&row, "beats"), live: row.get("live") });
+            books
+                .replicas
+                .insert(id(&row, "id"), Replica { beats: units(&row, "beats"), live: row.get("live") && valid(&row) });
         }
         for row in table("key") {
             let key = Key {
-                counted: row.get::<Option<i64>, _>("counted").map(|counted| u64::try_from(counted).unwrap()),
+                counted: row
+                    .get::<Option<i64>, _>("counted")
+                    .filter(|_| valid(&row))
+                    .map(|counted| u64::try_from(counted).unwrap()),
                 posted: units(&row, "posted"),
                 carried: units(&row, "carried"),
                 leased: units(&row, "leased"),
@@ -414,7 +439,7 @@ impl Both {
             let lease = Lease {
                 replica: id(&row, "replica"),
                 key: key_named(row.get("resource")),
-                live: row.get("live"),
+                live: row.get("live") && valid(&row),
                 granted: units(&row, "granted"),
                 totals: Totals {
                     posted: units(&row, "posted"),

@@ -115,7 +115,7 @@ pub(crate) enum Mutant {
     /// Edits are not carried.
     NothingCarried,
     /// After a failover to a copy that has lost commits, the books of before are in force.
-    FailOver,
+    OldEpoch,
 }
 
 impl Mutant {
@@ -148,7 +148,7 @@ impl Mutant {
         Self::BegunUnseen,
         Self::EditNotAnnounced,
         Self::NothingCarried,
-        Self::FailOver,
+        Self::OldEpoch,
     ];
 }
 
@@ -302,13 +302,16 @@ impl Config {
                 state.limit = limit;
             }
             Action::Copy => {
-                state.copy = Some(Box::new(Copied { books: state.books.clone(), rows: state.rows }));
+                state.copy =
+                    Some(Box::new(Copied { books: state.books.clone(), rows: state.rows, edited: state.edited }));
             }
             Action::FailOver => {
                 state.left.failovers -= 1;
                 if let Some(copied) = state.copy.take() {
-                    state.books = copied.books;
-                    state.rows = copied.rows;
+                    (state.books, state.rows, state.edited) = (copied.books, copied.rows, copied.edited);
+                }
+                if !self.is(Mutant::OldEpoch) {
+                    state.books.fail_over();
                 }
                 // Transactions that were open are gone.
                 for request in &mut state.requests {

@@ -68,6 +68,7 @@ pub(crate) struct Budget {
 pub(crate) struct Copied {
     pub(crate) books: Books<()>,
     pub(crate) rows: u64,
+    pub(crate) edited: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

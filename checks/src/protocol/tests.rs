@@ -109,6 +109,14 @@ fn limits_that_change() {
 }
 
 #[test]
+fn fail_over_to_a_copy_that_has_lost_commits() {
+    let budget = Budget { failovers: 1, ..TWO };
+    check("fail-over", Config { limit: 2, lossy: false, budget, ..FENCED });
+    check("fail-over, with messages that are lost", Config { budget, ..FENCED });
+    check("fail-over, with an edit", Config { rows: 1, lossy: false, budget: Budget { edits: 1, ..budget }, ..FENCED });
+}
+
+#[test]
 fn without_fences() {
     check("clocks that run apart", Config { budget: Budget { drifts: 1, ..TIMED.budget }, ..TIMED });
     check("unknown outcomes", Config { times: None, fenced: false, budget: Budget { unknown: 2, ..TWO }, ..FENCED });
@@ -147,7 +155,7 @@ fn broken(mutant: Mutant) -> (Config, &'static str) {
             (Config { times: Some(Times { time_to_live: 1, longest_handler: 2, margin: 1 }), ..TIMED }, CEILING)
         }
         NoMargin => (Config { budget: Budget { drifts: 1, ..TIMED.budget }, ..TIMED }, CEILING),
-        FailOver => (Config { limit: 2, ..with(Budget { failovers: 1, ..THREE }) }, CEILING),
+        OldEpoch => (Config { limit: 2, ..with(Budget { failovers: 1, ..THREE }) }, CEILING),
     };
     (Config { mutant: Some(mutant), ..config }, property)
 }

@@ -292,6 +292,7 @@ mistakes! {
     grants_by_a_limit_of_before: StaleLimit => "rows of type",
     leases_without_a_replica: LeavesOrphans => "units stay behind",
     refusals_of_those_that_only_have_to_wait: RefusesTheBlocked => "refused",
+    books_from_before_a_fail_over: KeepsOldBooks => "rows of type",
     idle_units_that_nobody_calls_back: NobodyIsRecalled => "units never came back",
 }
 

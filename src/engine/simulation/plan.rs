@@ -20,6 +20,8 @@ pub(super) struct Plan {
     pub(super) pauses: bool,
     pub(super) cuts: bool,
     pub(super) database_crashes: bool,
+    /// To a copy of the database, which may have lost commits.
+    pub(super) fail_overs: bool,
     pub(super) notices_lost: bool,
     pub(super) clocks_differ: bool,
     pub(super) shutdowns: bool,
@@ -51,6 +53,8 @@ pub(super) enum Mutation {
     RefusesTheBlocked,
     /// Units that lie idle are not called back.
     NobodyIsRecalled,
+    /// After a fail-over the books of before are in force.
+    KeepsOldBooks,
 }
 
 impl Plan {
@@ -71,6 +75,7 @@ impl Plan {
             pauses: yes(),
             cuts: yes(),
             database_crashes: yes(),
+            fail_overs: yes(),
             notices_lost: yes(),
             clocks_differ: yes(),
             shutdowns: yes(),
@@ -81,6 +86,8 @@ impl Plan {
             mutation,
         };
         plan.longest_handler = plan.time_to_live * 2;
+        // No more is promised where nothing ties rows to the books.
+        plan.fail_overs &= plan.fenced && !plan.counts_elsewhere;
         plan
     }
 }

@@ -54,6 +54,9 @@ pub(super) struct World {
     pub(super) tables: Vec<Table>,
     transactions: BTreeMap<u64, Transaction>,
     pub(super) books: Books<usize>,
+    copy: Option<Copied>,
+    /// How often the database failed over. What was under way to the one before is lost.
+    epoch: u64,
     /// What waits until no transaction holds on to a lease.
     fences: Vec<(u128, Event)>,
     pub(super) hosts: Vec<HostState>,
@@ -77,6 +80,13 @@ pub(super) struct Table {
     ceiling: Option<u64>,
     /// The limit before the last change, for a mutation.
     stale: Option<u64>,
+}
+
+/// The database as it was.
+struct Copied {
+    books: Books<usize>,
+    /// Rows, and the limit in force at the last grant.
+    tables: Vec<(BTreeSet<u64>, Option<u64>)>,
 }
 
 #[derive(Default)]
@@ -123,6 +133,7 @@ pub(super) struct Seen {
     pub(super) pauses: u64,
     pub(super) buried: u64,
     pub(super) fenced_off: u64,
+    pub(super) failed_over: u64,
 }
 
 impl Seen {
@@ -135,6 +146,7 @@ impl Seen {
         self.pauses += other.pauses;
         self.buried += other.buried;
         self.fenced_off += other.fenced_off;
+        self.failed_over += other.failed_over;
     }
 }
 
@@ -166,6 +178,8 @@ impl World {
             tables: (0..plan.resources).map(|_| table()).collect(),
             transactions: BTreeMap::new(),
             books: Books::default(),
+            copy: None,
+            epoch: 0,
             fences: Vec::new(),
             hosts: (0..plan.hosts).map(|_| HostState::default()).collect(),
             orders: VecDeque::new(),
@@ -274,9 +288,13 @@ impl World {
         let fate = self.fate(host, time);
         let work = Arc::new(work);
         let done = Arc::new(Mutex::new(None));
+        let epoch = self.epoch;
         for delay in fate.executed.into_iter().take(if repeats { 2 } else { 1 }).flatten() {
             let (work, done) = (Arc::clone(&work), Arc::clone(&done));
             self.at(time + delay, move |world| {
+                if world.epoch != epoch {
+                    return;
+                }
                 let result = work(world);
                 done.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(result);
             });
@@ -665,7 +683,7 @@ impl World {
         // Half of the time long enough to be taken for dead.
         let most = self.plan.time_to_live * if self.chance(50) { 1 } else { 24 };
         let while_ = self.some_time(most).min(self.plan.time_to_live * 4) + Duration::from_millis(5);
-        match self.random.below(5) {
+        match self.random.below(6) {
             0 if self.plan.crashes && self.hosts[host].notices.is_some() => {
                 self.orders.push_back(Order::Crash(host));
                 self.after(while_, move |world| world.orders.push_back(Order::Start(host)));
@@ -678,18 +696,18 @@ impl World {
                 self.note(format_args!("cuts {host} off"));
                 self.hosts[host].cut_off_until = self.now + while_;
             }
-            3 if self.plan.database_crashes => {
-                self.note(format_args!("the database crashes"));
-                for host in &mut self.hosts {
-                    host.cut_off_until = host.cut_off_until.max(self.now + while_ / 4);
-                    if let Some(notices) = &host.notices {
-                        let _ = notices.send(Err(Error::unavailable("the database crashed")));
-                    }
+            3 if self.plan.database_crashes => self.crash_database(while_ / 4),
+            4 if self.plan.fail_overs => match self.copy.take() {
+                Some(copied) => {
+                    self.crash_database(while_ / 4);
+                    self.fail_over(copied);
                 }
-                for transaction in self.transactions.keys().copied().collect::<Vec<_>>() {
-                    self.end(transaction);
+                None => {
+                    self.note(format_args!("the database is copied"));
+                    let tables = self.tables.iter().map(|table| (table.rows.clone(), table.ceiling)).collect();
+                    self.copy = Some(Copied { books: self.books.clone(), tables });
                 }
-            }
+            },
             _ if self.plan.notices_lost => {
                 if let Some(notices) = &self.hosts[host].notices {
                     let _ = notices.send(Ok(Notice::Lost));
@@ -699,6 +717,36 @@ impl World {
         }
         let next = self.some_time(self.plan.time_to_live * 4);
         self.after(next, Self::meddle);
+    }
+
+    fn crash_database(&mut self, away: Duration) {
+        self.note(format_args!("the database crashes"));
+        for host in &mut self.hosts {
+            host.cut_off_until = host.cut_off_until.max(self.now + away);
+            if let Some(notices) = &host.notices {
+                let _ = notices.send(Err(Error::unavailable("the database crashed")));
+            }
+        }
+        for transaction in self.transactions.keys().copied().collect::<Vec<_>>() {
+            self.end(transaction);
+        }
+    }
+
+    /// A copy takes the place of the database. Limits are in both.
+    fn fail_over(&mut self, copied: Copied) {
+        self.note(format_args!("a copy takes its place"));
+        self.seen.failed_over += 1;
+        self.epoch += 1;
+        self.books = copied.books;
+        if self.plan.mutation != Some(Mutation::KeepsOldBooks) {
+            self.books.fail_over();
+        }
+        for (table, (rows, ceiling)) in self.tables.iter_mut().zip(copied.tables) {
+            (table.rows, table.ceiling) = (rows, ceiling);
+        }
+        for resource in 0..self.tables.len() {
+            self.look_at(resource);
+        }
     }
 }
 
