@@ -1,6 +1,8 @@
 //! Replicas of one host: each with an engine, pools and a runtime of its own, as in a process of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, query};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
 use tower_quota::{
     Charge, Expect, Fence, Limit, LimitSet, Operation, PostgresLedger, PostgresStore, PostgresUsage, Probe, Quota,
     QuotaBuilder, QuotaLayer, ResourceCatalog, ResourceSpec, RouteMap, Rule, SqlTable, WorkspaceSource,
@@ -25,12 +28,20 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     pub(crate) quota: Quota,
     pub(crate) runtime: Runtime,
+    pub(crate) gate: Arc<Gate>,
+}
+
+/// Where requests wait that were admitted and have not begun.
+pub(crate) struct Gate {
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) turns: Semaphore,
 }
 
 #[derive(Clone)]
 struct Rows {
     pool: PgPool,
     fenced: bool,
+    gate: Arc<Gate>,
 }
 
 pub(crate) fn catalog() -> ResourceCatalog {
@@ -72,6 +83,7 @@ impl Replica {
         set_up: impl FnOnce(QuotaBuilder) -> QuotaBuilder,
     ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let gate = Arc::new(Gate { waiting: AtomicUsize::new(0), turns: Semaphore::new(0) });
         let (address, quota) = runtime.block_on(async {
             let store = PostgresStore::connect(url, &catalog()).await.unwrap();
             let pool = PgPoolOptions::new().max_connections(8).connect(rows).await.unwrap();
@@ -84,14 +96,14 @@ impl Replica {
             let quota = set_up(builder.max_wait(Duration::from_secs(5))).build().unwrap();
             let app = Router::new()
                 .route("/{ws}/segments", post(insert).put(replace))
-                .with_state(Rows { pool, fenced: rows == url })
+                .with_state(Rows { pool, fenced: rows == url, gate: Arc::clone(&gate) })
                 .layer(QuotaLayer::for_axum(quota.clone(), routes(&quota)).unwrap());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
             (address, quota)
         });
-        Self { address, quota, runtime }
+        Self { address, quota, runtime, gate }
     }
 
     pub(crate) fn connect(&self) -> Connection {
@@ -180,7 +192,7 @@ fn routes(quota: &Quota) -> RouteMap {
 
 async fn insert(
     Path(workspace): Path<String>,
-    State(Rows { pool, fenced }): State<Rows>,
+    State(Rows { pool, fenced, gate }): State<Rows>,
     fence: Fence,
     headers: HeaderMap,
 ) -> StatusCode {
@@ -188,6 +200,10 @@ async fn insert(
     match fate {
         "refused" => return StatusCode::CONFLICT,
         "hang before" => return std::future::pending().await,
+        "wait" => {
+            gate.waiting.fetch_add(1, Ordering::Relaxed);
+            gate.turns.acquire().await.unwrap().forget();
+        }
         _ => {}
     }
     let mut transaction = pool.begin().await.unwrap();
@@ -218,7 +234,7 @@ async fn insert(
 
 async fn replace(
     Path(workspace): Path<String>,
-    State(Rows { pool, fenced }): State<Rows>,
+    State(Rows { pool, fenced, .. }): State<Rows>,
     fence: Fence,
     axum::Json(row): axum::Json<serde_json::Value>,
 ) -> StatusCode {

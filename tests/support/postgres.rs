@@ -114,6 +114,25 @@ impl Server {
         self.control(&["start", "-w"]);
     }
 
+    /// Copies the server as it is, for `fail_over`.
+    pub(crate) fn copy(&self) {
+        self.run("pg_basebackup", &["-U", "postgres", "-h", &self.folder.display().to_string(), "-c", "fast"], "copy");
+    }
+
+    /// The copy takes the server's place: what was committed since is lost, as on a replica that lagged behind.
+    pub(crate) fn fail_over(&self) {
+        self.control(&["stop", "-w", "-m", "immediate"]);
+        let [data, copy] = ["data", "copy"].map(|name| self.folder.join(name));
+        fs::remove_dir_all(&data).unwrap();
+        fs::rename(copy, &data).unwrap();
+        fs::write(data.join("standby.signal"), "").unwrap();
+        if let Some((user, group)) = somebody_else() {
+            chown(data.join("standby.signal"), Some(user), Some(group)).unwrap();
+        }
+        self.start_again();
+        self.control(&["promote", "-w"]);
+    }
+
     /// The process id of the postmaster, to pause or to kill it.
     pub(crate) fn pid(&self) -> u32 {
         let file = fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
@@ -121,13 +140,19 @@ impl Server {
     }
 
     fn control(&self, arguments: &[&str]) {
-        let mut control = Command::new(self.bin.join("pg_ctl"));
-        control.args(arguments).arg("-D").arg(self.folder.join("data")).arg("-l").arg(self.folder.join("server.log"));
+        let log = self.folder.join("server.log").display().to_string();
+        self.run("pg_ctl", &[arguments, &["-l", &log]].concat(), "data");
+    }
+
+    /// Runs one of the server's programs on a folder of its own.
+    fn run(&self, program: &str, arguments: &[&str], folder: &str) {
+        let mut command = Command::new(self.bin.join(program));
+        command.args(arguments).arg("-D").arg(self.folder.join(folder));
         if let Some((user, group)) = somebody_else() {
-            control.uid(user).gid(group);
+            command.uid(user).gid(group);
         }
-        let done = control.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        assert!(done.unwrap().success(), "pg_ctl {arguments:?} failed");
+        let done = command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(done.unwrap().success(), "{program} {arguments:?} failed");
     }
 }
 
