@@ -37,6 +37,18 @@ impl CoarseClock {
     }
 }
 
+impl CoarseClock {
+    /// Now, in ticks, for what is kept many times.
+    pub(crate) fn ticks(&self) -> u32 {
+        u32::try_from(self.now() / millis(Self::TICK)).unwrap_or(u32::MAX)
+    }
+
+    /// How long ago that was.
+    pub(crate) fn since(&self, ticks: u32) -> Duration {
+        Self::TICK * self.ticks().saturating_sub(ticks)
+    }
+}
+
 /// A duration in whole milliseconds.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

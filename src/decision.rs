@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::Limit;
+use crate::mode::Promise;
 use crate::resource::{ResourceId, ResourceType};
 use crate::workspace::WorkspaceId;
 
@@ -139,6 +140,73 @@ pub struct Refusal {
     pub reserved: Option<u64>,
     /// When to try again, where trying again may help.
     pub retry_after: Option<Duration>,
+    /// What it was decided by.
+    pub receipt: DecisionReceipt,
+}
+
+/// What a decision was made by, for whoever asks why.
+///
+/// The layer puts it into the extensions of refusals, and, where
+/// [`QuotaLayer::receipts`](crate::QuotaLayer::receipts) says so, of all responses to requests that were to make rows.
+/// [`Quota::receipt`](crate::Quota::receipt) has it for reservations. `tracing` tells it on level `DEBUG`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DecisionReceipt {
+    /// Whose limits they are.
+    pub workspace: WorkspaceId,
+    /// Whether the units were granted, be it past the limit, as modes and failures may have it.
+    pub admitted: bool,
+    /// What is promised of the limits in this set-up.
+    pub promise: Promise,
+    /// By resource type, in the catalog's order: all that was granted, or what was refused.
+    pub evidence: Vec<Evidence>,
+}
+
+/// What is known of a resource type of a workspace.
+///
+/// No more rows than `counted + posted + leased` can come of what was granted. For a request that was admitted, the
+/// numbers are of just after that, and have its own units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evidence {
+    /// Of what.
+    pub resource: Arc<ResourceType>,
+    /// Units that the request needs.
+    pub requested: u64,
+    /// The limit in force; `None` where it is not known, and the request passes undecided.
+    pub limit: Option<Limit>,
+    /// The version of the quota record that says so. `None` where the default is in force, or another replica changed the
+    /// limit a moment ago.
+    pub limit_version: Option<u64>,
+    /// Rows at the last count; `None` before the first, which limits can't do without.
+    pub counted: Option<u64>,
+    /// Units that became rows, or may have, since that count began.
+    pub posted: u64,
+    /// Units that requests in flight, of all replicas, may still turn into rows, and that replicas have in store.
+    pub leased: u64,
+    /// How long ago that count began, give or take a tenth of a second. Another replica may have counted since.
+    pub count_age: Option<Duration>,
+}
+
+impl DecisionReceipt {
+    pub(crate) fn log(&self) {
+        for of in &self.evidence {
+            tracing::debug!(
+                workspace = %self.workspace,
+                resource_type = of.resource.name(),
+                admitted = self.admitted,
+                requested = of.requested,
+                limit = of.limit.map(tracing::field::display),
+                limit_version = of.limit_version,
+                counted = of.counted,
+                posted = of.posted,
+                leased = of.leased,
+                count_age = ?of.count_age,
+                promise = ?self.promise,
+                "decided"
+            );
+        }
+    }
 }
 
 impl Refusal {

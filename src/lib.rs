@@ -146,7 +146,7 @@ pub use api::{
 };
 #[cfg(feature = "postgres")]
 pub use authority::PostgresLedger;
-pub use decision::{Check, Demand, Existing, Refusal, ResolvedCharge, Usage};
+pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
 pub use engine::{
     Correction, Decision, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation, Settling, SettlingBarrier,
 };

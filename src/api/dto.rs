@@ -609,6 +609,12 @@ mod tests {
                 remaining: 2,
                 reserved: Some(3),
                 retry_after: None,
+                receipt: crate::DecisionReceipt {
+                    workspace: acme(),
+                    admitted: false,
+                    promise: crate::Promise::Exact,
+                    evidence: Vec::new(),
+                },
             }),
         };
         let body = serde_json::to_value(Verdict::new(&check, 3, false)).unwrap();

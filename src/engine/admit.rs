@@ -317,15 +317,17 @@ impl Inner {
     /// The refusal of a demand that is over the limit together with the rows.
     pub(crate) fn refusal(&self, workspace: &WorkspaceId, demand: Demand, standing: Standing) -> Refusal {
         let limit = standing.limit.unwrap_or(u64::MAX);
+        let rows = standing.counted.unwrap_or(0);
         Refusal {
             workspace: workspace.clone(),
             resource: Arc::clone(self.catalog.get(demand.resource)),
-            current_usage: standing.rows,
+            current_usage: rows,
             limit,
             requested: demand.units,
-            remaining: limit.saturating_sub(standing.rows),
+            remaining: limit.saturating_sub(rows),
             reserved: None,
             retry_after: None,
+            receipt: self.refusal_receipt(workspace, demand, standing),
         }
     }
 
@@ -333,7 +335,8 @@ impl Inner {
     pub(crate) fn blocked(&self, workspace: &WorkspaceId, demand: Demand, standing: Standing) -> Refusal {
         Refusal {
             remaining: standing.remaining,
-            reserved: Some(standing.reserved),
+            // What was posted since the last count may or may not be rows: a count is to tell.
+            reserved: Some(standing.reserved.saturating_add(standing.posted)),
             retry_after: Some(self.config.max_wait),
             ..self.refusal(workspace, demand, standing)
         }
@@ -463,6 +466,7 @@ fn refuse(refusal: Refusal) -> Decision {
         requested = refusal.requested,
         "quota exceeded: refused"
     );
+    refusal.receipt.log();
     Decision::Refused(refusal)
 }
 
@@ -520,8 +524,14 @@ async fn ask_round(
     ask: &Ask,
     verdicts: &mut Vec<(Waiter, Verdict)>,
 ) {
+    let begun = quota.clock.ticks();
     match quota.ask(tenant, resource, key, ask).await {
-        Ok(Some((answer, _))) => key.cell.answered(ask, &answer, verdicts),
+        Ok(Some((answer, _))) => {
+            if answer.counted {
+                key.cell.counted_at(begun);
+            }
+            key.cell.answered(ask, &answer, verdicts);
+        }
         Ok(None) => {}
         Err(error) => {
             for waiter in key.cell.fail() {
@@ -545,8 +555,12 @@ async fn count_round(
 ) {
     // Transactions of a process that was here before may still commit.
     sleep_until(quota.first_count).await;
+    let begun = quota.clock.ticks();
     match quota.count(tenant, resource, round.limit).await {
-        Ok(rows) => key.cell.resolve(round, rows, verdicts),
+        Ok(rows) => {
+            key.cell.counted_at(begun);
+            key.cell.resolve(round, rows, verdicts);
+        }
         Err(error) => {
             for waiter in key.cell.fail() {
                 let _ = waiter.answer.send(Err(Denial::Failed(error.clone())));

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock::{CoarseClock, millis};
-use crate::decision::{Check, Demand, ResolvedCharge, Usage};
+use crate::decision::{Check, DecisionReceipt, Demand, ResolvedCharge, Usage};
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
@@ -23,6 +23,7 @@ use crate::workspace::{WorkspaceFormat, WorkspaceId};
 mod abandoned;
 mod admit;
 mod builder;
+mod receipt;
 mod replica;
 mod reservation;
 #[cfg(test)]
@@ -185,6 +186,7 @@ impl Quota {
         }
         if let Some(mut reservation) = self.0.try_admit(workspace.as_str(), demands.iter().copied()) {
             reservation.begin();
+            self.0.explain(&reservation, false);
             return Ok(Decision::Admitted(reservation));
         }
         let charges: Vec<ResolvedCharge> = demands.into_iter().map(ResolvedCharge::new).collect();
@@ -198,10 +200,16 @@ impl Quota {
         match decision? {
             Decision::Admitted(mut reservation) => {
                 reservation.begin();
+                self.0.explain(&reservation, false);
                 Ok(Decision::Admitted(reservation))
             }
             refused => Ok(refused),
         }
+    }
+
+    /// What a reservation was granted by, as the books stand now; `None` when it is for no new rows.
+    pub fn receipt(&self, reservation: &Reservation) -> Option<DecisionReceipt> {
+        self.0.receipt(reservation)
     }
 
     /// Whether a demand would be admitted now: advice, by a live count. Only a reservation makes a creation safe.
@@ -218,7 +226,8 @@ impl Quota {
         let Some(limit) = limit.rows() else { return Ok(Check { usage, refusal: None }) };
         let reserved = tenant.key(demand.resource).map_or(0, |key| key.cell.reserved());
         let remaining = limit.saturating_sub(current.saturating_add(reserved));
-        let standing = Standing { rows: current, reserved, limit: Some(limit), remaining };
+        let (counted, counted_at) = (Some(current), self.0.clock.ticks());
+        let standing = Standing { counted, posted: 0, reserved, limit: Some(limit), remaining, counted_at };
         let refusal = if usage.would_exceed(demand.units) {
             Some(self.0.refusal(workspace, demand, standing))
         } else {
@@ -321,10 +330,7 @@ impl Quota {
 
     /// What is promised of limits in this set-up.
     pub fn promise(&self) -> Promise {
-        match &self.0.replica {
-            Some(replica) if !replica.fenced() => Promise::Bounded,
-            _ => Promise::Exact,
-        }
+        self.0.promise()
     }
 
     /// How many rows this process found that the ledger hadn't allowed: created around it, or by a replica that went on
@@ -380,6 +386,13 @@ impl Inner {
     #[inline]
     pub(crate) fn mode(&self) -> EnforcementMode {
         self.mode.get().0
+    }
+
+    fn promise(&self) -> Promise {
+        match &self.replica {
+            Some(replica) if !replica.fenced() => Promise::Bounded,
+            _ => Promise::Exact,
+        }
     }
 
     #[inline]
@@ -509,7 +522,7 @@ impl Inner {
     /// Counts those keys again of which something is believed: the others are counted before anything is granted.
     async fn recount(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<(), Error> {
         let believed: Vec<_> =
-            tenant.keys().filter(|(_, key)| key.cell.standing().is_some()).map(|(index, _)| index).collect();
+            tenant.keys().filter(|(_, key)| key.cell.standing().counted.is_some()).map(|(index, _)| index).collect();
         let resources = self.catalog.iter().map(|resource| resource.id()).filter(|id| believed.contains(&id.index()));
         self.each(tenant, resources, Self::recount_one).await.map(drop)
     }
@@ -527,8 +540,10 @@ impl Inner {
         let Some(round) = key.cell.begin_count() else {
             return self.recount_at_authority(&tenant, resource, key).await;
         };
+        let begun = self.clock.ticks();
         let actual = self.count(&tenant, resource, round.limit).await?;
         let (cached, resolving) = key.cell.finish_count(&round, actual);
+        key.cell.counted_at(begun);
         key.wake_if(resolving);
         let wrong = cached.filter(|cached| *cached != actual);
         let resource = Arc::clone(self.catalog.get(resource));
@@ -543,9 +558,11 @@ impl Inner {
         key: &Key,
     ) -> Result<(u64, Option<Correction>), Error> {
         let Some(ask) = key.cell.report(true) else { return Ok((self.count(tenant, resource, None).await?, None)) };
+        let begun = self.clock.ticks();
         let Some((answer, believed)) = self.ask(tenant, resource, key, &ask).await? else {
             return Ok((self.count(tenant, resource, None).await?, None));
         };
+        key.cell.counted_at(begun);
         key.wake_if(key.cell.reported(&ask, &answer));
         let actual = answer.known.counted;
         // Rows of requests in flight are no error of anybody's.

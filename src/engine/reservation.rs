@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::abandoned::Abandoned;
 use super::tenant::{Key, Tenant};
 use crate::decision::{Demand, Refusal};
+use crate::ledger::Standing;
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
 
@@ -82,8 +83,16 @@ impl Unit {
 
     /// The limit in force, and how many units are left under it; `None` without a limit or once it has ended.
     pub(crate) fn room(&self) -> Option<(ResourceId, u64, u64)> {
-        let standing = self.tenant.as_ref()?.key(self.resource)?.cell.standing()?;
+        let standing = self.tenant.as_ref()?.key(self.resource)?.cell.standing();
+        standing.counted?;
         Some((self.resource, standing.limit?, standing.remaining))
+    }
+
+    /// What it is of and where that stands, for new rows; `None` for edits, and once it has ended.
+    pub(crate) fn standing(&self) -> Option<(&Tenant, Demand, Standing)> {
+        let tenant = self.tenant.as_ref().filter(|_| self.kind == Kind::Create)?;
+        let standing = tenant.key(self.resource)?.cell.standing();
+        Some((tenant, Demand::new(self.resource, self.units), standing))
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use super::answer::{rate_limit_headers, warning_header};
 use super::body::ResponseBody;
 use super::request_body::ResponseMode;
-use crate::decision::Demand;
+use crate::decision::{DecisionReceipt, Demand};
 use crate::engine::{Inner, Reservation};
 use crate::resource::ResourceCatalog;
 use crate::workspace::WorkspaceId;
@@ -70,6 +70,8 @@ pub(super) struct Pending {
     after: Option<Box<After>>,
     /// Whether to add the `RateLimit` headers, and the names for them.
     headers: Option<ResourceCatalog>,
+    /// What it was decided by, where that is asked for.
+    receipt: Option<Box<DecisionReceipt>>,
 }
 
 /// What else the engine is told after a success.
@@ -90,8 +92,14 @@ pub(super) enum What {
 
 impl Pending {
     #[inline]
-    pub(super) fn new(reservation: Reservation, after: Option<After>, headers: Option<ResourceCatalog>) -> Self {
-        Self { reservation, after: after.map(Box::new), headers }
+    pub(super) fn new(reservation: Reservation, after: Option<After>) -> Self {
+        Self { reservation, after: after.map(Box::new), headers: None, receipt: None }
+    }
+
+    /// With what its response tells about limits.
+    #[inline]
+    pub(super) fn telling(self, headers: Option<ResourceCatalog>, receipt: Option<Box<DecisionReceipt>>) -> Self {
+        Self { headers, receipt, ..self }
     }
 
     /// From now on the handler may create rows.
@@ -132,12 +140,15 @@ impl Pending {
     }
 
     /// Settles the request by its response, or by the trailers that are still to come.
-    pub(super) fn settle<M: ResponseMode<B>, B>(self, mut response: Response<B>) -> Response<M::Leaving> {
+    pub(super) fn settle<M: ResponseMode<B>, B>(mut self, mut response: Response<B>) -> Response<M::Leaving> {
         if let Some(warning) = warning_header(self.reservation.warnings()) {
             response.headers_mut().insert(HeaderName::from_static("quota-warning"), warning);
         }
         if let Some(catalog) = &self.headers {
             rate_limit_headers(response.headers_mut(), &self.reservation, catalog);
+        }
+        if let Some(receipt) = self.receipt.take() {
+            response.extensions_mut().insert(*receipt);
         }
         if response.status() == StatusCode::OK && is_grpc(response.headers()) {
             let Some(outcome) = grpc_outcome(response.headers()) else {

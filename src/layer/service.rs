@@ -103,6 +103,7 @@ struct Shared {
     refusal: Arc<dyn RefusalResponse>,
     refusal_status: Option<StatusCode>,
     rate_limit_headers: bool,
+    receipts: bool,
     on_failure: OnFailure,
 }
 
@@ -168,6 +169,7 @@ impl<M> QuotaLayer<M> {
             refusal: Arc::new(contract),
             refusal_status: None,
             rate_limit_headers: false,
+            receipts: false,
             on_failure: OnFailure::Open,
         };
         Ok(Self { shared: Arc::new(shared), mode: PhantomData })
@@ -189,6 +191,13 @@ impl<M> QuotaLayer<M> {
         self.change(|shared| shared.rate_limit_headers = add)
     }
 
+    /// Puts a [`DecisionReceipt`](crate::DecisionReceipt) into the extensions of the response to each request that was to
+    /// make rows, for layers around this one; off by default, since it takes a look at the books and an allocation.
+    /// Refusals always have theirs.
+    pub fn receipts(self, add: bool) -> Self {
+        self.change(|shared| shared.receipts = add)
+    }
+
     /// What happens in mode `enforce` to requests of rules that inherit it, when no decision can be made: they pass by
     /// default. In `warn` they always pass, in `strict` never.
     pub fn on_failure(self, on_failure: OnFailure) -> Self {
@@ -202,6 +211,7 @@ impl<M> QuotaLayer<M> {
             refusal: Arc::clone(&self.shared.refusal),
             refusal_status: self.shared.refusal_status,
             rate_limit_headers: self.shared.rate_limit_headers,
+            receipts: self.shared.receipts,
             on_failure: self.shared.on_failure,
         };
         change(&mut shared);
@@ -349,7 +359,8 @@ impl Shared {
         match self.quota.0.try_admit(&direct.workspace, demands) {
             Some(mut reservation) => {
                 reservation.begin();
-                Triage::Admitted(Pending::new(reservation, None, self.named()))
+                let receipt = self.quota.0.explain(&reservation, self.receipts);
+                Triage::Admitted(Pending::new(reservation, None).telling(self.named(), receipt))
             }
             None => Triage::Decide,
         }
@@ -388,7 +399,7 @@ impl Shared {
     {
         let Some(found) = self.find(&parts.method, &parts.uri, &parts.extensions) else {
             // The same map found it a moment ago.
-            return Ok((Request::from_parts(parts, M::pass(body)), Pending::new(Reservation::nothing(), None, None)));
+            return Ok((Request::from_parts(parts, M::pass(body)), Pending::new(Reservation::nothing(), None)));
         };
         let rule = found.rule();
         let (data, body) = if rule.needs_body() {
@@ -421,7 +432,7 @@ impl Shared {
             what,
         };
         if rule.operation() == Operation::Delete {
-            return Ok(Pending::new(Reservation::nothing(), Some(after(What::Deleted)), None));
+            return Ok(Pending::new(Reservation::nothing(), Some(after(What::Deleted))));
         }
         let after = charges.iter().any(|charge| charge.settle_by_count).then(|| after(What::Count));
         let demands = charges.iter().map(|charge| charge.demand());
@@ -432,7 +443,10 @@ impl Shared {
             None => self.quota.0.admit(&workspace, &charges).await,
         };
         match decision {
-            Ok(Decision::Admitted(reservation)) => Ok(Pending::new(reservation, after, self.named())),
+            Ok(Decision::Admitted(reservation)) => {
+                let receipt = self.quota.0.explain(&reservation, self.receipts);
+                Ok(Pending::new(reservation, after).telling(self.named(), receipt))
+            }
             Ok(Decision::Refused(refusal)) => Err(Denied::Refused(refusal)),
             Err(error) => {
                 let mode = self.quota.mode();
@@ -443,7 +457,8 @@ impl Shared {
                 }
                 tracing::error!(error = %error, %workspace, rule = rule.name(), "the quota can't be checked: passes");
                 let reservation = self.quota.0.admit_undecided(&workspace, &charges);
-                Ok(Pending::new(reservation, after, None))
+                let receipt = self.quota.0.explain(&reservation, self.receipts);
+                Ok(Pending::new(reservation, after).telling(None, receipt))
             }
         }
     }
@@ -467,6 +482,7 @@ impl Shared {
         if self.rate_limit_headers {
             refused_rate_limit_headers(response.headers_mut(), &refusal);
         }
+        response.extensions_mut().insert(refusal.receipt.clone());
         response.extensions_mut().insert(refusal);
         response
     }

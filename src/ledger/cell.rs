@@ -31,6 +31,8 @@ struct Ledger<W> {
     changed: bool,
     /// Nothing is granted any more: the key lives on in another cell.
     retired: bool,
+    /// When the last count began, in ticks of the engine's clock. Only to tell.
+    counted_at: u32,
 }
 
 #[derive(Debug)]
@@ -81,14 +83,18 @@ pub(crate) enum Verdict {
 /// Where a key stands: the evidence of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// Rows by the last count, and those posted since.
-    pub(crate) rows: u64,
+    /// Rows at the last count; `None` before the first.
+    pub(crate) counted: Option<u64>,
+    /// Units posted since.
+    pub(crate) posted: u64,
     /// Units that requests in flight may still turn into rows.
     pub(crate) reserved: u64,
     /// The limit in force; `None` is unlimited.
     pub(crate) limit: Option<u64>,
     /// Units that could be granted.
     pub(crate) remaining: u64,
+    /// When the last count began, in ticks of the engine's clock.
+    pub(crate) counted_at: u32,
 }
 
 /// A count in the making.
@@ -126,7 +132,8 @@ impl<W> Cell<W> {
     }
 
     fn with(book: Book, limit: Option<u64>) -> Self {
-        let ledger = Ledger { book, limit, queue: VecDeque::new(), resolving: false, changed: false, retired: false };
+        let (queue, counted_at) = (VecDeque::new(), 0);
+        let ledger = Ledger { book, limit, queue, resolving: false, changed: false, retired: false, counted_at };
         Self { pool: Pool::closed(), ledger: Mutex::new(ledger) }
     }
 
@@ -217,12 +224,17 @@ impl<W> Cell<W> {
         self.reopen(&mut ledger);
     }
 
-    /// Where the key stands; `None` before its first count.
-    pub(crate) fn standing(&self) -> Option<Standing> {
+    /// Where the key stands.
+    pub(crate) fn standing(&self) -> Standing {
         let mut ledger = self.collect();
-        let standing = ledger.book.rows().map(|rows| ledger.standing(rows));
+        let standing = ledger.standing();
         self.reopen(&mut ledger);
         standing
+    }
+
+    /// Rows were counted, and the books have it: the count began then, in ticks of the engine's clock.
+    pub(crate) fn counted_at(&self, ticks: u32) {
+        self.lock().counted_at = ticks;
     }
 
     /// Units of requests in flight, beside the rows.
@@ -563,7 +575,7 @@ impl<W> Ledger<W> {
     /// After a count that found `rows`: grants in order, and refuses those for whom rows and demand are over the limit.
     fn end_over(&mut self, rows: u64, verdicts: &mut Vec<(W, Verdict)>) {
         self.serve(verdicts);
-        let standing = self.standing(rows);
+        let standing = Standing { counted: Some(rows), ..self.standing() };
         let over = |waiting: &Waiting<W>| {
             waiting.counted && standing.limit.is_some_and(|limit| rows.saturating_add(waiting.units) > limit)
         };
@@ -573,22 +585,20 @@ impl<W> Ledger<W> {
 
     /// Ends the waiting of those whom only requests in flight stand in the way of, and serves those behind them.
     fn end_blocked(&mut self, ends: impl Fn(&Waiting<W>) -> bool, verdicts: &mut Vec<(W, Verdict)>) {
-        // What was posted since the last count may or may not be rows: it is told as reserved until a count says so.
-        let rows = self.book.counted().unwrap_or(0);
-        let posted = self.book.rows().unwrap_or(0) - rows;
-        let standing = self.standing(rows);
-        let standing = Standing { reserved: standing.reserved.saturating_add(posted), ..standing };
-        self.end(ends, Verdict::Blocked(standing), verdicts);
+        self.end(ends, Verdict::Blocked(self.standing()), verdicts);
         self.serve(verdicts);
     }
 
     /// The pool is closed while this is asked, so that what is leased is held by requests in flight.
-    fn standing(&self, rows: u64) -> Standing {
+    fn standing(&self) -> Standing {
+        let counted = self.book.counted();
         Standing {
-            rows,
+            counted,
+            posted: self.book.rows().unwrap_or(0) - counted.unwrap_or(0),
             reserved: self.book.reserved(),
             limit: self.book.limit(self.limit),
             remaining: self.book.remaining(self.limit),
+            counted_at: self.counted_at,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -15,7 +16,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder};
 use tower_quota::{
-    Amount, Charge, Principal, Provisioning, QuotaLayer, Refusal, ResponseBody, RouteMap, Rule, WorkspaceSource,
+    Amount, Charge, DecisionReceipt, Evidence, Limit, Principal, Promise, Provisioning, QuotaLayer, Refusal,
+    ResponseBody, RouteMap, Rule, WorkspaceSource,
 };
 
 use crate::rows::{State, World, blocking};
@@ -165,6 +167,53 @@ async fn a_refusal_can_be_made_to_measure() {
     assert_eq!(send(address, "POST", "/other", &[]).await.header("ratelimit"), None);
     let seen = seen.lock().unwrap();
     assert_eq!(seen.iter().map(|it| (it.requested, it.resource.name())).collect::<Vec<_>>(), [(1, "segments")]);
+}
+
+#[tokio::test]
+async fn every_decision_has_a_receipt() {
+    let world = World::new(&[("segments", 2), ("users", 10)], |builder| builder).await;
+    let both = rule("both", "/{ws}/segments")
+        .charge(Charge::of("users").amount(Amount::Constant(3)))
+        .charge(Charge::of("segments"));
+    let layer = QuotaLayer::new(world.quota.clone(), routes(&world, [both])).unwrap().receipts(true);
+    let seen: Arc<Mutex<Vec<DecisionReceipt>>> = Arc::default();
+    let sees = Arc::clone(&seen);
+    let note = move |response: Response<ResponseBody<Full<Bytes>>>| {
+        sees.lock().unwrap().extend(response.extensions().get::<DecisionReceipt>().cloned());
+        response
+    };
+    let service = ServiceBuilder::new().map_response(note).layer(layer).service_fn(obey);
+    let address = serve(service).await;
+    send(address, "POST", "/acme/segments", &[]).await.expect(201);
+    world.set("users", 3);
+    world.set("segments", 2);
+    send(address, "POST", "/acme/segments", &[]).await.expect(201);
+    send(address, "POST", "/acme/segments", &[]).await.refused(429, "QUOTA_EXCEEDED");
+    send(address, "POST", "/other", &[]).await;
+
+    let receipts = std::mem::take(&mut *seen.lock().unwrap());
+    let told: Vec<_> = receipts
+        .iter()
+        .map(|receipt| {
+            assert_eq!((receipt.workspace.as_str(), receipt.promise), ("acme", Promise::Exact));
+            let of = |it: &Evidence| {
+                assert!(it.count_age.unwrap() < Duration::from_secs(60));
+                // Each of the two limits was set by itself.
+                assert_eq!(it.limit_version, Some(2));
+                (it.resource.name().to_owned(), it.requested, it.limit, it.counted, it.posted, it.leased)
+            };
+            (receipt.admitted, receipt.evidence.iter().map(of).collect::<Vec<_>>())
+        })
+        .collect();
+    let segments =
+        |counted, posted, leased| ("segments".to_owned(), 1, Some(Limit::of(2)), Some(counted), posted, leased);
+    let users = |posted| ("users".to_owned(), 3, Some(Limit::of(10)), Some(0), posted, 3);
+    let expected = [
+        (true, vec![users(0), segments(0, 0, 1)]),
+        (true, vec![users(3), segments(0, 1, 1)]),
+        (false, vec![segments(2, 0, 0)]),
+    ];
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]

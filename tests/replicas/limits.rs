@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_quota::Demand;
+use tower_quota::{Decision, Demand, Limit, Promise};
 
 use crate::host::{Replica, create, creation, database, fill, start, until, upsert};
 use crate::support::postgres::shared;
@@ -30,6 +30,27 @@ fn no_unit_lies_idle_where_nobody_needs_it() {
         create(connection, "acme").expect(201);
     }
     create(&mut connections[1], "acme").refused(429, "QUOTA_EXCEEDED");
+}
+
+#[test]
+fn a_receipt_tells_of_all_replicas() {
+    let url = shared().database();
+    database(&url);
+    let (replicas, mut connections) = start(&url, 2);
+    create(&mut connections[1], "acme").expect(201);
+    replicas[0].set_limit("acme", 40);
+    let quota = &replicas[0].quota;
+    let (acme, segments) = (quota.workspace("acme").unwrap(), quota.catalog().by_name("segments").unwrap().id());
+    let decision = replicas[0].runtime.block_on(quota.reserve(&acme, &[Demand::new(segments, 3)])).unwrap();
+    let Decision::Admitted(reservation) = decision else { panic!("{decision:?}") };
+    let receipt = quota.receipt(&reservation).unwrap();
+    assert!(receipt.admitted && receipt.promise == Promise::Exact);
+    let evidence = &receipt.evidence[0];
+    assert_eq!((evidence.requested, evidence.limit), (3, Some(Limit::of(40))));
+    assert_eq!((evidence.counted, evidence.limit_version), (Some(1), Some(1)));
+    // Its own units, and what both have in store.
+    assert!(evidence.leased >= 3 && evidence.leased < 40, "{receipt:?}");
+    reservation.void();
 }
 
 #[test]
