@@ -347,6 +347,9 @@ fn failed(error: sqlx::Error) -> Error {
              \"_tower_quota_replica\", \"_tower_quota_key\", \"_tower_quota_lease\", \"_tower_quota_ended\" to the role"
         }
         Some(Trouble::ReadOnly) => "the ledger's server is read-only: connect to the primary",
+        Some(Trouble::NoTable | Trouble::NoColumn | Trouble::OtherType) => {
+            "the ledger's tables or functions (\"_tower_quota_…\") are gone or altered: restore them from a backup, or              stop all processes, drop them and \"WorkspaceQuota\" with \"_tower_quota_migrations\", and start again"
+        }
         _ => "the ledger in Postgres doesn't answer",
     };
     Error::unavailable(what).with_source(error)

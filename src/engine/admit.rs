@@ -246,8 +246,9 @@ impl Inner {
     /// Takes units for new rows, by way of the queue if the pool has too few.
     async fn take(self: &Arc<Self>, workspace: &WorkspaceId, demand: Demand) -> Result<Unit, Denial> {
         loop {
-            self.leases().await.map_err(Denial::Failed)?;
+            // First the limits: the store prepares the tables of the ledger, too.
             let tenant = self.fresh(workspace).await.map_err(Denial::Failed)?;
+            self.leases().await.map_err(Denial::Failed)?;
             // Out of use since it was looked up: there is another one by now, or will be.
             let Some(key) = tenant.use_key(demand.resource) else { continue };
             if key.cell.try_take(demand.units).is_some() {

@@ -56,6 +56,18 @@ impl SqlStore<Postgres> {
         Self::new(open(url).await?, catalog).await
     }
 
+    /// The same for a database that may not be there yet: whatever needs it fails until it is, and the tables are prepared
+    /// by the first call that reaches it. Until then a [`QuotaLayer`](crate::QuotaLayer) does what its
+    /// [`on_failure`](crate::QuotaLayer::on_failure) says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] when the URL isn't one.
+    pub fn connect_lazy(url: &str, catalog: &ResourceCatalog) -> Result<Self, Error> {
+        let options = options(url)?;
+        Ok(Self::unprepared(settings().connect_lazy_with(options), catalog, ()))
+    }
+
     /// A store in a database that the host has connected to.
     ///
     /// How long a call waits for a connection is the pool's affair: its `acquire_timeout`. Every connection must be to
@@ -63,12 +75,11 @@ impl SqlStore<Postgres> {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] when the tables were made by a newer version of this crate, when a table of the host is
-    /// called `"WorkspaceQuota"`, or when the role has no right to make or to use the tables;
-    /// [`Error::is_unavailable`] when the database doesn't answer.
+    /// [`Error::is_config`] when the server is older than version 15, when the tables were made by a newer version of this
+    /// crate, when a table of the host is called `"WorkspaceQuota"`, or when the role has no right to make or to use the
+    /// tables; [`Error::is_unavailable`] when the database doesn't answer.
     pub async fn new(pool: PgPool, catalog: &ResourceCatalog) -> Result<Self, Error> {
-        prepare(&pool, catalog).await?;
-        Ok(Self::prepared(pool, catalog, ()))
+        Self::prepared(pool, catalog, ()).await
     }
 }
 
@@ -90,6 +101,10 @@ WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdro
 
     fn same_column(present: &str, field: &str) -> bool {
         present == field
+    }
+
+    fn prepare<'a>(pool: &'a Pool<Self>, catalog: &'a ResourceCatalog) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(prepare(pool, catalog))
     }
 
     fn run<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<PgRow>, sqlx::Error>> {
@@ -120,6 +135,18 @@ WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdro
 }
 
 async fn open(url: &str) -> Result<PgPool, Error> {
+    let options = options(url)?;
+    match settings().connect_with(options.clone()).await {
+        Ok(pool) => Ok(pool),
+        Err(error) => Err(opening(&options, reason(&options, error).await)),
+    }
+}
+
+fn settings() -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE)
+}
+
+fn options(url: &str) -> Result<PgConnectOptions, Error> {
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return Err(Error::config("the URL of a Postgres database begins with postgres://, and the one given doesn't"));
     }
@@ -131,15 +158,11 @@ async fn open(url: &str) -> Result<PgPool, Error> {
         .with_source(error)
     })?;
     // A pooler refuses a session parameter that it doesn't know.
-    let mut options = options.extra_float_digits(None);
-    if options.get_application_name().is_none() {
-        options = options.application_name(env!("CARGO_PKG_NAME"));
-    }
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
-    match pool.connect_with(options.clone()).await {
-        Ok(pool) => Ok(pool),
-        Err(error) => Err(opening(&options, reason(&options, error).await)),
-    }
+    let options = options.extra_float_digits(None);
+    Ok(match options.get_application_name() {
+        Some(_) => options,
+        None => options.application_name(env!("CARGO_PKG_NAME")),
+    })
 }
 
 /// What stands behind a time-out of the pool, which tries again where nobody listens, and then tells only the time-out.
@@ -201,6 +224,7 @@ async fn prepare(pool: &PgPool, catalog: &ResourceCatalog) -> Result<(), Error> 
     transaction.commit().await.map_err(Postgres::preparing)?;
 
     let mut transaction = Postgres::begin(pool, 6 * PATIENCE).await.map_err(Postgres::preparing)?;
+    check_version(&mut transaction).await?;
     Postgres::script(&mut transaction, TAKE_TURNS).await.map_err(Postgres::preparing)?;
     // Another may have done it meanwhile.
     if !is_ready(&mut transaction, catalog).await? {
@@ -221,6 +245,23 @@ async fn is_ready(connection: &mut PgConnection, catalog: &ResourceCatalog) -> R
         && missing_columns::<Postgres>(connection, catalog).await?.is_empty())
 }
 
+/// The oldest version that the functions are made for and tested with.
+const OLDEST: i32 = 15;
+
+async fn check_version(connection: &mut PgConnection) -> Result<(), Error> {
+    let version = "SELECT current_setting('server_version_num')::int, current_setting('server_version')";
+    let (number, version): (i32, String) =
+        sqlx::query_as(version).persistent(false).fetch_one(connection).await.map_err(Postgres::preparing)?;
+    supported(number, &version)
+}
+
+fn supported(number: i32, version: &str) -> Result<(), Error> {
+    if number / 10_000 >= OLDEST {
+        return Ok(());
+    }
+    Err(Error::config(format!("the Postgres server is version {version}: upgrade it to {OLDEST} or newer")))
+}
+
 /// Says which right is missing before Postgres says only that one is.
 async fn check_rights(connection: &mut PgConnection) -> Result<(), Error> {
     let rights = "SELECT quote_ident(current_user), quote_ident(current_schema()), \
@@ -237,5 +278,17 @@ async fn check_rights(connection: &mut PgConnection) -> Result<(), Error> {
             "the search_path of role {role} names no schema that exists, so that the quota tables have no place: \
              create one, or ALTER ROLE {role} SET search_path"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_servers_are_refused() {
+        assert!(supported(150_000, "15.0").is_ok() && supported(180_001, "18.1").is_ok());
+        let error = supported(140_023, "14.23").unwrap_err();
+        assert!(error.is_config() && error.message().contains("is version 14.23: upgrade it to 15"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use sqlx::Pool;
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{Expect, QuotaRecord, QuotaStore, now};
@@ -37,6 +38,8 @@ pub struct SqlStore<DB: Records> {
     columns: String,
     load: Arc<str>,
     provision: Arc<str>,
+    /// Set once the tables are up to date.
+    ready: OnceCell<()>,
     /// What the store holds for as long as it lives.
     _guard: DB::Guard,
 }
@@ -65,6 +68,9 @@ pub trait Records: Dialect {
     /// Whether a column of that name is the catalog's.
     fn same_column(present: &str, field: &str) -> bool;
 
+    /// Brings the tables up to date.
+    fn prepare<'a>(pool: &'a Pool<Self>, catalog: &'a ResourceCatalog) -> BoxFuture<'a, Result<(), Error>>;
+
     /// Runs a statement that is a transaction by itself.
     fn run<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<Self::Row>, sqlx::Error>>;
 
@@ -73,8 +79,15 @@ pub trait Records: Dialect {
 }
 
 impl<DB: Records> SqlStore<DB> {
-    /// A store in a database whose tables are prepared.
-    pub(super) fn prepared(pool: Pool<DB>, catalog: &ResourceCatalog, guard: DB::Guard) -> Self {
+    /// A store in a database whose tables are brought up to date by this.
+    pub(super) async fn prepared(pool: Pool<DB>, catalog: &ResourceCatalog, guard: DB::Guard) -> Result<Self, Error> {
+        let store = Self::unprepared(pool, catalog, guard);
+        store.prepare().await?;
+        Ok(store)
+    }
+
+    /// The same, but by the first call.
+    pub(super) fn unprepared(pool: Pool<DB>, catalog: &ResourceCatalog, guard: DB::Guard) -> Self {
         let (uuid, time) = (DB::AS_UUID, DB::AS_TIME);
         let mut columns = DB::READ.to_owned();
         for resource in catalog.iter() {
@@ -94,8 +107,22 @@ RETURNING {columns}"#
             columns,
             pool,
             catalog: catalog.clone(),
+            ready: OnceCell::new(),
             _guard: guard,
         }
+    }
+
+    async fn prepare(&self) -> Result<(), Error> {
+        self.ready.get_or_try_init(|| DB::prepare(&self.pool, &self.catalog)).await.map(drop)
+    }
+
+    async fn run(
+        &self,
+        statement: Statement<'_>,
+        failed: impl FnOnce(sqlx::Error) -> Error,
+    ) -> Result<Vec<DB::Row>, Error> {
+        self.prepare().await?;
+        DB::run(&self.pool, statement).await.map_err(failed)
     }
 
     /// The connections: to close them in an orderly shutdown, or to count the rows of the same database.
@@ -105,7 +132,7 @@ RETURNING {columns}"#
 
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<QuotaRecord>, Error> {
         let statement = Statement::recurring(&self.load, vec![Value::Text(workspace.as_str())]);
-        let rows = DB::run(&self.pool, statement).await.map_err(|error| failed::<DB>("reading", workspace, error))?;
+        let rows = self.run(statement, |error| failed::<DB>("reading", workspace, error)).await?;
         rows.first().map(|row| self.record(workspace, row)).transpose()
     }
 
@@ -120,7 +147,7 @@ RETURNING {columns}"#
             Value::Owned(now().to_string()),
         ];
         let statement = Statement::recurring(&self.provision, values);
-        let rows = DB::run(&self.pool, statement).await.map_err(|error| failed::<DB>("making", workspace, error))?;
+        let rows = self.run(statement, |error| failed::<DB>("making", workspace, error)).await?;
         match rows.first() {
             Some(row) => self.record(workspace, row),
             None => Err(failed::<DB>("making", workspace, sqlx::Error::RowNotFound)),
@@ -135,9 +162,8 @@ RETURNING {columns}"#
             values.push(Value::Owned(Uuid::now_v7().to_string()));
         }
         // Updates are rare, and their texts many.
-        let rows = DB::run(&self.pool, Statement::once(update.sql, values))
-            .await
-            .map_err(|error| failed::<DB>("changing", workspace, error))?;
+        let update = Statement::once(update.sql, values);
+        let rows = self.run(update, |error| failed::<DB>("changing", workspace, error)).await?;
         match rows.first() {
             Some(row) => self.record(workspace, row),
             None => Err(expect.unmet(workspace)),
@@ -289,10 +315,9 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            DB::run(&self.pool, Statement::once("SELECT 1", Vec::new())).await.map_err(|error| {
-                Error::unavailable("the database of the quota records doesn't answer").with_source(error)
-            })?;
-            Ok(())
+            let silent = "the database of the quota records doesn't answer";
+            let failed = |error| Error::unavailable(silent).with_source(error);
+            self.run(Statement::once("SELECT 1", Vec::new()), failed).await.map(drop)
         })
     }
 }

@@ -89,12 +89,7 @@ impl SqlStore<Sqlite> {
             Some(file) => Some(lock(&file)?),
             None => None,
         };
-        // In one transaction. A plain BEGIN would take the write lock only at the first write, and fail if another had
-        // come in between.
-        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(Sqlite::preparing)?;
-        upgrade::<Sqlite>(&mut transaction, catalog).await?;
-        transaction.commit().await.map_err(Sqlite::preparing)?;
-        Ok(Self::prepared(pool, catalog, guard))
+        Self::prepared(pool, catalog, guard).await
     }
 }
 
@@ -111,6 +106,16 @@ impl Records for Sqlite {
 
     fn same_column(present: &str, field: &str) -> bool {
         present.eq_ignore_ascii_case(field)
+    }
+
+    fn prepare<'a>(pool: &'a Pool<Self>, catalog: &'a ResourceCatalog) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            // In one transaction. A plain BEGIN would take the write lock only at the first write, and fail if another
+            // had come in between.
+            let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(Self::preparing)?;
+            upgrade::<Self>(&mut transaction, catalog).await?;
+            transaction.commit().await.map_err(Self::preparing)
+        })
     }
 
     fn run<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<SqliteRow>, sqlx::Error>> {

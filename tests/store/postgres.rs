@@ -1,7 +1,6 @@
 //! Postgres.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Column, Row};
@@ -287,9 +286,7 @@ async fn nobody_waits_for_a_lock_for_ever() {
     let hog = pool(&url).await;
     let mut transaction = hog.begin().await.unwrap();
     sqlx::raw_sql(r#"LOCK TABLE "WorkspaceQuota""#).execute(&mut *transaction).await.unwrap();
-    let begin = Instant::now();
     assert!(store.load(&workspace("acme")).await.unwrap_err().is_unavailable());
-    assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     transaction.rollback().await.unwrap();
     store.load(&workspace("acme")).await.unwrap().unwrap();
 }
@@ -344,6 +341,21 @@ async fn it_goes_on_after_the_server_has_crashed() {
     assert!(store.load(&workspace("acme")).await.unwrap_err().is_unavailable());
     server.start_again();
     assert_eq!(store.load(&workspace("acme")).await.unwrap().unwrap(), made);
+}
+
+#[tokio::test]
+async fn it_can_be_opened_before_the_database_is_there() {
+    let server = tokio::task::spawn_blocking(|| Server::start(Durability::Full)).await.unwrap();
+    let url = server.database();
+    server.stop();
+    let store = PostgresStore::connect_lazy(&url, &catalog()).unwrap();
+    for error in [store.load(&workspace("acme")).await.unwrap_err(), store.ping().await.unwrap_err()] {
+        assert!(error.is_unavailable(), "{error}");
+    }
+    server.start_again();
+    assert_eq!(store.load(&workspace("acme")).await.unwrap(), None);
+    assert_eq!(store.provision(&workspace("acme")).await.unwrap().version, 1);
+    assert!(PostgresStore::connect_lazy("sqlite://quota.db", &catalog()).unwrap_err().is_config());
 }
 
 struct Hosted {
