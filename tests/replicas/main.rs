@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod host;
+use support::replica as host;
+
 mod limits;
 mod storms;

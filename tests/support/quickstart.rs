@@ -4,15 +4,15 @@ use std::env;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::client::{Answer, Connection};
-use crate::support::database::Database;
-use crate::support::postgres;
+use super::client::{Answer, Connection};
+use super::database::Database;
+use super::{postgres, until};
 
 pub(crate) const ADMIN: &str = "admin-token";
 pub(crate) const ACME: &str = "acme-token";
@@ -29,7 +29,7 @@ pub(crate) struct Quickstart {
 }
 
 /// The example's binary, which cargo puts beside the folder of the tests. `cargo test` builds it; `cargo test --test
-/// quickstart` does not, and would test an old one: run `cargo build --example quickstart` before that.
+/// NAME` does not, and would test an old one: run `cargo build --example quickstart` before that.
 fn binary() -> PathBuf {
     let tests = env::current_exe().unwrap();
     let profile = tests.parent().and_then(Path::parent).unwrap();
@@ -59,30 +59,6 @@ pub(crate) enum Server {
     Sqlite,
     Postgres,
 }
-
-/// Runs tests on each database.
-macro_rules! everywhere {
-    ($($test:ident,)+) => {
-        mod sqlite {
-            $(
-                #[test]
-                fn $test() {
-                    super::$test(crate::process::Server::Sqlite);
-                }
-            )+
-        }
-
-        mod postgres {
-            $(
-                #[test]
-                fn $test() {
-                    super::$test(crate::process::Server::Postgres);
-                }
-            )+
-        }
-    };
-}
-pub(crate) use everywhere;
 
 /// The URL of a file.
 pub(crate) fn file(path: &Path) -> String {
@@ -127,6 +103,23 @@ impl Quickstart {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let mut kill = Command::new("sh");
+        kill.args(["-c", r#"kill -s "$1" "$2""#, "kill", signal]).arg(self.child.id().to_string());
+        assert!(kill.status().unwrap().success());
+    }
+
+    /// Waits for its end, after it was told to go.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("it ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
     }
 
     pub(crate) fn anonymous(&self) -> Connection {
