@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::client::{Answered, Connection, together};
 use crate::support::database::Database;
-use crate::support::quickstart::{ADMIN, Quickstart, create, is_final, name, segments, set_quota};
+use crate::support::quickstart::{ADMIN, Quickstart, create, is_final_among_others, name, segments, set_quota};
 use crate::support::random::Random;
 
 /// How often a status was answered.
@@ -44,7 +44,7 @@ pub(crate) fn limit(server: &Quickstart, workspace: &str, limit: i64) {
 pub(crate) fn all_can_be_used(servers: &[Quickstart], database: &mut Database, workspace: &str, limit: i64) {
     servers[0].fill(workspace, limit);
     for server in servers {
-        assert!(is_final(&create(&mut server.connect(), workspace, "one too many")));
+        assert!(is_final_among_others(&create(&mut server.connect(), workspace, "one too many")));
     }
     assert_eq!(database.rows("Segment", workspace), limit);
     assert_eq!(database.peak("Segment", workspace), limit, "there were more rows than the limit at some time");
@@ -166,7 +166,9 @@ impl Storm<'_> {
                 204 => {}
                 // It was deleted when the answer was lost.
                 404 if self.weather != Weather::Fair => {}
-                429 => drop(is_final(&answer)),
+                429 => {
+                    is_final_among_others(&answer);
+                }
                 500 | 503 if self.weather == Weather::Faults => rows.extend(row),
                 _ => panic!("{answer}"),
             }
