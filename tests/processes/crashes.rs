@@ -1,6 +1,8 @@
 //! Processes that are killed, and a server that crashes.
 
-use crate::fleet::{Addresses, Storm, Weather, all_can_be_used, limit, start, start_one, thread_of, waiting};
+use crate::fleet::{
+    Addresses, Storm, Weather, all_can_be_used, hold_commits, let_commits_go, limit, start, start_one, thread_of, waiting,
+};
 use crate::support::database::Database;
 use crate::support::postgres::{Durability, Server, shared};
 use crate::support::quickstart::{ADMIN, create, create_all, is_final_among_others, list, name, segments};
@@ -35,25 +37,6 @@ fn processes_that_are_killed_in_a_storm_leave_the_limit_exact_and_all_units_usab
     });
     assert!(tally[&201] > 0 && tally[&204] > 0, "{tally:?}");
     all_can_be_used(&servers, &mut database, "killed", LIMIT);
-}
-
-const HELD: i64 = 10;
-
-/// Makes each `COMMIT` of rows of a workspace wait until the test lets it go on.
-fn hold_commits(database: &mut Database, workspace: &str) {
-    database.run(format!(
-        r#"CREATE FUNCTION "held"() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN
-             PERFORM pg_advisory_xact_lock_shared({HELD});
-             RETURN NULL;
-           END $body$;
-           CREATE CONSTRAINT TRIGGER "held" AFTER INSERT ON "Segment" DEFERRABLE INITIALLY DEFERRED
-           FOR EACH ROW WHEN (NEW."workspaceId" = '{workspace}') EXECUTE FUNCTION "held"();
-           SELECT pg_advisory_lock({HELD})"#
-    ));
-}
-
-fn let_commits_go(database: &mut Database) {
-    database.run(format!("SELECT pg_advisory_unlock({HELD})"));
 }
 
 /// What a process has not heard of when it dies.

@@ -57,6 +57,26 @@ pub(crate) fn waiting(database: &mut Database, statement: &str) -> i64 {
     database.number(sql.to_owned(), statement)
 }
 
+/// The number of an advisory lock.
+const HELD: i64 = 10;
+
+/// Makes each `COMMIT` of rows of a workspace wait until the test lets it go on.
+pub(crate) fn hold_commits(database: &mut Database, workspace: &str) {
+    database.run(format!(
+        r#"CREATE FUNCTION "held"() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN
+             PERFORM pg_advisory_xact_lock_shared({HELD});
+             RETURN NULL;
+           END $body$;
+           CREATE CONSTRAINT TRIGGER "held" AFTER INSERT ON "Segment" DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW WHEN (NEW."workspaceId" = '{workspace}') EXECUTE FUNCTION "held"();
+           SELECT pg_advisory_lock({HELD})"#
+    ));
+}
+
+pub(crate) fn let_commits_go(database: &mut Database) {
+    database.run(format!("SELECT pg_advisory_unlock({HELD})"));
+}
+
 /// What may become of a request in a storm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weather {

@@ -53,6 +53,13 @@ pub(crate) fn command(url: &str, variables: &[(&str, &str)]) -> Command {
     command
 }
 
+/// Sends a process a signal, such as `STOP`.
+pub(crate) fn signal(process: &Child, signal: &str) {
+    let mut kill = Command::new("sh");
+    kill.args(["-c", r#"kill -s "$1" "$2""#, "kill", signal]).arg(process.id().to_string());
+    assert!(kill.status().unwrap().success());
+}
+
 /// What the host's rows and the quota records are in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Server {
@@ -105,11 +112,8 @@ impl Quickstart {
         self.child.wait().unwrap();
     }
 
-    /// Sends a signal, such as `STOP`.
-    pub(crate) fn signal(&self, signal: &str) {
-        let mut kill = Command::new("sh");
-        kill.args(["-c", r#"kill -s "$1" "$2""#, "kill", signal]).arg(self.child.id().to_string());
-        assert!(kill.status().unwrap().success());
+    pub(crate) fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 
     /// Waits for its end, after it was told to go.
