@@ -1,13 +1,14 @@
 //! Processes that are killed, and a server that crashes.
 
 use crate::fleet::{
-    Addresses, Storm, Weather, all_can_be_used, hold_commits, let_commits_go, limit, start, start_one, thread_of, waiting,
+    Addresses, Storm, Weather, all_can_be_used, hold_commits, let_commits_go, limit, make_commits_wait, send, start,
+    start_one, thread_of, waiting,
 };
 use crate::support::database::Database;
 use crate::support::postgres::{Durability, Server, shared};
-use crate::support::quickstart::{ADMIN, create, create_all, is_final_among_others, list, name, segments};
+use crate::support::quickstart::{create, create_all, is_final_among_others, list, segments};
 use crate::support::random::{Random, seed};
-use crate::support::{client, until};
+use crate::support::until;
 
 #[test]
 fn processes_that_are_killed_in_a_storm_leave_the_limit_exact_and_all_units_usable() {
@@ -58,12 +59,9 @@ fn a_process_that_dies_at_its_commit(unheard: Unheard) {
     limit(&dying, "committed", LIMIT);
     create_all(&mut dying.connect(), "committed", (0..BEFORE).map(|at| format!("before {at}")));
     let mut gate = Database::postgres(&url);
-    hold_commits(&mut gate, "committed");
-    let mut connections: Vec<_> = (0..MEANWHILE).map(|_| dying.connect()).collect();
-    for (at, connection) in connections.iter_mut().enumerate() {
-        let body = name(&format!("meanwhile {at}"));
-        connection.send_raw(&client::request("POST", &segments("committed"), Some(ADMIN), &[], &body)).unwrap();
-    }
+    make_commits_wait(&mut gate, "committed");
+    hold_commits(&mut gate);
+    let unanswered = send(&dying, "committed", MEANWHILE, "meanwhile");
     let meanwhile = i64::try_from(MEANWHILE).unwrap();
     until("all commits wait", || waiting(&mut database, "COMMIT") == meanwhile);
     match unheard {
@@ -74,6 +72,7 @@ fn a_process_that_dies_at_its_commit(unheard: Unheard) {
     let before = i64::try_from(BEFORE).unwrap();
     until("the rows are committed", || database.rows("Segment", "committed") == before + meanwhile);
     dying.kill();
+    drop(unanswered);
     all_can_be_used(&servers, &mut database, "committed", LIMIT);
 }
 

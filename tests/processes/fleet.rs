@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::client::{Answered, Connection, together};
+use crate::support::client::{Answered, Connection, request, together};
 use crate::support::database::Database;
 use crate::support::quickstart::{ADMIN, Quickstart, create, is_final_among_others, name, segments, set_quota};
 use crate::support::random::Random;
@@ -50,6 +50,17 @@ pub(crate) fn all_can_be_used(servers: &[Quickstart], database: &mut Database, w
     assert_eq!(database.peak("Segment", workspace), limit, "there were more rows than the limit at some time");
 }
 
+/// So many creations, which are sent and not answered yet.
+pub(crate) fn send(server: &Quickstart, workspace: &str, creations: usize, named: &str) -> Vec<Connection> {
+    let send = |at| {
+        let mut connection = server.connect();
+        let body = name(&format!("{named} {at}"));
+        connection.send_raw(&request("POST", &segments(workspace), Some(ADMIN), &[], &body)).unwrap();
+        connection
+    };
+    (0..creations).map(send).collect()
+}
+
 /// How many sessions wait for a lock in a statement like this.
 pub(crate) fn waiting(database: &mut Database, statement: &str) -> i64 {
     let sql = "SELECT count(*) FROM pg_stat_activity
@@ -60,17 +71,20 @@ pub(crate) fn waiting(database: &mut Database, statement: &str) -> i64 {
 /// The number of an advisory lock.
 const HELD: i64 = 10;
 
-/// Makes each `COMMIT` of rows of a workspace wait until the test lets it go on.
-pub(crate) fn hold_commits(database: &mut Database, workspace: &str) {
+/// Makes `COMMIT`s of rows of a workspace wait while they are held.
+pub(crate) fn make_commits_wait(database: &mut Database, workspace: &str) {
     database.run(format!(
         r#"CREATE FUNCTION "held"() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN
              PERFORM pg_advisory_xact_lock_shared({HELD});
              RETURN NULL;
            END $body$;
            CREATE CONSTRAINT TRIGGER "held" AFTER INSERT ON "Segment" DEFERRABLE INITIALLY DEFERRED
-           FOR EACH ROW WHEN (NEW."workspaceId" = '{workspace}') EXECUTE FUNCTION "held"();
-           SELECT pg_advisory_lock({HELD})"#
+           FOR EACH ROW WHEN (NEW."workspaceId" = '{workspace}') EXECUTE FUNCTION "held"()"#
     ));
+}
+
+pub(crate) fn hold_commits(database: &mut Database) {
+    database.run(format!("SELECT pg_advisory_lock({HELD})"));
 }
 
 pub(crate) fn let_commits_go(database: &mut Database) {
@@ -97,7 +111,7 @@ pub(crate) struct Storm<'a> {
     pub(crate) round: usize,
 }
 
-/// Where the processes listen, as long as those that are replaced change.
+/// Where requests are sent, as by a load balancer: a place is locked while a request is under way there.
 pub(crate) struct Addresses(Vec<RwLock<SocketAddr>>);
 
 impl Addresses {
@@ -105,12 +119,9 @@ impl Addresses {
         Self(servers.iter().map(|server| RwLock::new(server.address)).collect())
     }
 
+    /// Sends what comes from now on to another process, and waits until nothing is under way to the one before.
     pub(crate) fn replace(&self, place: usize, server: &Quickstart) {
         *self.0[place].write().unwrap() = server.address;
-    }
-
-    fn open(&self, place: usize) -> std::io::Result<Connection> {
-        Ok(Connection::open(*self.0[place].read().unwrap())?.with_token(ADMIN))
     }
 }
 
@@ -154,15 +165,19 @@ impl Storm<'_> {
         over: &AtomicBool,
         answered: &Answered,
     ) -> Tally {
+        let place = &addresses.0[thread % addresses.0.len()];
         let mut tally = Tally::new();
         let mut rows: Vec<String> = Vec::new();
-        let mut connection = None;
+        let mut connection: Option<(SocketAddr, Connection)> = None;
         for at in 0.. {
             if over.load(Ordering::Relaxed) {
                 break;
             }
-            let Some(mut open) = connection.take().or_else(|| self.reopen(thread, addresses, &mut rows)) else {
+            let address = place.read().unwrap();
+            let open = connection.take().filter(|(to, _)| *to == *address).map(|(_, open)| open);
+            let Some(mut open) = open.or_else(|| self.open(thread, *address, &mut rows)) else {
                 // Nobody listens there at present.
+                drop(address);
                 thread::sleep(Duration::from_millis(1));
                 continue;
             };
@@ -194,14 +209,14 @@ impl Storm<'_> {
             }
             *tally.entry(answer.status).or_default() += 1;
             answered.one();
-            connection = Some(open);
+            connection = Some((*address, open));
         }
         tally
     }
 
     /// A connection, and what there is of its rows now.
-    fn reopen(&self, thread: usize, addresses: &Addresses, rows: &mut Vec<String>) -> Option<Connection> {
-        let mut open = addresses.open(thread % addresses.0.len()).ok()?;
+    fn open(&self, thread: usize, address: SocketAddr, rows: &mut Vec<String>) -> Option<Connection> {
+        let mut open = Connection::open(address).ok()?.with_token(ADMIN);
         let listed = open.try_send("GET", &segments(self.workspace), "").ok()?;
         if listed.status == 200 {
             let mine = format!("{thread}/");

@@ -9,4 +9,5 @@ mod support;
 mod crashes;
 mod fleet;
 mod pauses;
+mod rolling;
 mod storms;

@@ -6,31 +6,20 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::fleet::{all_can_be_used, hold_commits, let_commits_go, limit, start, start_one, waiting};
-use crate::support::client::{Connection, request};
+use crate::fleet::{
+    all_can_be_used, hold_commits, let_commits_go, limit, make_commits_wait, send, start, start_one, waiting,
+};
+use crate::support::client::Connection;
 use crate::support::database::Database;
 use crate::support::postgres::shared;
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::quickstart::{
-    ADMIN, Quickstart, create, create_all, is_final_among_others, name, segments, signal,
-};
+use crate::support::quickstart::{create, create_all, is_final_among_others, signal};
 use crate::support::replica::{self, Replica};
 use crate::support::until;
 
 const LIMIT: i64 = 12;
 const BEFORE: usize = 4;
 const MEANWHILE: usize = 3;
-
-/// Creations that are sent and not answered yet.
-fn send(server: &Quickstart, workspace: &str) -> Vec<Connection> {
-    let send = |at| {
-        let mut connection = server.connect();
-        let body = name(&format!("meanwhile {at}"));
-        connection.send_raw(&request("POST", &segments(workspace), Some(ADMIN), &[], &body)).unwrap();
-        connection
-    };
-    (0..MEANWHILE).map(send).collect()
-}
 
 #[test]
 fn a_process_that_stands_still_makes_no_row_too_many_where_its_transactions_fence() {
@@ -48,18 +37,19 @@ fn a_process_that_stands_still_makes_no_row_too_many_where_its_transactions_fenc
     let meanwhile = i64::try_from(MEANWHILE).unwrap();
 
     let mut gate = Database::postgres(&url);
-    hold_commits(&mut gate, "committed");
-    let committed = send(&paused, "committed");
+    make_commits_wait(&mut gate, "committed");
+    hold_commits(&mut gate);
+    let committed = send(&paused, "committed", MEANWHILE, "meanwhile");
     until("all commits wait", || waiting(&mut database, "COMMIT") == meanwhile);
     // Names are unique: whoever wants one that is not committed yet waits for its fate.
     let mut names = Database::postgres(&url);
     let taken = |at| format!("('by the test {at}', 'fenced', 'meanwhile {at}')");
     let taken: Vec<_> = (0..MEANWHILE).map(taken).collect();
     names.run(format!(r#"BEGIN; INSERT INTO "Segment" VALUES {}"#, taken.join(", ")));
-    let fenced = send(&paused, "fenced");
+    let fenced = send(&paused, "fenced", MEANWHILE, "meanwhile");
     until("all inserts wait", || waiting(&mut database, r#"INSERT INTO "Segment"%"#) == meanwhile);
     proxy.set_for(Mode::Delay, b"BEGIN\0");
-    let admitted = send(&paused, "admitted");
+    let admitted = send(&paused, "admitted", MEANWHILE, "meanwhile");
     until("all transactions are about to begin", || proxy.caught() == MEANWHILE);
 
     paused.signal("STOP");

@@ -6,9 +6,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::process::{
-    ADMIN, Quickstart, Server, create, create_all, created, file, is_final, list, name, segments,
-};
+use crate::process::{ADMIN, Quickstart, Server, create, create_all, created, file, is_final, list, name, segments};
 use crate::support::client::{Answered, Connection, request, together};
 use crate::support::random::{Random, seed};
 

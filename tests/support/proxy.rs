@@ -104,12 +104,7 @@ struct Link {
 }
 
 impl Link {
-    fn new(
-        client: TcpStream,
-        server: UnixStream,
-        weather: watch::Receiver<Weather>,
-        caught: Arc<AtomicUsize>,
-    ) -> Self {
+    fn new(client: TcpStream, server: UnixStream, weather: watch::Receiver<Weather>, caught: Arc<AtomicUsize>) -> Self {
         let (to_server, to_client) = (Vec::new(), Vec::new());
         Self { client, server, weather, caught, marked: None, to_server, to_client, broken: false, ended: false }
     }
