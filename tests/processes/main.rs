@@ -7,7 +7,9 @@
 mod support;
 
 mod crashes;
+mod database;
 mod fleet;
+mod network;
 mod pauses;
 mod rolling;
 mod storms;

@@ -9,6 +9,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::client::{Answer, Connection};
 use super::database::Database;
@@ -149,8 +150,8 @@ impl Quickstart {
         const TRIES: usize = 100;
         let (mut connection, mut database) = (self.connect(), self.database());
         let mut waited = 0;
-        for attempt in 0.. {
-            let answer = create(&mut connection, workspace, &format!("filler {attempt}"));
+        loop {
+            let answer = create(&mut connection, workspace, &format!("filler {}", Uuid::now_v7()));
             match answer.status {
                 201 => {}
                 429 if is_final_among_others(&answer) => break,
