@@ -75,6 +75,9 @@ fn a_process_that_dies_at_its_commit(unheard: Unheard) {
     until("the rows are committed", || database.rows("Segment", "committed") == before + 1 + meanwhile);
     dying.kill();
     drop(unanswered);
+    // Before anybody counts: the books alone must know of its rows.
+    let leases = r#"SELECT count(*) FROM "_tower_quota_lease" WHERE "workspace" = $1"#;
+    until("its lease has ended", || database.number(leases.to_owned(), "committed") == 1);
     all_can_be_used(&servers, &mut database, "committed", LIMIT);
 }
 

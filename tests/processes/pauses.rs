@@ -4,6 +4,7 @@ use std::env;
 use std::io::{BufRead, BufReader, Read, stdin};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use crate::fleet::{
@@ -103,8 +104,10 @@ impl Unfenced {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let address = lines.map_while(Result::ok).find_map(|line| line.split_once("listening on ")?.1.parse().ok());
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let address = lines.find_map(|line| line.split_once("listening on ")?.1.parse().ok());
+        // A process whose output nobody reads would end at what it says next.
+        thread::spawn(move || lines.count());
         Self { process, address: address.expect("it listens") }
     }
 
