@@ -31,7 +31,8 @@ use crate::error::Error;
 /// ```
 ///
 /// It has to be called at the top level of the transaction, not within a savepoint, which drops it when it is rolled
-/// back.
+/// back. In a transaction stricter than `READ COMMITTED` it is also safe, but often fails with a serialization error (40001),
+/// as the lease is written to all the time.
 #[derive(Debug, Clone, Default)]
 pub struct Fence {
     leases: Option<Arc<[Uuid]>>,

@@ -35,7 +35,7 @@ impl Row {
 }
 
 /// Postgres ends a transaction of this product when one of its statements takes that long, waits that long for a lock, or
-/// doesn't come for that long.
+/// doesn't come for that long. Nobody waits longer for a connection, either.
 const TIME_OUT: Duration = Duration::from_secs(3);
 
 /// Begins a transaction that makes rows.
@@ -103,7 +103,7 @@ impl Database {
             ("lock_timeout", time_out),
             ("idle_in_transaction_session_timeout", time_out),
         ]);
-        let pool = PgPoolOptions::new().max_connections(16).connect_with(options).await?;
+        let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(TIME_OUT).connect_with(options).await?;
         // Several processes may start at once: they make the tables one after the other.
         let mut transaction = pool.begin().await?;
         sqlx::query("SELECT pg_advisory_xact_lock(20260101)").execute(&mut *transaction).await?;

@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
     print_introduction(&format!("http://{}", listener.local_addr()?), &admin_token, &member_tokens, &quota);
-    axum::serve(listener, app).with_graceful_shutdown(interrupted()).await?;
+    axum::serve(listener, app).with_graceful_shutdown(told_to_go()).await?;
     quota.shutdown(Duration::from_secs(10)).await?;
     Ok(())
 }
@@ -125,7 +125,25 @@ fn print_introduction(address: &str, admin: &str, members: &str, quota: &Quota) 
     );
 }
 
-async fn interrupted() {
-    // Without a signal handler, the process ends the hard way.
-    let _ = tokio::signal::ctrl_c().await;
+/// Ctrl-C, or what service managers send.
+async fn told_to_go() {
+    // Without a handler for it, a signal ends the process the hard way.
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signals) => drop(signals.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending();
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated => {}
+    }
 }

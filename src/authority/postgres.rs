@@ -28,6 +28,11 @@ const ASK: &str = r#"SELECT * FROM "_tower_quota_ask"(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)"#;
 const FLUSH: &str = r#"SELECT * FROM "_tower_quota_flush"($1, $2, $3, $4, $5, $6, $7)"#;
 
+/// The role or the database may have another level by default. A call has to see what was committed while it waited for
+/// the lock of its key; at a stricter level it fails instead, or goes by a limit of before.
+const READ_COMMITTED: &str = "SELECT set_config('default_transaction_isolation', 'read committed', false)
+    WHERE current_setting('default_transaction_isolation') <> 'read committed'";
+
 /// Keeps the limits of several processes together exactly, in a Postgres database.
 ///
 /// Give it to [`QuotaBuilder::ledger`](crate::QuotaBuilder::ledger), together with the [`PostgresStore`] that it was
@@ -52,8 +57,11 @@ impl PostgresLedger {
     /// `UPDATE` on `"_tower_quota_lease"`.
     pub fn new(store: &PostgresStore) -> Self {
         let options = (*store.pool().connect_options()).clone();
-        let pool =
-            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE).connect_lazy_with(options);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            .after_connect(|connection, _| Box::pin(async { connection.execute(READ_COMMITTED).await.map(drop) }))
+            .connect_lazy_with(options);
         Self {
             pool,
             times: Times {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::process::{
-    ADMIN, Quickstart, Server, create, create_all, everywhere, is_final, name, quota, remaining, segments, set_quota,
+    ADMIN, Quickstart, Server, create, create_all, is_final, name, quota, remaining, segments, set_quota,
 };
 use crate::support::client::{Answer, Connection, request, together};
 use crate::support::random::{Random, seed};

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::process::{
-    ACME, Quickstart, Server, create, create_all, created, everywhere, file, is_final, list, name, quota, remaining,
-    segments, set_quota,
+    ACME, Quickstart, Server, create, create_all, created, file, is_final, list, name, quota, remaining, segments,
+    set_quota,
 };
 use crate::support::client::{Answer, Connection, together};
 

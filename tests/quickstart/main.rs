@@ -5,9 +5,33 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use support::quickstart as process;
+
+/// Runs tests on each database.
+macro_rules! everywhere {
+    ($($test:ident,)+) => {
+        mod sqlite {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(crate::process::Server::Sqlite);
+                }
+            )+
+        }
+
+        mod postgres {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(crate::process::Server::Postgres);
+                }
+            )+
+        }
+    };
+}
+
 mod input;
 mod limits;
 mod paths;
-mod process;
 mod starts;
 mod storms;

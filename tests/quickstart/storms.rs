@@ -2,15 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex};
 use std::thread;
 
 use serde_json::json;
 
-use crate::process::{
-    ADMIN, Quickstart, Server, create, create_all, created, everywhere, file, is_final, list, name, segments,
-};
-use crate::support::client::{Connection, request, together};
+use crate::process::{ADMIN, Quickstart, Server, create, create_all, created, file, is_final, list, name, segments};
+use crate::support::client::{Answered, Connection, request, together};
 use crate::support::random::{Random, seed};
 
 const CONNECTIONS: usize = 64;
@@ -158,25 +155,6 @@ fn a_killed_process_comes_back_with_an_exact_limit() {
     let server = Quickstart::on(&url, &[]);
     server.fill(WORKSPACE, LIMIT);
     assert_eq!(server.database().peak("Segment", WORKSPACE), LIMIT);
-}
-
-/// Counts answers, and lets somebody wait for so many of them.
-#[derive(Default)]
-struct Answered {
-    answers: Mutex<usize>,
-    more: Condvar,
-}
-
-impl Answered {
-    fn one(&self) {
-        *self.answers.lock().unwrap() += 1;
-        self.more.notify_all();
-    }
-
-    fn wait_for(&self, answers: usize) {
-        let found = self.answers.lock().unwrap();
-        drop(self.more.wait_while(found, |found| *found < answers).unwrap());
-    }
 }
 
 fn a_mixed_storm_stays_exact_and_lets_edits_pass(on: Server) {

@@ -6,8 +6,9 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Runtime;
 use tower_quota::{Demand, PostgresLedger, PostgresStore, PostgresUsage, Quota, SqlTable};
 
-use crate::host::{Replica, catalog, create, creation, database, fill, start, until};
+use crate::host::{Replica, catalog, create, creation, database, fill, start};
 use crate::support::postgres::{Durability, Server, shared};
+use crate::support::until;
 
 const WAITING: usize = 5;
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tower_quota::{Decision, Demand, Limit, Promise};
 
-use crate::host::{Replica, create, creation, database, fill, start, until, upsert};
+use crate::host::{Replica, create, creation, database, fill, start, upsert};
 use crate::support::postgres::shared;
+use crate::support::until;
 
 #[test]
 fn no_unit_lies_idle_where_nobody_needs_it() {
@@ -161,7 +162,7 @@ fn rows_that_are_counted_elsewhere_are_counted_between_two_calls() {
     database(&url);
     // The books are in one database, and the rows in another.
     let mut rows = database(&elsewhere);
-    let replica = |_| Replica::on(&url, &elsewhere, |ledger| ledger, |builder| builder);
+    let replica = |_| Replica::unfenced(&url, &elsewhere, |ledger| ledger, |builder| builder);
     let replicas: Vec<_> = (0..2).map(replica).collect();
     let mut connections: Vec<_> = replicas.iter().map(Replica::connect).collect();
     replicas[0].set_limit("acme", 9);

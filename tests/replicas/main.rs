@@ -5,7 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use support::replica as host;
+
 mod failover;
-mod host;
 mod limits;
 mod storms;

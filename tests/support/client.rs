@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Barrier;
+use std::sync::{Barrier, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -192,4 +192,30 @@ pub(crate) fn together<T: Send>(
             .collect();
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
+}
+
+/// Counts answers, and lets somebody wait for so many of them.
+#[derive(Default)]
+pub(crate) struct Answered {
+    answers: Mutex<usize>,
+    more: Condvar,
+}
+
+impl Answered {
+    pub(crate) fn one(&self) {
+        *self.answers.lock().unwrap() += 1;
+        self.more.notify_all();
+    }
+
+    pub(crate) fn wait_for(&self, answers: usize) {
+        let found = self.answers.lock().unwrap();
+        let (found, late) = self.more.wait_timeout_while(found, PATIENCE, |found| *found < answers).unwrap();
+        assert!(!late.timed_out(), "{found} answers, and no more come");
+    }
+
+    /// More than there are now.
+    pub(crate) fn wait_for_more(&self, answers: usize) {
+        let now = *self.answers.lock().unwrap();
+        self.wait_for(now + answers);
+    }
 }

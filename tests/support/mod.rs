@@ -1,11 +1,30 @@
 //! What several of the end-to-end tests need: a client that is nothing but a socket, reproducible randomness, a Postgres
-//! server, and a database that remembers the most rows that it ever held.
+//! server, a network in front of it that fails, a database that remembers the most rows that it ever held, and hosts.
 
 #![allow(dead_code)]
+
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub(crate) mod client;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod database;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+#[cfg(feature = "postgres")]
+pub(crate) mod proxy;
+#[cfg(all(feature = "sqlite", feature = "postgres", feature = "api", feature = "toml"))]
+pub(crate) mod quickstart;
 pub(crate) mod random;
+#[cfg(all(feature = "postgres", feature = "axum"))]
+pub(crate) mod replica;
+
+/// Tries until `condition` holds, and fails when it never does.
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -100,6 +100,11 @@ impl Server {
         self.url_of("postgres", &name)
     }
 
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join(".s.PGSQL.5432")
+    }
+
     /// Kills all sessions and what they were doing, as a crash would, and starts again.
     pub(crate) fn restart_immediate(&self) {
         self.control(&["restart", "-w", "-m", "immediate"]);

@@ -3,13 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::routing::{get, post};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, query};
 use tokio::net::TcpListener;
@@ -21,8 +20,8 @@ use tower_quota::{
 };
 use uuid::Uuid;
 
-use crate::support::client::{self, Answer, Connection};
-use crate::support::database::Database;
+use super::client::{self, Answer, Connection};
+use super::database::Database;
 
 pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
@@ -72,13 +71,23 @@ impl Replica {
         ledger: impl FnOnce(PostgresLedger) -> PostgresLedger,
         set_up: impl FnOnce(QuotaBuilder) -> QuotaBuilder,
     ) -> Self {
-        Self::on(url, url, |books| ledger(books.fenced()), set_up)
+        Self::on(url, url, true, |books| ledger(books.fenced()), set_up)
     }
 
-    /// With the books in one database and the rows in another: fences are of no use then.
-    pub(crate) fn on(
+    /// With the books in one database and the rows in one that may be another: fences are of no use then.
+    pub(crate) fn unfenced(
         url: &str,
         rows: &str,
+        ledger: impl FnOnce(PostgresLedger) -> PostgresLedger,
+        set_up: impl FnOnce(QuotaBuilder) -> QuotaBuilder,
+    ) -> Self {
+        Self::on(url, rows, false, ledger, set_up)
+    }
+
+    fn on(
+        url: &str,
+        rows: &str,
+        fenced: bool,
         ledger: impl FnOnce(PostgresLedger) -> PostgresLedger,
         set_up: impl FnOnce(QuotaBuilder) -> QuotaBuilder,
     ) -> Self {
@@ -96,8 +105,9 @@ impl Replica {
             let quota = set_up(builder.max_wait(Duration::from_secs(5))).build().unwrap();
             let app = Router::new()
                 .route("/{ws}/segments", post(insert).put(replace))
-                .with_state(Rows { pool, fenced: rows == url, gate: Arc::clone(&gate) })
-                .layer(QuotaLayer::for_axum(quota.clone(), routes(&quota)).unwrap());
+                .with_state(Rows { pool, fenced, gate: Arc::clone(&gate) })
+                .layer(QuotaLayer::for_axum(quota.clone(), routes(&quota)).unwrap())
+                .route("/breaches", get(breaches).with_state(quota.clone()));
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -123,16 +133,6 @@ pub(crate) fn start(url: &str, replicas: usize) -> (Vec<Replica>, Vec<Connection
     let replicas: Vec<_> = (0..replicas).map(|_| Replica::start(url)).collect();
     let connections = replicas.iter().map(Replica::connect).collect();
     (replicas, connections)
-}
-
-/// Tries until `condition` holds, and fails when it never does.
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Creates rows at all replicas in turn until one refuses for good, and checks that there are then `limit`.
@@ -190,6 +190,13 @@ fn routes(quota: &Quota) -> RouteMap {
         .unwrap()
 }
 
+async fn breaches(State(quota): State<Quota>) -> String {
+    quota.breaches().to_string()
+}
+
+/// What a handler whose fate is `held` waits for, before it fences and inserts.
+pub(crate) const HELD: i64 = 7;
+
 async fn insert(
     Path(workspace): Path<String>,
     State(Rows { pool, fenced, gate }): State<Rows>,
@@ -207,6 +214,9 @@ async fn insert(
         _ => {}
     }
     let mut transaction = pool.begin().await.unwrap();
+    if fate == "held" {
+        query("SELECT pg_advisory_xact_lock_shared($1)").bind(HELD).execute(&mut *transaction).await.unwrap();
+    }
     if fenced && fence.hold(&mut *transaction).await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
