@@ -175,10 +175,10 @@ pub use store::SqlStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};
-#[cfg(feature = "postgres")]
-pub use usage::PostgresUsage;
 #[cfg(feature = "sqlite")]
 pub use usage::SqliteUsage;
+#[cfg(feature = "postgres")]
+pub use usage::{Backstop, PostgresUsage};
 pub use usage::{ClosureUsage, CountSql, UsageSource};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};

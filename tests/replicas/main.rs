@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backstop;
 mod host;
 mod limits;
 mod storms;
