@@ -270,13 +270,12 @@ fn it_agrees_with_a_ledger_in_memory() {
 
 #[test]
 fn layer_and_trigger_never_disagree() {
-    const LIMIT: usize = 20;
     let (url, mut database, replicas) = guarded(3);
     database.watch("Segment");
     let seed = seed();
-    for round in 0..6 {
+    for (round, limit) in [20, 3, 100, 20, 7, 300].into_iter().enumerate() {
         let workspace = format!("round-{round}");
-        replicas[round % 3].set_limit(&workspace, u32::try_from(LIMIT).unwrap());
+        replicas[round % 3].set_limit(&workspace, limit);
         let done = AtomicBool::new(false);
         let (mut admitted, mut around) = (0, 0);
         thread::scope(|scope| {
@@ -294,8 +293,15 @@ fn layer_and_trigger_never_disagree() {
                 }
                 seen
             });
-            let made = together(30, seed, round, |number, random: &mut Random| match number % 5 {
-                0 => (0, around_the_layer(&url, &workspace, random)),
+            let made = together(31, seed, round, |number, random: &mut Random| match number {
+                30 => {
+                    for _ in 0..20 {
+                        let lowered = random.below(usize::try_from(limit).unwrap() / 2);
+                        replicas[0].set_limit(&workspace, limit - u32::try_from(lowered).unwrap());
+                    }
+                    (0, 0)
+                }
+                0..6 => (0, around_the_layer(&url, &workspace, random)),
                 _ => (through_the_layer(&replicas[number % 3], &workspace, random), 0),
             });
             done.store(true, Ordering::Relaxed);
@@ -306,17 +312,18 @@ fn layer_and_trigger_never_disagree() {
             println!("{admitted} rows through the layer, {around} around it, {} looks", looks.join().unwrap());
         });
         assert!(admitted > 0 && around > 0);
-        assert!(database.peak("Segment", &workspace) <= i64::try_from(LIMIT).unwrap());
+        assert!(database.peak("Segment", &workspace) <= i64::from(limit));
+        replicas[0].set_limit(&workspace, limit);
         for replica in &replicas {
             assert_eq!(replica.refused.load(Ordering::Relaxed), 0, "the trigger refused what the layer admitted");
             assert_eq!(replica.quota.breaches(), 0);
         }
-        fill(&replicas, &mut database, &workspace, i64::try_from(LIMIT).unwrap());
+        fill(&replicas, &mut database, &workspace, i64::from(limit));
         let mut writer = Writer::connect(&url);
         writer.is_refused(&rows(&workspace, 1));
         writer.run(&deletion(&workspace, 3)).unwrap();
         until("deleted rows make room", || writer.run(&rows(&workspace, 3)).is_ok());
-        assert_eq!(database.peak("Segment", &workspace), i64::try_from(LIMIT).unwrap());
+        assert_eq!(database.peak("Segment", &workspace), i64::from(limit));
     }
 }
 

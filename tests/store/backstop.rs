@@ -165,6 +165,27 @@ async fn deleted_rows_make_room() {
     host.admits(&format!(r#"BEGIN; DELETE FROM "Segment"; {}; COMMIT"#, insert("acme", 3))).await;
     host.refuses(&insert("acme", 1)).await;
     assert_eq!((host.rows().await, host.bound().await), (3, 3));
+    // Rows that are counted elsewhere, meanwhile, find it by that.
+    assert_eq!(number(&host.pool, r#"SELECT "posts" FROM "_tower_quota_key""#).await, 8);
+}
+
+#[tokio::test]
+async fn a_row_that_is_being_edited_keeps_its_place() {
+    let host = Host::start(2).await;
+    host.admits(&insert("acme", 2)).await;
+    // As a replica says it.
+    host.admits(r#"UPDATE "_tower_quota_key" SET "edits" = 1"#).await;
+    host.refuses(&insert("acme", 1)).await;
+    host.admits(r#"DELETE FROM "Segment" WHERE "id" = 1"#).await;
+    host.refuses(&insert("acme", 1)).await;
+    // The other one that is gone isn't edited.
+    host.admits(r#"DELETE FROM "Segment""#).await;
+    host.refuses(&insert("acme", 2)).await;
+    host.admits(&insert("acme", 1)).await;
+    assert_eq!((host.rows().await, host.bound().await), (1, 2));
+    host.admits(r#"UPDATE "_tower_quota_key" SET "edits" = 0, "editsEnded" = 1"#).await;
+    host.admits(&insert("acme", 1)).await;
+    assert_eq!((host.rows().await, host.bound().await), (2, 2));
 }
 
 #[tokio::test]
