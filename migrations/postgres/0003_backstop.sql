@@ -50,6 +50,11 @@ DECLARE
   p_filter text := TG_ARGV[3];
   p_field text := TG_ARGV[4];
   p_default bigint := TG_ARGV[5];
+  -- The limit of a workspace, and its rows up to a number.
+  limit_sql text := format('SELECT %I FROM "WorkspaceQuota" WHERE "workspaceId" = $1', p_field);
+  count_sql text := format(
+    'SELECT count(*) FROM (SELECT FROM %1$I.%2$I AS %2$I WHERE %2$I.%3$I = $1::%4$s AND (%5$s) LIMIT $2) AS counted',
+    TG_TABLE_SCHEMA, TG_TABLE_NAME, p_column, p_type, p_filter);
   written record;
   new_rows bigint;
   fenced record;
@@ -91,8 +96,7 @@ BEGIN
       PERFORM FROM "_tower_quota_change" WHERE "workspace" = written.workspace FOR SHARE;
     END IF;
     k := "_tower_quota_open"(written.workspace, p_resource);
-    EXECUTE format('SELECT %I FROM "WorkspaceQuota" WHERE "workspaceId" = $1', p_field)
-    INTO "limit" USING written.workspace;
+    EXECUTE limit_sql INTO "limit" USING written.workspace;
     "limit" := coalesce("limit", p_default);
     bound := k."counted" + k."posted" + k."carried" + k."leased";
     IF "limit" < 0 OR new_rows <= "limit" - bound THEN
@@ -100,10 +104,7 @@ BEGIN
     ELSE
       -- The books don't know of rows that were deleted. The count sees the new rows, and those of the transaction's own
       -- units, which are leased too.
-      EXECUTE format(
-        'SELECT count(*) FROM (SELECT FROM %1$I.%2$I AS %2$I WHERE %2$I.%3$I = $1::%4$s AND (%5$s) LIMIT $2) AS counted',
-        TG_TABLE_SCHEMA, TG_TABLE_NAME, p_column, p_type, p_filter)
-      INTO found_rows USING written.workspace, least("limit", 9223372036854775806) + 1;
+      EXECUTE count_sql INTO found_rows USING written.workspace, least("limit", 9223372036854775806) + 1;
       own := least(own, k."leased");
       -- What `_tower_quota_ask` does after a count.
       k."carried" := CASE WHEN bound IS NULL THEN k."edits"
@@ -131,6 +132,11 @@ BEGIN
     k."posts" := k."posts" + new_rows;
     PERFORM "_tower_quota_close"(k);
   END LOOP;
+  IF NOT FOUND THEN
+    -- No rows: when the trigger is made, it shows by that whether all of this can be run.
+    EXECUTE limit_sql USING NULL::text;
+    EXECUTE count_sql USING NULL::text, 0;
+  END IF;
   RETURN NULL;
 END $$;
 REVOKE EXECUTE ON FUNCTION "_tower_quota_backstop"() FROM PUBLIC;

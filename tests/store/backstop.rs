@@ -39,6 +39,13 @@ fn backstop_of(pool: &PgPool, table: SqlTable, limit: Limit) -> Backstop {
     usage.backstop(&catalog, ["segments"]).unwrap()
 }
 
+/// Of one of several types that are all in the same table.
+fn backstop_of_all(pool: &PgPool, catalog: &ResourceCatalog, resource: &str) -> Backstop {
+    let tables = catalog.iter().map(|resource| (resource.name(), SqlTable::new("Segment")));
+    let usage = PostgresUsage::builder(pool.clone(), catalog).tables(tables).build().unwrap();
+    usage.backstop(catalog, [resource]).unwrap()
+}
+
 impl Host {
     /// With a backstop of segments.
     async fn start(limit: u32) -> Self {
@@ -249,7 +256,7 @@ async fn limits_are_those_in_force() {
 }
 
 /// Inserts row after row over 16 connections until each is refused, and tells how many were made.
-async fn storm(host: &Host, level: &'static str) -> usize {
+async fn storm(host: &Host, level: &'static str, limit: usize) -> usize {
     let pool = PgPoolOptions::new().max_connections(16).connect(&host.url).await.unwrap();
     let pool = Arc::new(pool);
     let mut writers = JoinSet::new();
@@ -266,7 +273,10 @@ async fn storm(host: &Host, level: &'static str) -> usize {
                     transaction.commit().await
                 };
                 match insert.await {
-                    Ok(()) => made += 1,
+                    Ok(()) => {
+                        made += 1;
+                        assert!(made <= limit, "too many rows");
+                    }
                     Err(error) if Backstop::refused(&error) => return made,
                     Err(error) => assert_eq!(code(&error), "40001", "{error}"),
                 }
@@ -281,8 +291,8 @@ async fn sixteen_connections_store_exactly_as_many_rows_as_the_limit_says() {
     for level in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN ISOLATION LEVEL SERIALIZABLE"] {
         for limit in [1, 7, 100] {
             let host = Host::start(limit).await;
-            let made = storm(&host, level).await;
-            assert_eq!((made, host.rows().await), (limit as usize, i64::from(limit)), "{level}");
+            let made = storm(&host, level, usize::try_from(limit).unwrap()).await;
+            assert_eq!((made, host.rows().await), (usize::try_from(limit).unwrap(), i64::from(limit)), "{level}");
             assert_eq!(host.bound().await, i64::from(limit));
         }
     }
@@ -461,10 +471,33 @@ async fn mistakes_show_before_a_row_is_written() {
         SqlTable::new("Segment").workspace_column("ws"),
         SqlTable::new("Segment").filter("archvied"),
         SqlTable::new("Segment").filter("\"archived\" = $1"),
+        SqlTable::new("Segment").workspace_type("uuid"),
     ] {
         let backstop = backstop_of(&host.pool, table.clone(), Limit::of(1));
         assert!(attempt(host.pool.clone(), backstop.up().to_owned()).await.is_err(), "{table:?}");
     }
+    // The store was opened without that resource type.
+    let later = backstop_of_all(&host.pool, &other, "webhooks");
+    let error = attempt(host.pool.clone(), later.up().to_owned()).await.unwrap_err();
+    assert!(error.to_string().contains("maxWebhooks"), "{error}");
+    // Who owns the books may not count the rows.
+    let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&host.pool).await.unwrap();
+    let role = format!("{database}_owner");
+    run(
+        &host.pool,
+        &format!(
+            r#"CREATE ROLE "{role}"; GRANT CREATE ON SCHEMA public TO "{role}";
+               ALTER FUNCTION "_tower_quota_backstop"() OWNER TO "{role}";
+               GRANT SELECT ON "WorkspaceQuota" TO "{role}""#
+        ),
+    )
+    .await;
+    let backstop = backstop_of(&host.pool, SqlTable::new("Segment"), Limit::of(1));
+    let denied = attempt(host.pool.clone(), backstop.up().to_owned()).await.unwrap_err();
+    assert_eq!(code(&denied), "42501", "{denied}");
+    run(&host.pool, &format!(r#"GRANT SELECT ON "Segment" TO "{role}""#)).await;
+    run(&host.pool, backstop.up()).await;
+
     let bare = pool(&shared().database()).await;
     run(&bare, TABLES).await;
     let backstop = backstop_of(&bare, SqlTable::new("Segment"), Limit::of(1));
