@@ -106,9 +106,9 @@ BEGIN
       -- units, which are leased too.
       EXECUTE count_sql INTO found_rows USING written.workspace, least("limit", 9223372036854775806) + 1;
       own := least(own, k."leased");
-      -- What `_tower_quota_ask` does after a count.
-      k."carried" := CASE WHEN bound IS NULL THEN k."edits"
-        ELSE least(k."edits", greatest(bound - k."leased" - (found_rows - own - new_rows), 0)) END;
+      -- All that are being edited, while `_tower_quota_ask` carries no more than are missing: were that fewer, the books would
+      -- have said what the count says.
+      k."carried" := k."edits";
       IF found_rows > "limit" OR found_rows - own > "limit" - k."carried" - k."leased" THEN
         RAISE EXCEPTION USING
           ERRCODE = 'configuration_limit_exceeded',

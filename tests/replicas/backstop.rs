@@ -104,9 +104,10 @@ fn rows_of_admitted_requests_pass_whatever_happens_meanwhile() {
 
 #[test]
 fn what_a_handler_makes_beyond_its_units_is_held_against_the_limit() {
-    let (_url, mut database, replicas) = guarded(1);
+    let (url, mut database, replicas) = guarded(1);
     let replica = &replicas[0];
     replica.set_limit("acme", 3);
+    replica.set_limit("closed", 0);
     let runtime = &replica.runtime;
     let one = replica.reserve("acme", 1);
     only_leased(&mut database, "acme", 1);
@@ -131,7 +132,9 @@ fn what_a_handler_makes_beyond_its_units_is_held_against_the_limit() {
             savepoint.rollback().await.unwrap();
         }
         // The unit is of this key.
-        insert(&mut transaction, "other", 1).await.unwrap();
+        let mut savepoint = transaction.begin().await.unwrap();
+        assert!(Backstop::refused(&insert(&mut savepoint, "closed", 1).await.unwrap_err()));
+        savepoint.rollback().await.unwrap();
         insert(&mut transaction, "acme", 1).await.unwrap();
         insert(&mut transaction, "acme", 2).await.unwrap();
         assert!(Backstop::refused(&insert(&mut transaction, "acme", 1).await.unwrap_err()));
@@ -142,9 +145,23 @@ fn what_a_handler_makes_beyond_its_units_is_held_against_the_limit() {
         transaction.commit().await.unwrap();
     });
     one.post();
-    assert_eq!((database.rows("Segment", "acme"), database.rows("Segment", "other")), (2, 0));
+    assert_eq!(database.rows("Segment", "acme"), 2);
     // Both rows are in the books, and neither is there twice.
     fill(&replicas, &mut database, "acme", 3);
+
+    // The same by a count: the books don't know yet that the rows are gone.
+    let mut around = Writer::connect(&url);
+    around.run(&rows("gone", 2)).unwrap();
+    replica.set_limit("gone", 3);
+    let one = replica.reserve("gone", 1);
+    only_leased(&mut database, "gone", 1);
+    around.run(r#"DELETE FROM "Segment" WHERE "workspaceId" = 'gone'"#).unwrap();
+    runtime.block_on(async {
+        let mut transaction = replica.pool.begin().await.unwrap();
+        one.fence().hold(&mut *transaction).await.unwrap();
+        insert(&mut transaction, "gone", 3).await.unwrap();
+        assert!(Backstop::refused(&insert(&mut transaction, "gone", 1).await.unwrap_err()));
+    });
 }
 
 #[test]

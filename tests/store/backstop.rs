@@ -164,10 +164,13 @@ async fn a_refusal_says_what_is_in_the_way() {
 #[tokio::test]
 async fn deleted_rows_make_room() {
     let host = Host::start(3).await;
-    host.admits(&insert("acme", 3)).await;
+    for rows in [1, 2] {
+        host.admits(&insert("acme", rows)).await;
+    }
     host.admits(r#"DELETE FROM "Segment" WHERE "id" IN (SELECT "id" FROM "Segment" LIMIT 2)"#).await;
     host.refuses(&insert("acme", 3)).await;
     host.admits(&insert("acme", 2)).await;
+    assert_eq!((host.rows().await, host.bound().await), (3, 3));
     // In the same transaction, too.
     host.admits(&format!(r#"BEGIN; DELETE FROM "Segment"; {}; COMMIT"#, insert("acme", 3))).await;
     host.refuses(&insert("acme", 1)).await;
