@@ -1,5 +1,6 @@
 //! What ties the host's transactions to the leases of their requests.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use sqlx::PgExecutor;
@@ -32,25 +33,76 @@ use crate::error::Error;
 ///
 /// It has to be called at the top level of the transaction, not within a savepoint, which drops it when it is rolled
 /// back. In a transaction stricter than `READ COMMITTED` it is also safe, but often fails with a serialization error (40001),
-/// as the lease is written to all the time.
+/// as the lease is written to all the time. With a [`Backstop`](crate::Backstop) it has to be called before the rows are made,
+/// since that goes by what the transaction holds. To call it again in the same transaction changes nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Fence {
-    leases: Option<Arc<[Uuid]>>,
+    held: Option<Arc<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    reservation: u64,
+    leases: Box<[Uuid]>,
+    units: Box<[Units]>,
+}
+
+/// Units of one lease.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Units {
+    /// For new rows.
+    pub(crate) made: u64,
+    /// For rows that existed when their edit began.
+    pub(crate) edited: u64,
 }
 
 impl Fence {
-    /// What [`hold`](Self::hold) runs, for hosts on another driver. Its one parameter, an array of UUIDs, are the
-    /// [`leases`](Self::leases). It must return as many rows as there are leases; else the transaction must roll back.
-    pub const SQL: &'static str = r#"SELECT "id" FROM "_tower_quota_lease"
-           WHERE "id" = ANY($1) AND "live" AND "epoch" = "_tower_quota_epoch"() FOR KEY SHARE"#;
+    /// What [`hold`](Self::hold) runs, for hosts on another driver, as one statement at the top level of the transaction. Its
+    /// first parameter, an array of UUIDs, are the [`leases`](Self::leases), its second one, a text, is the
+    /// [`note`](Self::note). It must return as many rows as there are leases; else the transaction must roll back. Without
+    /// leases it need not be run.
+    ///
+    /// It locks the leases, and leaves the note where a [`Backstop`](crate::Backstop) finds it until the transaction ends:
+    /// in the parameter `tower_quota.fence`.
+    pub const SQL: &'static str = r#"SELECT set_config(
+    'tower_quota.fence', concat(replace(current_setting('tower_quota.fence', true), $2, ''), $2), true) IS NOT NULL
+FROM "_tower_quota_lease" WHERE "id" = ANY($1) AND "live" AND "epoch" = "_tower_quota_epoch"() FOR KEY SHARE"#;
 
-    pub(crate) fn new(leases: Vec<Uuid>) -> Self {
-        Self { leases: (!leases.is_empty()).then(|| leases.into()) }
+    /// Of a reservation, whose number no other reservation of this process has.
+    pub(crate) fn new(reservation: u64, units: impl IntoIterator<Item = (Uuid, Units)>) -> Self {
+        let mut held: Vec<(Uuid, Units)> = units.into_iter().collect();
+        held.sort_unstable_by_key(|(lease, _)| *lease);
+        held.dedup_by(|(next, more), (lease, units)| {
+            let same = next == lease;
+            if same {
+                units.made = units.made.saturating_add(more.made);
+                units.edited = units.edited.saturating_add(more.edited);
+            }
+            same
+        });
+        if held.is_empty() {
+            return Self::default();
+        }
+        let (leases, units): (Vec<_>, Vec<_>) = held.into_iter().unzip();
+        Self { held: Some(Arc::new(Held { reservation, leases: leases.into(), units: units.into() })) }
     }
 
     /// The leases that the request's units are of; none where limits are kept without leases.
     pub fn leases(&self) -> &[Uuid] {
-        self.leases.as_deref().unwrap_or_default()
+        self.held.as_ref().map_or(&[], |held| &held.leases)
+    }
+
+    /// What a transaction notes of the units that it holds: which reservation, on which leases, how many. Its form may
+    /// change.
+    pub fn note(&self) -> String {
+        let mut note = String::new();
+        for held in self.held.iter() {
+            for (lease, units) in held.leases.iter().zip(&held.units) {
+                // Writing to a string doesn't fail.
+                let _ = write!(note, "{} {lease} {} {};", held.reservation, number(units.made), number(units.edited));
+            }
+        }
+        note
     }
 
     /// Holds on to the units until the transaction has ended. `executor` is a connection with an open transaction to the
@@ -67,6 +119,7 @@ impl Fence {
         }
         let held = sqlx::query(Self::SQL)
             .bind(leases)
+            .bind(self.note())
             .fetch_all(executor)
             .await
             .map_err(|error| Error::unavailable("could not hold on to the request's units").with_source(error))?;
@@ -77,6 +130,11 @@ impl Fence {
             "the request's units have gone to other replicas, since this one was taken for dead: roll back",
         ))
     }
+}
+
+/// More than a database can hold is as good as all of it.
+fn number(units: u64) -> i64 {
+    i64::try_from(units).unwrap_or(i64::MAX)
 }
 
 #[cfg(feature = "axum")]

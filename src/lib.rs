@@ -75,6 +75,7 @@
 //! | several processes, `PostgresLedger`, every transaction that makes rows holds its `Fence` | exact |
 //! | several processes, `PostgresLedger`, no fences | exact while every commit comes within `longest_handler` of its admission: [`Promise::Bounded`] |
 //! | rows also written around the layer | seen by the next count: at each refusal, and when limits are [refreshed][r] |
+//! | the same, with a `Backstop` in Postgres, and fences where there is a `PostgresLedger` | exact |
 //!
 //! [r]: QuotaBuilder::refresh_after
 //!
@@ -101,7 +102,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `sqlite` | yes | `SqliteStore` and `SqliteUsage`, through sqlx 0.9 |
-//! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger` and `Fence`, through sqlx 0.9 |
+//! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger`, `Fence` and `Backstop`, through sqlx 0.9 |
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
@@ -175,16 +176,16 @@ pub use store::SqlStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};
-#[cfg(feature = "postgres")]
-pub use usage::PostgresUsage;
 #[cfg(feature = "sqlite")]
 pub use usage::SqliteUsage;
+#[cfg(feature = "postgres")]
+pub use usage::{Backstop, PostgresUsage};
 pub use usage::{ClosureUsage, CountSql, UsageSource};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};
 
-#[cfg(all(doctest, feature = "sqlite", feature = "axum"))]
+#[cfg(all(doctest, feature = "sqlite", feature = "postgres", feature = "axum"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

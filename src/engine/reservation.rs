@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "postgres")]
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
 use super::abandoned::Abandoned;
 use super::tenant::{Key, Tenant};
 use crate::decision::{Demand, Refusal};
+#[cfg(feature = "postgres")]
+use crate::fence;
 use crate::ledger::Standing;
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
@@ -199,6 +203,9 @@ impl Units {
 pub struct Reservation {
     units: Units,
     warnings: Box<[Refusal]>,
+    /// By what fences of it are known as such; 0 before the first.
+    #[cfg(feature = "postgres")]
+    number: AtomicU64,
 }
 
 impl Reservation {
@@ -209,7 +216,12 @@ impl Reservation {
 
     #[inline]
     pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
-        Self { units, warnings: warnings.into_boxed_slice() }
+        Self {
+            units,
+            warnings: warnings.into_boxed_slice(),
+            #[cfg(feature = "postgres")]
+            number: AtomicU64::new(0),
+        }
     }
 
     /// Holds some more units.
@@ -272,11 +284,27 @@ impl Reservation {
     /// What ties transactions that make the rows to the units; empty where units are not on lease.
     #[cfg(feature = "postgres")]
     pub fn fence(&self) -> crate::Fence {
-        let key = |unit: &Unit| unit.tenant.as_ref()?.key(unit.resource)?.lease();
-        let mut leases: Vec<_> = self.units().iter().filter_map(key).collect();
-        leases.sort_unstable();
-        leases.dedup();
-        crate::Fence::new(leases)
+        let units = self.units().iter().filter_map(|unit| {
+            let lease = unit.tenant.as_ref()?.key(unit.resource)?.lease()?;
+            let units = match unit.kind {
+                Kind::Create => fence::Units { made: unit.units, edited: 0 },
+                Kind::Edit => fence::Units { made: 0, edited: unit.units },
+            };
+            Some((lease, units))
+        });
+        crate::Fence::new(self.number(), units)
+    }
+
+    #[cfg(feature = "postgres")]
+    fn number(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = self.number.load(Ordering::Relaxed);
+        if number > 0 {
+            return number;
+        }
+        let new = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Another thread may have numbered it meanwhile.
+        self.number.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|first| first, |_| new)
     }
 
     /// What was over the limit, in a mode that lets it pass.

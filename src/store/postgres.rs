@@ -87,6 +87,7 @@ impl Records for Postgres {
     const SCHEMA: &'static [&'static str] = &[
         include_str!("../../migrations/postgres/0001_workspace_quota.sql"),
         include_str!("../../migrations/postgres/0002_ledger.sql"),
+        include_str!("../../migrations/postgres/0003_backstop.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",
     to_char("createdAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),

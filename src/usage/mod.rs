@@ -7,10 +7,14 @@ use crate::error::Error;
 use crate::resource::ResourceType;
 use crate::workspace::WorkspaceId;
 
+#[cfg(feature = "postgres")]
+mod backstop;
 mod closure;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 
+#[cfg(feature = "postgres")]
+pub use backstop::Backstop;
 pub use closure::ClosureUsage;
 #[cfg(feature = "postgres")]
 pub use sql::PostgresUsage;

@@ -22,10 +22,10 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Where the rows of a resource type are.
 #[derive(Debug, Clone)]
 pub struct SqlTable {
-    name: String,
-    workspace_column: String,
-    workspace_type: Option<String>,
-    filter: Option<String>,
+    pub(super) name: String,
+    pub(super) workspace_column: String,
+    pub(super) workspace_type: Option<String>,
+    pub(super) filter: Option<String>,
 }
 
 impl SqlTable {
@@ -78,7 +78,7 @@ impl SqlTable {
             counted.push_str(&format!(" AND ({condition})"));
         }
         Ok(Statements {
-            table: name.clone(),
+            table: self.clone(),
             count: CountSql::new(
                 format!("SELECT count(*) {counted}"),
                 format!(r#"SELECT count(*) FROM (SELECT 1 {counted} LIMIT $2) AS "counted""#),
@@ -193,7 +193,7 @@ fn rewritten(condition: &str, quotes: &[(char, char)], strict: bool) -> Result<S
 
 #[derive(Debug)]
 struct Statements {
-    table: String,
+    table: SqlTable,
     count: CountSql,
     /// From `FROM` on: which rows are counted.
     counted: String,
@@ -361,6 +361,11 @@ impl<DB: Counts> SqlUsage<DB> {
         })
     }
 
+    #[cfg(feature = "postgres")]
+    pub(super) fn table_of(&self, resource: &ResourceType) -> Result<&SqlTable, Error> {
+        self.statements(resource).map(|statements| &statements.table)
+    }
+
     async fn count_rows(
         &self,
         statements: &Statements,
@@ -392,7 +397,7 @@ impl<DB: Counts> SqlUsage<DB> {
         values: &[String],
     ) -> Result<HashSet<String>, sqlx::Error> {
         let Statements { table, counted, .. } = statements;
-        let column = format!(r#""{table}"."{column}""#);
+        let column = format!(r#""{}"."{column}""#, table.name);
         let mut found = HashSet::with_capacity(values.len());
         let possible: Vec<&String> = values.iter().filter(|value| DB::can_hold(value)).collect();
         let mut transaction = DB::begin(&self.pool, LONGEST).await?;
@@ -479,7 +484,7 @@ impl<DB: Counts> fmt::Debug for SqlUsageBuilder<DB> {
 }
 
 fn failed<DB: Counts>(resource: &str, statements: &Statements, error: sqlx::Error) -> Error {
-    let table = &statements.table;
+    let table = &statements.table.name;
     let fix = match DB::trouble(&error) {
         Some(Trouble::NoTable) => {
             ": the database has no such table; run the host's migrations, or name another with SqlUsageBuilder::table"

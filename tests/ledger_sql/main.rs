@@ -277,7 +277,7 @@ impl Both {
                 self.mirror.books.bury(*replica, beats);
             }
             Op::Hold(lease) => {
-                let hold = sqlx::query(tower_quota::Fence::SQL).bind(vec![Uuid::from_u128(*lease)]);
+                let hold = sqlx::query(tower_quota::Fence::SQL).bind(vec![Uuid::from_u128(*lease)]).bind("");
                 if self.mirror.held.is_empty() {
                     self.runtime.block_on(sqlx::raw_sql("BEGIN").execute(&mut self.holder)).unwrap();
                 }

@@ -7,6 +7,7 @@ mod support;
 
 use support::replica as host;
 
+mod backstop;
 mod failover;
 mod limits;
 mod storms;

@@ -62,6 +62,8 @@ macro_rules! conforms {
     };
 }
 
+#[cfg(feature = "postgres")]
+mod backstop;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod counts;
 #[cfg(feature = "postgres")]

@@ -19,7 +19,7 @@ async fn own_database() -> (PostgresStore, String) {
     (PostgresStore::connect(&url, &catalog()).await.unwrap(), url)
 }
 
-async fn pool(url: &str) -> PgPool {
+pub(crate) async fn pool(url: &str) -> PgPool {
     PgPoolOptions::new().max_connections(5).connect(url).await.unwrap()
 }
 
@@ -38,11 +38,11 @@ async fn hosts_pool() -> (PostgresStore, String) {
 conforms!(own_database_conforms, own_database());
 conforms!(hosts_pool_conforms, hosts_pool());
 
-async fn run(pool: &PgPool, sql: &str) {
+pub(crate) async fn run(pool: &PgPool, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap();
 }
 
-async fn number(pool: &PgPool, sql: &'static str) -> i64 {
+pub(crate) async fn number(pool: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 

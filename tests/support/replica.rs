@@ -10,13 +10,13 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgPool, query};
+use sqlx::{PgConnection, PgPool, query};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tower_quota::{
-    Charge, Expect, Fence, Limit, LimitSet, Operation, PostgresLedger, PostgresStore, PostgresUsage, Probe, Quota,
-    QuotaBuilder, QuotaLayer, ResourceCatalog, ResourceSpec, RouteMap, Rule, SqlTable, WorkspaceSource,
+    Backstop, Charge, Expect, Fence, Limit, LimitSet, Operation, PostgresLedger, PostgresStore, PostgresUsage, Probe,
+    Quota, QuotaBuilder, QuotaLayer, ResourceCatalog, ResourceSpec, RouteMap, Rule, SqlTable, WorkspaceSource,
 };
 use uuid::Uuid;
 
@@ -28,6 +28,10 @@ pub(crate) struct Replica {
     pub(crate) quota: Quota,
     pub(crate) runtime: Runtime,
     pub(crate) gate: Arc<Gate>,
+    /// The handlers' own.
+    pub(crate) pool: PgPool,
+    /// How often the backstop refused rows of a handler.
+    pub(crate) refused: Arc<AtomicUsize>,
 }
 
 /// Where requests wait that were admitted and have not begun.
@@ -41,6 +45,7 @@ struct Rows {
     pool: PgPool,
     fenced: bool,
     gate: Arc<Gate>,
+    refused: Arc<AtomicUsize>,
 }
 
 pub(crate) fn catalog() -> ResourceCatalog {
@@ -59,6 +64,11 @@ pub(crate) fn database(url: &str) -> Database {
             .to_owned(),
     );
     database
+}
+
+/// How the rows of the host's table are counted.
+pub(crate) fn usage(pool: &PgPool) -> PostgresUsage {
+    PostgresUsage::builder(pool.clone(), &catalog()).table("segments", SqlTable::new("Segment")).build().unwrap()
 }
 
 impl Replica {
@@ -93,27 +103,26 @@ impl Replica {
     ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let gate = Arc::new(Gate { waiting: AtomicUsize::new(0), turns: Semaphore::new(0) });
-        let (address, quota) = runtime.block_on(async {
+        let (address, quota, pool, refused) = runtime.block_on(async {
             let store = PostgresStore::connect(url, &catalog()).await.unwrap();
             let pool = PgPoolOptions::new().max_connections(8).connect(rows).await.unwrap();
-            let usage = PostgresUsage::builder(pool.clone(), &catalog())
-                .table("segments", SqlTable::new("Segment"))
-                .build()
-                .unwrap();
+            let usage = usage(&pool);
             let ledger = ledger(PostgresLedger::new(&store).time_to_live(Duration::from_secs(1)));
             let builder = Quota::builder(catalog()).store(store).usage(usage).ledger(ledger);
             let quota = set_up(builder.max_wait(Duration::from_secs(5))).build().unwrap();
+            let refused = Arc::new(AtomicUsize::new(0));
+            let state = Rows { pool: pool.clone(), fenced, gate: Arc::clone(&gate), refused: Arc::clone(&refused) };
             let app = Router::new()
                 .route("/{ws}/segments", post(insert).put(replace))
-                .with_state(Rows { pool, fenced, gate: Arc::clone(&gate) })
+                .with_state(state)
                 .layer(QuotaLayer::for_axum(quota.clone(), routes(&quota)).unwrap())
                 .route("/breaches", get(breaches).with_state(quota.clone()));
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-            (address, quota)
+            (address, quota, pool, refused)
         });
-        Self { address, quota, runtime, gate }
+        Self { address, quota, runtime, gate, pool, refused }
     }
 
     pub(crate) fn connect(&self) -> Connection {
@@ -197,9 +206,29 @@ async fn breaches(State(quota): State<Quota>) -> String {
 /// What a handler whose fate is `held` waits for, before it fences and inserts.
 pub(crate) const HELD: i64 = 7;
 
+impl Rows {
+    /// Runs the statement that makes a row; what to answer where the backstop refuses it.
+    async fn make(
+        &self,
+        connection: &mut PgConnection,
+        sql: &'static str,
+        id: &str,
+        workspace: &str,
+    ) -> Result<(), StatusCode> {
+        match query(sql).bind(id).bind(workspace).execute(connection).await {
+            Ok(_) => Ok(()),
+            Err(error) if Backstop::refused(&error) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(StatusCode::CONFLICT)
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 async fn insert(
     Path(workspace): Path<String>,
-    State(Rows { pool, fenced, gate }): State<Rows>,
+    State(rows): State<Rows>,
     fence: Fence,
     headers: HeaderMap,
 ) -> StatusCode {
@@ -208,24 +237,23 @@ async fn insert(
         "refused" => return StatusCode::CONFLICT,
         "hang before" => return std::future::pending().await,
         "wait" => {
-            gate.waiting.fetch_add(1, Ordering::Relaxed);
-            gate.turns.acquire().await.unwrap().forget();
+            rows.gate.waiting.fetch_add(1, Ordering::Relaxed);
+            rows.gate.turns.acquire().await.unwrap().forget();
         }
         _ => {}
     }
-    let mut transaction = pool.begin().await.unwrap();
+    let mut transaction = rows.pool.begin().await.unwrap();
     if fate == "held" {
         query("SELECT pg_advisory_xact_lock_shared($1)").bind(HELD).execute(&mut *transaction).await.unwrap();
     }
-    if fenced && fence.hold(&mut *transaction).await.is_err() {
+    if rows.fenced && fence.hold(&mut *transaction).await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
-    query(r#"INSERT INTO "Segment" VALUES ($1, $2)"#)
-        .bind(Uuid::now_v7().to_string())
-        .bind(workspace)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    let id = Uuid::now_v7().to_string();
+    let insert = r#"INSERT INTO "Segment" VALUES ($1, $2)"#;
+    if let Err(answer) = rows.make(&mut transaction, insert, &id, &workspace).await {
+        return answer;
+    }
     match fate {
         "rolled back" => {
             transaction.rollback().await.unwrap();
@@ -244,20 +272,18 @@ async fn insert(
 
 async fn replace(
     Path(workspace): Path<String>,
-    State(Rows { pool, fenced, .. }): State<Rows>,
+    State(rows): State<Rows>,
     fence: Fence,
     axum::Json(row): axum::Json<serde_json::Value>,
 ) -> StatusCode {
-    let mut transaction = pool.begin().await.unwrap();
-    if fenced && fence.hold(&mut *transaction).await.is_err() {
+    let mut transaction = rows.pool.begin().await.unwrap();
+    if rows.fenced && fence.hold(&mut *transaction).await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
-    query(r#"INSERT INTO "Segment" VALUES ($1, $2) ON CONFLICT ("id") DO NOTHING"#)
-        .bind(row["id"].as_str().unwrap())
-        .bind(workspace)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    let insert = r#"INSERT INTO "Segment" VALUES ($1, $2) ON CONFLICT ("id") DO NOTHING"#;
+    if let Err(answer) = rows.make(&mut transaction, insert, row["id"].as_str().unwrap(), &workspace).await {
+        return answer;
+    }
     transaction.commit().await.unwrap();
     StatusCode::OK
 }
