@@ -93,12 +93,13 @@ BEGIN
   RETURN k;
 END $$;
 
+-- Writes nothing where nothing has changed.
 CREATE FUNCTION "_tower_quota_close"(k "_tower_quota_key") RETURNS void
 LANGUAGE sql AS $$
-  UPDATE "_tower_quota_key" SET
+  UPDATE "_tower_quota_key" AS o SET
     "counted" = k."counted", "posted" = k."posted", "carried" = k."carried", "leased" = k."leased",
     "posts" = k."posts", "edits" = k."edits", "editsEnded" = k."editsEnded", "claim" = k."claim"
-  WHERE "workspace" = k."workspace" AND "resource" = k."resource"
+  WHERE "workspace" = k."workspace" AND "resource" = k."resource" AND o IS DISTINCT FROM k
 $$;
 
 -- Whether all others have to wait for a lease. A claim ends with its lease, however that ended.
@@ -264,10 +265,17 @@ BEGIN
     END IF;
   END IF;
 
-  UPDATE "_tower_quota_lease" SET
+  IF verdict = 'over' AND claimed IS NOT TRUE AND before."asked" > 0
+    AND (l."posted", l."returned", l."edits", l."editsEnded")
+      = (before."posted", before."returned", before."edits", before."editsEnded") THEN
+    -- A refusal need not wait for the disk. A crash that loses it takes the books back to where they were before a count,
+    -- and forgets the number of a request that has died with its session.
+    PERFORM set_config('synchronous_commit', 'off', true);
+  END IF;
+  UPDATE "_tower_quota_lease" AS o SET
     "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded",
     "granted" = l."granted", "asked" = l."asked", "answer" = l."answer"
-  WHERE "id" = p_lease;
+  WHERE "id" = p_lease AND o IS DISTINCT FROM l;
   PERFORM "_tower_quota_close"(k);
   IF verdict = 'blocked' THEN
     PERFORM pg_notify('_tower_quota', 'recall ' || p_resource || ' ' || p_workspace);
@@ -320,9 +328,9 @@ BEGIN
     IF wanted AND l <> before THEN
       PERFORM "_tower_quota_free"(k);
     END IF;
-    UPDATE "_tower_quota_lease" SET
+    UPDATE "_tower_quota_lease" AS o SET
       "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded"
-    WHERE "id" = said.id;
+    WHERE "id" = said.id AND o IS DISTINCT FROM l;
     IF said.ends AND "_tower_quota_rest"(l) = 0 AND l."edits" = l."editsEnded" THEN
       -- Not while a transaction still holds on to it: it is left to those who end leases.
       DELETE FROM "_tower_quota_lease"

@@ -7,4 +7,5 @@ mod support;
 
 mod host;
 mod limits;
+mod statements;
 mod storms;
