@@ -44,7 +44,8 @@ pub(crate) fn make_tables(url: &str) -> Database {
     database.run(
         r#"CREATE TABLE "Segment" ("id" uuid PRIMARY KEY, "workspaceId" text NOT NULL);
            CREATE INDEX "byWorkspace" ON "Segment" ("workspaceId");
-           CREATE TABLE "Counter" ("workspaceId" text PRIMARY KEY, "rows" bigint NOT NULL DEFAULT 0) WITH (fillfactor = 50)"#
+           CREATE TABLE "Counter" ("workspaceId" text PRIMARY KEY, "rows" bigint NOT NULL DEFAULT 0)
+             WITH (fillfactor = 50)"#
             .to_owned(),
     );
     database
