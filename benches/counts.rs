@@ -13,7 +13,7 @@ use tower_quota::{
     EnforcementMode, MemoryStore, Quota, ResourceType, SqlTable, SqliteUsage, UsageSource, WorkspaceFormat, WorkspaceId,
 };
 
-use crate::rounds::{Ratios, Rounds, Variant, median};
+use crate::rounds::{FAST, Ratios, Rounds, Variant, median};
 use crate::setup::{Caller, Shape, answer_created, catalog, large, layer};
 
 /// Rows in a workspace, and the name of the variant.
@@ -117,7 +117,7 @@ impl Rows {
         }
 
         let mut variants = self.admissions();
-        let rounds = Rounds::of(&mut variants);
+        let rounds = Rounds::of(&mut variants, FAST);
         println!("\nadmitted, with so many rows: nanoseconds per request, median");
         for (_, name) in SIZES {
             println!("  {name:<10} {:>9.1}", rounds.median(name));

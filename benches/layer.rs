@@ -9,6 +9,7 @@
 mod counts;
 mod parallel;
 mod peers;
+#[allow(dead_code, reason = "the benchmarks take from it what each needs")]
 mod rounds;
 mod setup;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use tokio::runtime::Builder;
 
-use rounds::{Ratios, Rounds};
+use rounds::{FAST, Ratios, Rounds};
 use setup::{Over, variants};
 
 fn main() {
@@ -49,8 +50,8 @@ fn main() {
 
     for (over, mut variants) in all {
         let name = over.name();
-        let rounds = Rounds::of(&mut variants);
-        println!("\n{name}: nanoseconds per request, median of {} interleaved rounds", rounds.len());
+        let rounds = Rounds::of(&mut variants, FAST);
+        println!("\n{name}: nanoseconds per request, median of {} interleaved rounds", FAST.rounds);
         for variant in &variants {
             println!("  {:<28} {:>9.1}", variant.name, rounds.median(variant.name));
         }

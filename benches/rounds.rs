@@ -11,7 +11,16 @@ pub(crate) struct Variant {
 
 /// Few enough that their requests, which are made beforehand, stay in the cache.
 const BATCH: u64 = 64;
-const ROUNDS: usize = 2000;
+
+/// How many rounds there are, and how many requests each variant makes in one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) rounds: usize,
+    pub(crate) batch: u64,
+}
+
+/// For what takes nanoseconds.
+pub(crate) const FAST: Pace = Pace { rounds: 2000, batch: BATCH };
 
 impl Variant {
     pub(crate) fn new(name: &'static str, batch: impl FnMut(u64) -> Duration + 'static) -> Self {
@@ -35,9 +44,9 @@ impl Variant {
 pub(crate) struct Rounds(BTreeMap<&'static str, Vec<f64>>);
 
 impl Rounds {
-    pub(crate) fn of(variants: &mut [Variant]) -> Self {
+    pub(crate) fn of(variants: &mut [Variant], pace: Pace) -> Self {
         let mut times: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
-        for round in 0..ROUNDS {
+        for round in 0..pace.rounds {
             // Each variant comes after each other one in turn, and finds the caches as that one left them.
             let mut order: Vec<usize> = (0..variants.len()).collect();
             order.rotate_left(round % variants.len());
@@ -47,20 +56,21 @@ impl Rounds {
             for at in order {
                 let variant = &mut variants[at];
                 // A batch that isn't timed brings the variant's own code and data back.
-                variant.time(BATCH / 4);
-                let time = variant.time(BATCH).as_secs_f64() * 1e9 / BATCH as f64;
+                (variant.batch)(pace.batch / 4);
+                let time = (variant.batch)(pace.batch).as_secs_f64() * 1e9 / pace.batch as f64;
                 times.entry(variant.name).or_default().push(time);
             }
         }
         Self(times)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        ROUNDS
-    }
-
     pub(crate) fn median(&self, name: &str) -> f64 {
         median(self.0[name].clone())
+    }
+
+    /// How many times as long `name` takes as `base`: the median of the ratios within rounds.
+    pub(crate) fn ratio(&self, name: &str, base: &str) -> f64 {
+        median(self.0[name].iter().zip(&self.0[base]).map(|(time, base)| time / base).collect())
     }
 
     /// What `name` takes beyond `base`: the median of the differences within rounds.

@@ -6,10 +6,14 @@
 #[cfg(test)]
 mod authority;
 #[cfg(test)]
+mod costs;
+#[cfg(test)]
 mod interleavings;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod round_trips;
 #[cfg(test)]
 mod sync;

@@ -71,23 +71,6 @@ fn it_works_without_notices() {
 }
 
 #[test]
-fn a_changed_limit_binds_at_every_replica() {
-    let url = shared().database();
-    database(&url);
-    let (replicas, mut connections) = start(&url, 2);
-    for limit in [4, 8, 6, 9] {
-        replicas[0].set_limit("acme", limit);
-        // Raised: all of it can be used at the other one. Lowered: nothing more can.
-        let rows = database(&url).rows("Segment", "acme");
-        for _ in rows..i64::from(limit) {
-            create(&mut connections[1], "acme").expect(201);
-        }
-        create(&mut connections[1], "acme").refused(429, "QUOTA_EXCEEDED");
-        create(&mut connections[0], "acme").refused(429, "QUOTA_EXCEEDED");
-    }
-}
-
-#[test]
 fn edits_pass_at_the_limit_and_hold_their_rows() {
     let url = shared().database();
     let mut database = database(&url);

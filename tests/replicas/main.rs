@@ -10,4 +10,5 @@ use support::replica as host;
 mod backstop;
 mod failover;
 mod limits;
+mod statements;
 mod storms;
