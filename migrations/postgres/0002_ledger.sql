@@ -375,47 +375,45 @@ BEGIN
   END LOOP;
 END $$;
 
--- Ends a lease, in three transactions: this one, one that waits for the transactions that hold on to the lease, and
--- `settle`. From now on no other can take hold of it.
-CREATE FUNCTION "_tower_quota_kill"(p_lease uuid) RETURNS void
-LANGUAGE plpgsql AS $$
+-- Marks leases: from now on no transaction can take hold of them. What they have left is put down by `settle`, in a
+-- transaction of its own: by then, whoever took hold of one before can be waited for.
+CREATE FUNCTION "_tower_quota_kill"(p_leases uuid[]) RETURNS void
+LANGUAGE plpgsql SET lock_timeout = '4s' AS $$
 DECLARE
   l "_tower_quota_lease";
 BEGIN
-  SELECT * INTO l FROM "_tower_quota_lease" WHERE "id" = p_lease;
-  IF FOUND THEN
+  FOR l IN SELECT * FROM "_tower_quota_lease" WHERE "id" = ANY(p_leases) ORDER BY "workspace", "resource", "id" LOOP
     PERFORM "_tower_quota_open"(l."workspace", l."resource");
-    UPDATE "_tower_quota_lease" SET "live" = false WHERE "id" = p_lease;
-  END IF;
+    UPDATE "_tower_quota_lease" SET "live" = false WHERE "id" = l."id";
+  END LOOP;
 END $$;
 
--- Units of a lease that was killed count as rows, until a count tells. Answers how many they were; NULL when it was done
--- before.
-CREATE FUNCTION "_tower_quota_settle"(p_lease uuid) RETURNS bigint
-LANGUAGE plpgsql AS $$
+-- Units of leases that were killed count as rows, until a count tells. Those that a transaction still holds on to are left
+-- for another time. Answers how many units they were.
+CREATE FUNCTION "_tower_quota_settle"(p_leases uuid[]) RETURNS bigint
+LANGUAGE plpgsql SET lock_timeout = '4s' AS $$
 DECLARE
   k "_tower_quota_key";
   before "_tower_quota_lease";
   l "_tower_quota_lease";
+  settled bigint := 0;
 BEGIN
-  SELECT * INTO before FROM "_tower_quota_lease" WHERE "id" = p_lease;
-  IF NOT FOUND THEN
-    RETURN NULL;
-  END IF;
-  k := "_tower_quota_open"(before."workspace", before."resource");
-  DELETE FROM "_tower_quota_lease"
-  WHERE "id" = p_lease AND NOT ("live" AND "epoch" = "_tower_quota_epoch"()) RETURNING * INTO before;
-  IF NOT FOUND THEN
-    RETURN NULL;
-  END IF;
-  PERFORM "_tower_quota_bar"(before);
-  l := before;
-  l."posted" := l."posted" + "_tower_quota_rest"(before);
-  l."editsEnded" := l."edits";
-  k := "_tower_quota_merge"(k, before, l);
-  PERFORM "_tower_quota_close"(k);
-  PERFORM "_tower_quota_free"(k);
-  RETURN l."posted" - before."posted";
+  FOR before IN SELECT * FROM "_tower_quota_lease" WHERE "id" = ANY(p_leases) ORDER BY "workspace", "resource", "id" LOOP
+    k := "_tower_quota_open"(before."workspace", before."resource");
+    SELECT * INTO before FROM "_tower_quota_lease"
+    WHERE "id" = before."id" AND NOT ("live" AND "epoch" = "_tower_quota_epoch"()) FOR UPDATE SKIP LOCKED;
+    CONTINUE WHEN NOT FOUND;
+    DELETE FROM "_tower_quota_lease" WHERE "id" = before."id";
+    PERFORM "_tower_quota_bar"(before);
+    l := before;
+    l."posted" := l."posted" + "_tower_quota_rest"(before);
+    l."editsEnded" := l."edits";
+    k := "_tower_quota_merge"(k, before, l);
+    PERFORM "_tower_quota_close"(k);
+    PERFORM "_tower_quota_free"(k);
+    settled := settled + l."posted" - before."posted";
+  END LOOP;
+  RETURN settled;
 END $$;
 
 -- A sign of life; answers all replicas. Those of an earlier epoch are not live.

@@ -133,9 +133,9 @@ pub(crate) trait Authority: Send + Sync + 'static {
     /// Leases that have to be ended: their replica has, or somebody has begun to.
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<Uuid>, Error>>;
 
-    /// Ends a lease, waits for the transactions that hold on to it, and takes all its units for rows until a count tells.
-    /// Answers how many those were.
-    fn end(&self, lease: Uuid) -> BoxFuture<'_, Result<u64, Error>>;
+    /// Ends leases, and takes all their units for rows until a count tells; answers how many those were. Leases that
+    /// transactions still hold on to stay among the [`orphans`](Self::orphans).
+    fn end<'a>(&'a self, leases: &'a [Uuid]) -> BoxFuture<'a, Result<u64, Error>>;
 
     /// The next notice.
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>>;

@@ -1,10 +1,11 @@
 //! The authority in a Postgres database.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Executor, Postgres, Row};
+use sqlx::{AssertSqlSafe, Postgres, Row};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Tim
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::sql::postgres::place;
+use crate::sql::postgres::{literal, place};
 use crate::sql::{Dialect, PATIENCE, Trouble};
 use crate::store::PostgresStore;
 use crate::usage::UsageSource;
@@ -23,15 +24,6 @@ const CONNECTIONS: u32 = 6;
 
 /// The channel of all notices.
 const CHANNEL: &str = "_tower_quota";
-
-const ASK: &str = r#"SELECT * FROM "_tower_quota_ask"(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)"#;
-const FLUSH: &str = r#"SELECT * FROM "_tower_quota_flush"($1, $2, $3, $4, $5, $6, $7)"#;
-
-/// The role or the database may have another level by default. A call has to see what was committed while it waited for
-/// the lock of its key; at a stricter level it fails instead, or goes by a limit of before.
-const READ_COMMITTED: &str = "SELECT set_config('default_transaction_isolation', 'read committed', false)
-    WHERE current_setting('default_transaction_isolation') <> 'read committed'";
 
 /// Keeps the limits of several processes together exactly, in a Postgres database.
 ///
@@ -57,11 +49,8 @@ impl PostgresLedger {
     /// `UPDATE` on `"_tower_quota_lease"`.
     pub fn new(store: &PostgresStore) -> Self {
         let options = (*store.pool().connect_options()).clone();
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(PATIENCE)
-            .after_connect(|connection, _| Box::pin(async { connection.execute(READ_COMMITTED).await.map(drop) }))
-            .connect_lazy_with(options);
+        let pool =
+            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE).connect_lazy_with(options);
         Self {
             pool,
             times: Times {
@@ -127,6 +116,13 @@ impl Drop for Listening {
 }
 
 impl PostgresAuthority {
+    /// One message, and one transaction: so a pooler may stand in between that hands out a connection for each, and loses
+    /// what was prepared before. The level is named, since a role or a database may have another one by default.
+    async fn call(&self, statement: String) -> Result<Vec<PgRow>, Error> {
+        let statement = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {statement}");
+        sqlx::raw_sql(AssertSqlSafe(statement)).fetch_all(&self.pool).await.map_err(failed)
+    }
+
     async fn ask(
         &self,
         of: LeaseOf<'_>,
@@ -138,48 +134,46 @@ impl PostgresAuthority {
         let place = place(&self.pool.connect_options());
         let sql = usage.count_sql(of.resource).filter(|sql| sql.serves(&place));
         let (bounded, all) = sql.as_ref().map_or((None, None), |sql| (Some(sql.bounded()), Some(sql.all())));
-        let row = sqlx::query(ASK)
-            .bind(of.lease)
-            .bind(of.replica)
-            .bind(number(of.beats))
-            .bind(of.workspace.as_str())
-            .bind(of.resource.name())
-            .bind(number(ask.totals.posted))
-            .bind(number(ask.totals.returned))
-            .bind(number(ask.totals.edits))
-            .bind(number(ask.totals.edits_ended))
-            .bind(number(ask.seq))
-            .bind(number(ask.need))
-            .bind(number(ask.queued))
-            .bind(number(ask.spare))
-            .bind(number(of.replicas))
-            .bind(ask.recount)
-            .bind(of.resource.limit_field())
-            .bind(of.resource.default_limit().rows().map_or(-1, number))
-            .bind(bounded)
-            .bind(all)
-            .bind(counted.map(|(_, rows)| number(rows)))
-            .bind(counted.map(|(mark, _)| number(mark.posts)))
-            .bind(counted.map(|(mark, _)| number(mark.edits_ended)))
-            .fetch_one(&self.pool)
-            .await
-            .map_err(failed)?;
-        reply(&row).map_err(failed)
+        let arguments = [
+            quoted(of.lease),
+            quoted(of.replica),
+            number(of.beats),
+            literal(of.workspace.as_str()),
+            literal(of.resource.name()),
+            number(ask.totals.posted),
+            number(ask.totals.returned),
+            number(ask.totals.edits),
+            number(ask.totals.edits_ended),
+            number(ask.seq),
+            number(ask.need),
+            number(ask.queued),
+            number(ask.spare),
+            number(of.replicas),
+            ask.recount.to_string(),
+            literal(of.resource.limit_field()),
+            of.resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number),
+            optional(bounded.map(literal)),
+            optional(all.map(literal)),
+            optional(counted.map(|(_, rows)| number(rows))),
+            optional(counted.map(|(mark, _)| number(mark.posts))),
+            optional(counted.map(|(mark, _)| number(mark.edits_ended))),
+        ];
+        let rows = self.call(format!(r#"SELECT * FROM "_tower_quota_ask"({})"#, arguments.join(", "))).await?;
+        let row = rows.first().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
+        reply(row).map_err(failed)
     }
 
     async fn flush(&self, news: &[News]) -> Result<Vec<Heard>, Error> {
-        let numbers = |of: fn(&News) -> u64| news.iter().map(|news| number(of(news))).collect::<Vec<i64>>();
-        let rows = sqlx::query(FLUSH)
-            .bind(news.iter().map(|news| news.lease).collect::<Vec<Uuid>>())
-            .bind(numbers(|news| news.totals.posted))
-            .bind(numbers(|news| news.totals.returned))
-            .bind(numbers(|news| news.totals.edits))
-            .bind(numbers(|news| news.totals.edits_ended))
-            .bind(news.iter().map(|news| news.waits).collect::<Vec<bool>>())
-            .bind(news.iter().map(|news| news.ends).collect::<Vec<bool>>())
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed)?;
+        let arguments = [
+            array(news.iter().map(|news| news.lease)),
+            array(news.iter().map(|news| number(news.totals.posted))),
+            array(news.iter().map(|news| number(news.totals.returned))),
+            array(news.iter().map(|news| number(news.totals.edits))),
+            array(news.iter().map(|news| number(news.totals.edits_ended))),
+            array(news.iter().map(|news| news.waits)),
+            array(news.iter().map(|news| news.ends)),
+        ];
+        let rows = self.call(format!(r#"SELECT * FROM "_tower_quota_flush"({})"#, arguments.join(", "))).await?;
         let heard = |row: &PgRow| {
             Ok(Heard {
                 lease: row.try_get("lease")?,
@@ -191,20 +185,11 @@ impl PostgresAuthority {
         rows.iter().map(heard).collect::<Result<_, _>>().map_err(failed)
     }
 
-    async fn end(&self, lease: Uuid) -> Result<u64, Error> {
-        sqlx::query(r#"SELECT "_tower_quota_kill"($1)"#).bind(lease).execute(&self.pool).await.map_err(failed)?;
-        // Waits for those who took hold of it before: nobody can any more.
-        sqlx::query(r#"SELECT FROM "_tower_quota_lease" WHERE "id" = $1 FOR UPDATE"#)
-            .bind(lease)
-            .execute(&self.pool)
-            .await
-            .map_err(failed)?;
-        let settled: Option<i64> = sqlx::query_scalar(r#"SELECT "_tower_quota_settle"($1)"#)
-            .bind(lease)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(failed)?;
-        Ok(settled.and_then(|units| u64::try_from(units).ok()).unwrap_or(0))
+    async fn end(&self, leases: &[Uuid]) -> Result<u64, Error> {
+        let leases = array(leases);
+        self.call(format!(r#"SELECT "_tower_quota_kill"({leases})"#)).await?;
+        let settled = self.call(format!(r#"SELECT "_tower_quota_settle"({leases}) AS "settled""#)).await?;
+        settled.first().map_or(Ok(0), |row| units(row, "settled")).map_err(failed)
     }
 
     async fn notice(&self) -> Result<Notice, Error> {
@@ -251,53 +236,55 @@ impl Authority for PostgresAuthority {
 
     fn join(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            let join = sqlx::query(r#"INSERT INTO "_tower_quota_replica" ("id") VALUES ($1) ON CONFLICT DO NOTHING"#);
-            self.pool.execute(join.bind(replica)).await.map(drop).map_err(failed)
+            let me = quoted(replica);
+            let join = format!(r#"INSERT INTO "_tower_quota_replica" ("id") VALUES ({me}) ON CONFLICT DO NOTHING"#);
+            self.call(join).await.map(drop)
         })
     }
 
     fn leave(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            let leave = sqlx::query(
-                r#"DELETE FROM "_tower_quota_replica" WHERE "id" = $1
-                   AND NOT EXISTS (SELECT FROM "_tower_quota_lease" WHERE "replica" = $1)"#,
+            let me = quoted(replica);
+            let leave = format!(
+                r#"DELETE FROM "_tower_quota_replica" WHERE "id" = {me}
+                   AND NOT EXISTS (SELECT FROM "_tower_quota_lease" WHERE "replica" = {me})"#
             );
-            self.pool.execute(leave.bind(replica)).await.map(drop).map_err(failed)
+            self.call(leave).await.map(drop)
         })
     }
 
     fn beat(&self, replica: Uuid) -> BoxFuture<'_, Result<Vec<Peer>, Error>> {
         Box::pin(async move {
-            let rows =
-                sqlx::query(r#"SELECT * FROM "_tower_quota_beat"($1)"#).bind(replica).fetch_all(&self.pool).await;
+            let rows = self.call(format!(r#"SELECT * FROM "_tower_quota_beat"({})"#, quoted(replica))).await?;
             let peer = |row: &PgRow| {
                 Ok(Peer { replica: row.try_get("id")?, beats: units(row, "beats")?, live: row.try_get("live")? })
             };
-            rows.map_err(failed)?.iter().map(peer).collect::<Result<_, _>>().map_err(failed)
+            rows.iter().map(peer).collect::<Result<_, _>>().map_err(failed)
         })
     }
 
     fn bury<'a>(&'a self, replica: Uuid, beats: u64) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let bury =
-                sqlx::query(r#"UPDATE "_tower_quota_replica" SET "live" = false WHERE "id" = $1 AND "beats" = $2"#);
-            self.pool.execute(bury.bind(replica).bind(number(beats))).await.map(drop).map_err(failed)
+            let (replica, beats) = (quoted(replica), number(beats));
+            let bury = format!(
+                r#"UPDATE "_tower_quota_replica" SET "live" = false WHERE "id" = {replica} AND "beats" = {beats}"#
+            );
+            self.call(bury).await.map(drop)
         })
     }
 
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<Uuid>, Error>> {
         Box::pin(async move {
-            let orphans = sqlx::query_scalar(
-                r#"SELECT l."id" FROM "_tower_quota_lease" l WHERE NOT l."live" OR NOT EXISTS
-                   (SELECT FROM "_tower_quota_replica" r
-                    WHERE r."id" = l."replica" AND r."live" AND r."epoch" = "_tower_quota_epoch"())"#,
-            );
-            orphans.fetch_all(&self.pool).await.map_err(failed)
+            let orphans = r#"SELECT l."id" FROM "_tower_quota_lease" l WHERE NOT l."live" OR NOT EXISTS
+                (SELECT FROM "_tower_quota_replica" r
+                 WHERE r."id" = l."replica" AND r."live" AND r."epoch" = "_tower_quota_epoch"())"#;
+            let rows = self.call(orphans.to_owned()).await?;
+            rows.iter().map(|row| row.try_get("id")).collect::<Result<_, _>>().map_err(failed)
         })
     }
 
-    fn end(&self, lease: Uuid) -> BoxFuture<'_, Result<u64, Error>> {
-        Box::pin(self.end(lease))
+    fn end<'a>(&'a self, leases: &'a [Uuid]) -> BoxFuture<'a, Result<u64, Error>> {
+        Box::pin(self.end(leases))
     }
 
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>> {
@@ -344,8 +331,22 @@ fn units(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
 }
 
 /// More than a database can hold is as good as unlimited.
-fn number(units: u64) -> i64 {
-    i64::try_from(units).unwrap_or(i64::MAX)
+fn number(units: u64) -> String {
+    i64::try_from(units).unwrap_or(i64::MAX).to_string()
+}
+
+fn quoted(plain: impl Display) -> String {
+    format!("'{plain}'")
+}
+
+fn optional(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "NULL".to_owned())
+}
+
+/// Of ids, numbers or truth values, which need no quotes of their own.
+fn array(values: impl IntoIterator<Item = impl Display>) -> String {
+    let values: Vec<_> = values.into_iter().map(|value| value.to_string()).collect();
+    quoted(format_args!("{{{}}}", values.join(",")))
 }
 
 fn failed(error: sqlx::Error) -> Error {

@@ -15,8 +15,8 @@ use crate::authority::{Authority, BEATS_TO_BEGIN, News, Notice, Peer, Times};
 use crate::error::Error;
 use crate::ledger::Totals;
 
-/// How many leases are told of in one message: their keys are locked for as long as it takes.
-const FLUSHED_AT_ONCE: usize = 100;
+/// How many leases are told of, or ended, in one message: their keys are locked for as long as it takes.
+const TOLD_AT_ONCE: usize = 100;
 
 /// The replica that this process is.
 pub(crate) struct Replica {
@@ -215,9 +215,13 @@ impl Replica {
                 self.told(self.authority.bury(peer.replica, peer.beats)).await?;
             }
         }
-        for lease in self.told(self.authority.orphans()).await? {
-            let units = self.told(self.authority.end(lease)).await?;
-            tracing::info!(%lease, units, "a lease ended with its replica: its units count as rows until the next count");
+        for leases in self.told(self.authority.orphans()).await?.chunks(TOLD_AT_ONCE) {
+            let units = self.told(self.authority.end(leases)).await?;
+            tracing::info!(
+                leases = leases.len(),
+                units,
+                "leases end with their replica: their units count as rows until the next count"
+            );
         }
         for peer in seen.iter().filter(|peer| !peer.live) {
             self.told(self.authority.leave(peer.replica)).await?;
@@ -230,7 +234,7 @@ impl Replica {
         let mut told = told;
         while !told.is_empty() {
             let mut more = Vec::new();
-            for some in told.chunks(FLUSHED_AT_ONCE) {
+            for some in told.chunks(TOLD_AT_ONCE) {
                 let news: Vec<News> = some.iter().map(|told| told.news).collect();
                 let heard = self.told(self.authority.flush(&news)).await?;
                 let mut heard: HashMap<Uuid, _> = heard.into_iter().map(|heard| (heard.lease, heard)).collect();
@@ -289,8 +293,8 @@ impl Replica {
         let began: Vec<bool> = ready.iter().map(|parting| !parting.may_begin(now)).collect();
         let done = async {
             self.flush(told).await?;
-            for lease in lost {
-                self.told(self.authority.end(lease)).await?;
+            for leases in lost.chunks(TOLD_AT_ONCE) {
+                self.told(self.authority.end(leases)).await?;
             }
             Ok(())
         };

@@ -17,6 +17,12 @@ pub(crate) fn place(options: &PgConnectOptions) -> String {
     format!("{} {:?} {} {database}", options.get_host(), options.get_socket(), options.get_port())
 }
 
+/// A text in SQL, whatever `standard_conforming_strings` is.
+pub(crate) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
+}
+
 impl Dialect for Postgres {
     fn begin(pool: &Pool<Self>, limit: Duration) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
         Box::pin(async move {
@@ -50,5 +56,16 @@ impl Dialect for Postgres {
             "42883" | "22P02" => Some(Trouble::OtherType),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn texts_are_quoted() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"a\'b"), r"E'a\\''b'");
     }
 }

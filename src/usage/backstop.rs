@@ -3,6 +3,7 @@
 use super::sql::SqlUsage;
 use crate::error::Error;
 use crate::resource::{ResourceCatalog, ResourceType};
+use crate::sql::postgres::literal;
 
 /// The code of `configuration_limit_exceeded`, which Postgres uses for limits of its own, too.
 const CODE: &str = "53400";
@@ -155,22 +156,5 @@ impl SqlUsage<sqlx::Postgres> {
             )));
         }
         Ok(backstop)
-    }
-}
-
-/// A text in SQL, whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::literal;
-
-    #[test]
-    fn texts_are_quoted() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal(r"a\'b"), r"E'a\\''b'");
     }
 }

@@ -232,19 +232,16 @@ impl Both {
             Op::Ask { lease, ask, place, beats, replicas } => self.ask(*lease, ask, *place, *beats, *replicas),
             Op::Flush(said) => self.flush(said),
             Op::Kill(lease) => {
-                self.call::<(Option<bool>,)>(format!("SELECT NULL::boolean FROM {}", function("kill", *lease)));
+                self.call::<(Option<bool>,)>(format!("SELECT NULL::boolean FROM {}", on_leases("kill", *lease)));
                 self.mirror.books.kill(*lease);
             }
             Op::Settle(lease) => {
-                // It would wait.
-                if self.mirror.held.contains(lease) {
-                    return;
-                }
-                let [(settled,)] = self.call::<(Option<i64>,)>(format!("SELECT {}", function("settle", *lease)))[..]
-                else {
+                let [(settled,)] = self.call::<(i64,)>(format!("SELECT {}", on_leases("settle", *lease)))[..] else {
                     panic!("one row");
                 };
-                assert_eq!(settled, self.mirror.books.settle(*lease).map(number));
+                let held = self.mirror.held.contains(lease);
+                let mirrored = if held { None } else { self.mirror.books.settle(*lease) };
+                assert_eq!(settled, mirrored.map_or(0, number));
             }
             Op::Join(replica) => {
                 self.run(&format!(
@@ -263,7 +260,7 @@ impl Both {
             }
             Op::Beat(replica, times) => {
                 for _ in 0..*times {
-                    self.run(&format!("SELECT {}", function("beat", *replica)));
+                    self.run(&format!(r#"SELECT "_tower_quota_beat"('{}')"#, Uuid::from_u128(*replica)));
                     self.mirror.books.beat(*replica);
                 }
             }
@@ -486,8 +483,8 @@ impl Mirror {
     }
 }
 
-fn function(name: &str, id: u128) -> String {
-    format!(r#""_tower_quota_{name}"('{}')"#, Uuid::from_u128(id))
+fn on_leases(function: &str, id: u128) -> String {
+    format!(r#""_tower_quota_{function}"('{{{}}}')"#, Uuid::from_u128(id))
 }
 
 /// What the function says, in the mirror's words.

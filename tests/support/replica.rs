@@ -107,7 +107,7 @@ impl Replica {
             let store = PostgresStore::connect(url, &catalog()).await.unwrap();
             let pool = PgPoolOptions::new().max_connections(8).connect(rows).await.unwrap();
             let usage = usage(&pool);
-            let ledger = ledger(PostgresLedger::new(&store).time_to_live(Duration::from_secs(1)));
+            let ledger = ledger(PostgresLedger::new(&store).time_to_live(Duration::from_secs(2)));
             let builder = Quota::builder(catalog()).store(store).usage(usage).ledger(ledger);
             let quota = set_up(builder.max_wait(Duration::from_secs(5))).build().unwrap();
             let refused = Arc::new(AtomicUsize::new(0));

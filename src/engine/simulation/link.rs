@@ -116,20 +116,12 @@ impl Authority for Link {
         Box::pin(self.call(|world| world.orphans()))
     }
 
-    fn end(&self, lease: Uuid) -> BoxFuture<'_, Result<u64, Error>> {
+    fn end<'a>(&'a self, leases: &'a [Uuid]) -> BoxFuture<'a, Result<u64, Error>> {
+        let leases: Arc<[u128]> = leases.iter().map(Uuid::as_u128).collect();
         Box::pin(async move {
-            let lease = lease.as_u128();
-            self.call(move |world| world.books.kill(lease)).await?;
-            let (free, freed) = oneshot::channel::<()>();
-            let free = std::sync::Mutex::new(Some(free));
-            self.call(move |world| {
-                let free = free.lock().ok().and_then(|mut free| free.take());
-                world.when_free(lease, |_| drop(free));
-            })
-            .await?;
-            // It ends by being dropped.
-            let _ = freed.await;
-            self.call(move |world| world.settle(lease)).await
+            let killed = Arc::clone(&leases);
+            self.call(move |world| killed.iter().for_each(|lease| world.books.kill(*lease))).await?;
+            self.call(move |world| leases.iter().map(|lease| world.settle(*lease)).sum()).await
         })
     }
 

@@ -57,8 +57,6 @@ pub(super) struct World {
     copy: Option<Copied>,
     /// How often the database failed over. What was under way to the one before is lost.
     epoch: u64,
-    /// What waits until no transaction holds on to a lease.
-    fences: Vec<(u128, Event)>,
     pub(super) hosts: Vec<HostState>,
     pub(super) orders: VecDeque<Order>,
     decisions: BTreeMap<u64, Deciding>,
@@ -180,7 +178,6 @@ impl World {
             books: Books::default(),
             copy: None,
             epoch: 0,
-            fences: Vec::new(),
             hosts: (0..plan.hosts).map(|_| HostState::default()).collect(),
             orders: VecDeque::new(),
             decisions: BTreeMap::new(),
@@ -412,12 +409,6 @@ impl World {
         let open = self.transactions.remove(&transaction).is_some();
         if open {
             self.note(format_args!("ends {transaction}"));
-            let fences = std::mem::take(&mut self.fences);
-            let (waiting, free): (Vec<_>, Vec<_>) = fences.into_iter().partition(|(lease, _)| self.is_held(*lease));
-            self.fences = waiting;
-            for (_, event) in free {
-                self.after(Duration::ZERO, event);
-            }
         }
         open
     }
@@ -613,16 +604,11 @@ impl World {
         self.transactions.values().any(|transaction| transaction.leases.contains(&lease))
     }
 
-    /// Does something once no transaction holds on to a lease.
-    pub(super) fn when_free(&mut self, lease: u128, event: impl FnOnce(&mut Self) + Send + 'static) {
-        if self.is_held(lease) && self.plan.mutation != Some(Mutation::SettlesUnderFences) {
-            self.fences.push((lease, Box::new(event)));
-        } else {
-            event(self);
-        }
-    }
-
+    /// Unless a transaction still holds on to it.
     pub(super) fn settle(&mut self, lease: u128) -> u64 {
+        if self.is_held(lease) && self.plan.mutation != Some(Mutation::SettlesUnderFences) {
+            return 0;
+        }
         let units = self.books.settle(lease);
         let lease = self.name(lease);
         self.note(format_args!("settles {lease}: {units:?}"));
