@@ -63,6 +63,7 @@ need curl curl
 if [[ -z ${TEST_POSTGRES_BIN-} ]] && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
   need initdb postgresql
 fi
+need pgbouncer pgbouncer
 if ((${#packages[@]} > 0)); then
   if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
     printf 'The tests need these packages (as Debian names them), which are missing: %s\n' "${packages[*]}" >&2

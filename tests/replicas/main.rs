@@ -10,5 +10,6 @@ use support::replica as host;
 mod backstop;
 mod failover;
 mod limits;
+mod pooler;
 mod statements;
 mod storms;

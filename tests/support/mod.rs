@@ -1,5 +1,5 @@
 //! What several of the end-to-end tests need: a client that is nothing but a socket, reproducible randomness, a Postgres
-//! server, a network in front of it that fails, a database that remembers the most rows that it ever held, and hosts.
+//! server, a pooler and a network that fails in front of it, a database that remembers the most rows that it ever held, and hosts.
 
 #![allow(dead_code)]
 
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub(crate) mod client;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod database;
+#[cfg(feature = "postgres")]
+pub(crate) mod pooler;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "postgres")]

@@ -86,6 +86,11 @@ impl Server {
         }
     }
 
+    /// Where its socket is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The URL of a database that the server has.
     pub(crate) fn url_of(&self, role: &str, database: &str) -> String {
         format!("postgres://{role}@localhost/{database}?host={}", self.folder.display())
@@ -188,8 +193,8 @@ fn binaries() -> PathBuf {
     found.expect("Postgres is missing: install it (Debian: postgresql), or set TEST_POSTGRES_BIN to its bin directory")
 }
 
-/// Postgres refuses to run as root. Whom it runs as then: user and group.
-fn somebody_else() -> Option<(u32, u32)> {
+/// Postgres and its pooler refuse to run as root. Whom they run as then: user and group.
+pub(super) fn somebody_else() -> Option<(u32, u32)> {
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !is_root {
         return None;
