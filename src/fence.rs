@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use sqlx::PgExecutor;
+use sqlx::{AssertSqlSafe, PgExecutor};
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::sql::postgres::{array, literal};
 
 /// Holds on to a request's units until a transaction has ended.
 ///
@@ -57,32 +58,25 @@ pub(crate) struct Units {
 }
 
 impl Fence {
-    /// What [`hold`](Self::hold) runs, for hosts on another driver, as one statement at the top level of the transaction. Its
-    /// first parameter, an array of UUIDs, are the [`leases`](Self::leases), its second one, a text, is the
-    /// [`note`](Self::note). It must return as many rows as there are leases; else the transaction must roll back. Without
-    /// leases it need not be run.
+    /// What [`hold`](Self::hold) runs, for hosts on another driver, at the top level of the transaction. Its first parameter,
+    /// an array of UUIDs, are the [`leases`](Self::leases), its second one, a text, is the [`note`](Self::note). It fails
+    /// with [`GONE`](Self::GONE) when the units have gone to others; the transaction must roll back then. Without leases it
+    /// need not be run.
     ///
-    /// It locks the leases, and leaves the note where a [`Backstop`](crate::Backstop) finds it until the transaction ends:
-    /// in the parameter `tower_quota.fence`.
-    ///
-    /// It can be a part of the statement that makes the row, which makes none then, and saves a round trip:
+    /// It can be a part of the statement that makes the row, which saves a round trip:
     ///
     /// ```
     /// use tower_quota::Fence;
     ///
     /// let insert = format!(
-    ///     r#"WITH "held" AS ({}) INSERT INTO "Segment" ("id", "workspaceId")
-    ///        SELECT $3, $4 WHERE (SELECT count(*) FROM "held") = cardinality($1)"#,
+    ///     r#"INSERT INTO "Segment" ("id", "workspaceId") SELECT $3, $4 FROM ({}) AS "held""#,
     ///     Fence::SQL
     /// );
     /// ```
-    // The array stands in a query of its own, which hides how long it is: by that, every run would be planned anew, or by
-    // reading the whole table.
-    pub const SQL: &'static str = r#"SELECT set_config(
-    'tower_quota.fence', concat(replace(current_setting('tower_quota.fence', true), $2, ''), $2), true) IS NOT NULL
-FROM unnest((SELECT $1::uuid[])) AS "of" ("id"), LATERAL (
-    SELECT FROM "_tower_quota_lease"
-    WHERE "id" = "of"."id" AND "live" AND "epoch" = "_tower_quota_epoch"() FOR KEY SHARE) AS "held""#;
+    pub const SQL: &'static str = r#"SELECT "_tower_quota_hold"($1, $2)"#;
+
+    /// The `SQLSTATE` of a fence that fails.
+    pub const GONE: &'static str = "TQ001";
 
     /// Of a reservation, whose number no other reservation of this process has.
     pub(crate) fn new(reservation: u64, units: impl IntoIterator<Item = (Uuid, Units)>) -> Self {
@@ -133,18 +127,19 @@ FROM unnest((SELECT $1::uuid[])) AS "of" ("id"), LATERAL (
         if leases.is_empty() {
             return Ok(());
         }
-        let held = sqlx::query(Self::SQL)
-            .bind(leases)
-            .bind(self.note())
-            .execute(executor)
-            .await
-            .map_err(|error| Error::unavailable("could not hold on to the request's units").with_source(error))?;
-        if held.rows_affected() == leases.len() as u64 {
-            return Ok(());
+        // As one plain message, which needs nothing prepared: a pooler may stand in between.
+        let hold = format!(r#"SELECT "_tower_quota_hold"({}, {})"#, array(leases), literal(&self.note()));
+        match executor.execute(sqlx::raw_sql(AssertSqlSafe(hold))).await {
+            Ok(_) => Ok(()),
+            Err(error)
+                if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(Self::GONE)) =>
+            {
+                let gone =
+                    "the request's units have gone to other replicas, since this one was taken for dead: roll back";
+                Err(Error::conflict(gone).with_source(error))
+            }
+            Err(error) => Err(Error::unavailable("could not hold on to the request's units").with_source(error)),
         }
-        Err(Error::conflict(
-            "the request's units have gone to other replicas, since this one was taken for dead: roll back",
-        ))
     }
 }
 

@@ -1,6 +1,5 @@
 //! The authority in a Postgres database.
 
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Tim
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::sql::postgres::{literal, place};
+use crate::sql::postgres::{array, literal, place, quoted};
 use crate::sql::{Dialect, PATIENCE, Trouble};
 use crate::store::PostgresStore;
 use crate::usage::UsageSource;
@@ -41,8 +40,8 @@ pub struct PostgresLedger {
 impl PostgresLedger {
     /// The ledger in the database of `store`.
     ///
-    /// It has up to seven connections of its own, so that it shows life even where the host has none to spare. They have not
-    /// been tried behind a pooler that hands out connections per transaction.
+    /// It has up to seven connections of its own, so that it shows life even where the host has none to spare. Each of its
+    /// calls is one message, so that a pooler may stand in between: see [`listens`](Self::listens).
     ///
     /// The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the tables `"_tower_quota_replica"`, `"_tower_quota_key"`,
     /// `"_tower_quota_lease"` and `"_tower_quota_ended"`, which the store has made; a role that only fences `SELECT` and
@@ -86,6 +85,9 @@ impl PostgresLedger {
 
     /// Whether to listen for notices of other replicas; yes by default. Without, or where they get lost, all works, but
     /// slower.
+    ///
+    /// Behind a pooler that hands out connections per transaction, such as PgBouncer, say no: the notices would come to
+    /// whoever has the session by then, and break its connection.
     pub fn listens(mut self, yes: bool) -> Self {
         self.listens = yes;
         self
@@ -335,18 +337,8 @@ fn number(units: u64) -> String {
     i64::try_from(units).unwrap_or(i64::MAX).to_string()
 }
 
-fn quoted(plain: impl Display) -> String {
-    format!("'{plain}'")
-}
-
 fn optional(value: Option<String>) -> String {
     value.unwrap_or_else(|| "NULL".to_owned())
-}
-
-/// Of ids, numbers or truth values, which need no quotes of their own.
-fn array(values: impl IntoIterator<Item = impl Display>) -> String {
-    let values: Vec<_> = values.into_iter().map(|value| value.to_string()).collect();
-    quoted(format_args!("{{{}}}", values.join(",")))
 }
 
 fn failed(error: sqlx::Error) -> Error {

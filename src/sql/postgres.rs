@@ -3,6 +3,7 @@
 //! Behind such a pooler, two statements in a row may run in two sessions: nothing is kept in one. A statement is
 //! parsed and run inside a transaction, and its time-outs are the transaction's own.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -21,6 +22,17 @@ pub(crate) fn place(options: &PgConnectOptions) -> String {
 pub(crate) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
+}
+
+/// A value that needs no quotes of its own.
+pub(crate) fn quoted(plain: impl Display) -> String {
+    format!("'{plain}'")
+}
+
+/// An array of such values.
+pub(crate) fn array(values: impl IntoIterator<Item = impl Display>) -> String {
+    let values: Vec<_> = values.into_iter().map(|value| value.to_string()).collect();
+    quoted(format_args!("{{{}}}", values.join(",")))
 }
 
 impl Dialect for Postgres {

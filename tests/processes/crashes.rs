@@ -1,8 +1,8 @@
 //! Processes that are killed, and a server that crashes.
 
 use crate::fleet::{
-    Addresses, Storm, Weather, all_can_be_used, hold_commits, let_commits_go, limit, make_commits_wait, send, start,
-    start_one, thread_of, waiting,
+    Addresses, Storm, Weather, all_can_be_used, all_serve_again, hold_commits, let_commits_go, limit,
+    make_commits_wait, send, start, start_one, thread_of, waiting,
 };
 use crate::support::database::Database;
 use crate::support::postgres::{Durability, Server, shared};
@@ -112,6 +112,7 @@ fn a_server_that_crashes_in_a_storm_leaves_the_limit_exact_and_all_units_usable(
     });
     assert!(tally[&201] > 0 && tally.contains_key(&500), "{tally:?}");
     database = Database::postgres(&url);
+    all_serve_again(&servers, "another");
     all_can_be_used(&servers, &mut database, "crashed", LIMIT);
     // At rest nobody is refused below the limit, not even for a moment.
     let mut connections: Vec<_> = servers.iter().map(|server| server.connect()).collect();

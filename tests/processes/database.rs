@@ -1,24 +1,14 @@
 //! A database that has no connections to give, that ends transactions which are in each other's way, or that sees less
 //! than others.
 
-use crate::fleet::{Addresses, Storm, Weather, all_can_be_used, limit, send, start, start_one, waiting};
+use crate::fleet::{
+    Addresses, Storm, Weather, all_can_be_used, all_serve_again, limit, send, start, start_one, waiting,
+};
 use crate::support::database::Database;
 use crate::support::postgres::shared;
-use crate::support::quickstart::{Quickstart, create};
+use crate::support::quickstart::create;
 use crate::support::random::seed;
 use crate::support::until;
-
-#[track_caller]
-fn all_serve_again(servers: &[Quickstart], workspace: &str) {
-    for (at, server) in servers.iter().enumerate() {
-        let mut connection = server.connect();
-        until("it serves again", || match create(&mut connection, workspace, &format!("again {at}")).status {
-            201 => true,
-            500 | 503 => false,
-            status => panic!("{status}"),
-        });
-    }
-}
 
 #[test]
 fn without_a_connection_to_be_had_nobody_is_told_that_the_limit_is_reached() {
@@ -67,16 +57,20 @@ fn when_all_connections_of_a_process_are_busy_nobody_is_told_that_the_limit_is_r
 fn at_an_isolation_of(level: &str) {
     const LIMIT: i64 = 30;
     let url = shared().database();
-    Database::postgres(&url).run(format!(
-        "DO 'BEGIN EXECUTE format($$ALTER DATABASE %I SET default_transaction_isolation = ''{level}''$$, \
-         current_database()); END'"
-    ));
-    let (servers, mut database) = start(&url, 3);
+    let mut database = Database::postgres(&url);
+    let mut set = |change: &str| {
+        database.run(format!("DO 'BEGIN EXECUTE format($$ALTER DATABASE %I {change}$$, current_database()); END'"));
+    };
+    set(&format!("SET default_transaction_isolation = ''{level}''"));
+    let (mut servers, mut database) = start(&url, 3);
     limit(&servers[0], "acme", LIMIT);
     let storm = Storm { workspace: "acme", connections: 24, weather: Weather::Faults, seed: seed(), round: 0 };
     let tally = storm.rage(&Addresses::of(&servers), |answered| answered.wait_for(1000));
     // Transactions of the host fail, but the ledger's don't.
     assert!(tally[&201] > 0 && tally[&500] > 0 && !tally.contains_key(&503), "{tally:?}");
+    // One whose transactions don't fail finds all units that they left.
+    set("RESET default_transaction_isolation");
+    servers.insert(0, start_one(&url));
     all_can_be_used(&servers, &mut database, "acme", LIMIT);
 }
 

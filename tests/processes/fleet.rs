@@ -13,6 +13,7 @@ use crate::support::client::{Answered, Connection, request, together};
 use crate::support::database::Database;
 use crate::support::quickstart::{ADMIN, Quickstart, create, is_final_among_others, name, segments, set_quota};
 use crate::support::random::Random;
+use crate::support::until;
 
 /// How often a status was answered.
 pub(crate) type Tally = BTreeMap<u16, usize>;
@@ -37,6 +38,19 @@ pub(crate) fn start(url: &str, processes: usize) -> (Vec<Quickstart>, Database) 
 
 pub(crate) fn limit(server: &Quickstart, workspace: &str, limit: i64) {
     set_quota(&mut server.connect(), workspace, &json!({ "maxSegments": limit }));
+}
+
+/// Waits until each process admits requests again.
+#[track_caller]
+pub(crate) fn all_serve_again(servers: &[Quickstart], workspace: &str) {
+    for (at, server) in servers.iter().enumerate() {
+        let mut connection = server.connect();
+        until("it serves again", || match create(&mut connection, workspace, &format!("again {at}")).status {
+            201 => true,
+            500 | 503 => false,
+            status => panic!("{status}"),
+        });
+    }
 }
 
 /// All of the limit can be used, from any one process, and then no more from any other.

@@ -151,7 +151,8 @@ impl Server {
 
     fn control(&self, arguments: &[&str]) {
         let log = self.folder.join("server.log").display().to_string();
-        self.run("pg_ctl", &[arguments, &["-l", &log]].concat(), "data");
+        // A server that crashed writes all its files to disk first, which takes its time where others do so, too.
+        self.run("pg_ctl", &[arguments, &["-t", "300", "-l", &log]].concat(), "data");
     }
 
     /// Runs one of the server's programs on a folder of its own.
@@ -162,7 +163,8 @@ impl Server {
             command.uid(user).gid(group);
         }
         let done = command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        assert!(done.unwrap().success(), "{program} {arguments:?} failed");
+        let log = fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
+        assert!(done.unwrap().success(), "{program} {arguments:?} failed: {log}");
     }
 }
 

@@ -215,7 +215,7 @@ impl Rows {
         id: &str,
         workspace: &str,
     ) -> Result<(), StatusCode> {
-        match query(sql).bind(id).bind(workspace).execute(connection).await {
+        match query(sql).bind(id).bind(workspace).persistent(false).execute(connection).await {
             Ok(_) => Ok(()),
             Err(error) if Backstop::refused(&error) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
