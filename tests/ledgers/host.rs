@@ -77,7 +77,7 @@ impl Host {
             let usage = PostgresUsage::builder(pool, &catalog()).build().unwrap();
             let mut builder = Quota::builder(catalog());
             if replicas > 0 {
-                let ledger = PostgresLedger::new(&store).time_to_live(Duration::from_secs(1)).fenced();
+                let ledger = PostgresLedger::new(&store).fenced();
                 builder = builder.ledger(ledger);
             }
             started.push(Replica::start(builder.store(store).usage(usage), &rows));
@@ -142,7 +142,7 @@ impl Rows {
     async fn make_tables(&self) {
         for table in TABLES {
             let table = format!(r#"CREATE TABLE "{table}" ("id" TEXT PRIMARY KEY, "workspaceId" TEXT NOT NULL)"#);
-            on!(self, pool => drop(query(AssertSqlSafe(table)).execute(pool).await.unwrap()));
+            on!(self, pool => query(AssertSqlSafe(table)).execute(pool).await.map(|_| ()).unwrap());
         }
     }
 
@@ -168,7 +168,7 @@ impl Rows {
     /// Deletes all rows of a workspace around the layer.
     pub(crate) async fn delete(&self, table: &str, workspace: &str) {
         let delete = format!(r#"DELETE FROM "{table}" WHERE "workspaceId" = $1"#);
-        on!(self, pool => drop(query(AssertSqlSafe(delete)).bind(workspace).execute(pool).await.unwrap()));
+        on!(self, pool => query(AssertSqlSafe(delete)).bind(workspace).execute(pool).await.map(|_| ()).unwrap());
     }
 
     pub(crate) async fn count(&self, table: &str, workspace: &str) -> i64 {
