@@ -84,25 +84,26 @@ $$;
 CREATE FUNCTION "_tower_quota_hold"(p_leases uuid[], p_note text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-  held bigint;
+  snapshot boolean := current_setting('transaction_isolation') IN ('repeatable read', 'serializable');
+  lease uuid;
 BEGIN
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    -- Such a transaction sees a lease as it was when it began. To lock its row fails if it has changed since.
-    PERFORM FROM "_tower_quota_lease" WHERE "id" = ANY(p_leases) AND "live" AND "epoch" = "_tower_quota_epoch"()
-    FOR KEY SHARE;
-    GET DIAGNOSTICS held = ROW_COUNT;
-  ELSE
-    PERFORM pg_advisory_xact_lock_shared("_tower_quota_handle"("lease")) FROM unnest(p_leases) AS "lease";
-    -- A statement of its own, which sees what was committed before the lock was had: a lease that is live now is not
-    -- settled before the lock is gone.
-    SELECT count(*) INTO held FROM "_tower_quota_lease"
-    WHERE "id" = ANY(p_leases) AND "live" AND "epoch" = "_tower_quota_epoch"();
-  END IF;
-  IF held < cardinality(p_leases) THEN
-    RAISE EXCEPTION USING ERRCODE = 'TQ001',
-      MESSAGE = 'the units of this request have gone to others: its process was taken for dead',
-      HINT = 'Roll back, and answer with a server error.';
-  END IF;
+  -- One by one: a search for several is planned anew each time, or reads the whole table.
+  FOREACH lease IN ARRAY p_leases LOOP
+    IF snapshot THEN
+      -- Such a transaction sees a lease as it was when it began. To lock its row fails if it has changed since.
+      PERFORM FROM "_tower_quota_lease" WHERE "id" = lease AND "live" AND "epoch" = "_tower_quota_epoch"() FOR KEY SHARE;
+    ELSE
+      PERFORM pg_advisory_xact_lock_shared("_tower_quota_handle"(lease));
+      -- A statement of its own, which sees what was committed before the lock was had: a lease that is live now is not
+      -- settled before the lock is gone.
+      PERFORM FROM "_tower_quota_lease" WHERE "id" = lease AND "live" AND "epoch" = "_tower_quota_epoch"();
+    END IF;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION USING ERRCODE = 'TQ001',
+        MESSAGE = 'the units of this request have gone to others: its process was taken for dead',
+        HINT = 'Roll back, and answer with a server error.';
+    END IF;
+  END LOOP;
   -- A note that was left before is not left twice.
   PERFORM set_config('tower_quota.fence',
     concat(replace(current_setting('tower_quota.fence', true), p_note, ''), p_note), true);
