@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use sqlx::postgres::PgQueryResult;
 use sqlx::{AssertSqlSafe, PgExecutor};
 use uuid::Uuid;
 
@@ -58,25 +59,32 @@ pub(crate) struct Units {
 }
 
 impl Fence {
-    /// What [`hold`](Self::hold) runs, for hosts on another driver, at the top level of the transaction. Its first parameter,
-    /// an array of UUIDs, are the [`leases`](Self::leases), its second one, a text, is the [`note`](Self::note). It fails
-    /// with [`GONE`](Self::GONE) when the units have gone to others; the transaction must roll back then. Without leases it
-    /// need not be run.
+    /// What [`hold`](Self::hold) runs, for hosts on another driver, as one statement at the top level of the transaction. Its
+    /// first parameter, an array of UUIDs, are the [`leases`](Self::leases), its second one, a text, is the
+    /// [`note`](Self::note). It must return as many rows as there are leases; else the transaction must roll back. Without
+    /// leases it need not be run.
     ///
-    /// It can be a part of the statement that makes the row, which saves a round trip:
+    /// It locks the leases, and leaves the note where a [`Backstop`](crate::Backstop) finds it until the transaction ends:
+    /// in the parameter `tower_quota.fence`.
+    ///
+    /// It can be a part of the statement that makes the row, which makes none then, and saves a round trip:
     ///
     /// ```
     /// use tower_quota::Fence;
     ///
     /// let insert = format!(
-    ///     r#"INSERT INTO "Segment" ("id", "workspaceId") SELECT $3, $4 FROM ({}) AS "held""#,
+    ///     r#"WITH "held" AS ({}) INSERT INTO "Segment" ("id", "workspaceId")
+    ///        SELECT $3, $4 WHERE (SELECT count(*) FROM "held") = cardinality($1)"#,
     ///     Fence::SQL
     /// );
     /// ```
-    pub const SQL: &'static str = r#"SELECT "_tower_quota_hold"($1, $2)"#;
-
-    /// The `SQLSTATE` of a fence that fails.
-    pub const GONE: &'static str = "TQ001";
+    // The array stands in a query of its own, which hides how long it is: by that, every run would be planned anew, or by
+    // reading the whole table.
+    pub const SQL: &'static str = r#"SELECT set_config(
+    'tower_quota.fence', concat(replace(current_setting('tower_quota.fence', true), $2, ''), $2), true) IS NOT NULL
+FROM unnest((SELECT $1::uuid[])) AS "of" ("id"), LATERAL (
+    SELECT FROM "_tower_quota_lease"
+    WHERE "id" = "of"."id" AND "live" AND "epoch" = "_tower_quota_epoch"() FOR KEY SHARE) AS "held""#;
 
     /// Of a reservation, whose number no other reservation of this process has.
     pub(crate) fn new(reservation: u64, units: impl IntoIterator<Item = (Uuid, Units)>) -> Self {
@@ -127,17 +135,30 @@ impl Fence {
         if leases.is_empty() {
             return Ok(());
         }
-        // As one plain message, which needs nothing prepared: a pooler may stand in between.
-        let hold = format!(r#"SELECT "_tower_quota_hold"({}, {})"#, array(leases), literal(&self.note()));
-        match executor.execute(sqlx::raw_sql(AssertSqlSafe(hold))).await {
-            Ok(_) => Ok(()),
-            Err(error)
-                if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(Self::GONE)) =>
-            {
-                let gone =
-                    "the request's units have gone to other replicas, since this one was taken for dead: roll back";
-                Err(Error::conflict(gone).with_source(error))
-            }
+        self.held(sqlx::query(Self::SQL).bind(leases).bind(self.note()).execute(executor).await)
+    }
+
+    /// The same as one plain message, which needs nothing prepared: for hosts behind a pooler that hands out connections per
+    /// transaction. Elsewhere it is slower.
+    ///
+    /// # Errors
+    ///
+    /// As [`hold`](Self::hold).
+    pub async fn hold_unprepared(&self, executor: impl PgExecutor<'_>) -> Result<(), Error> {
+        let leases = self.leases();
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let hold = Self::SQL.replace("$1", &array(leases)).replace("$2", &literal(&self.note()));
+        self.held(executor.execute(sqlx::raw_sql(AssertSqlSafe(hold))).await)
+    }
+
+    fn held(&self, held: Result<PgQueryResult, sqlx::Error>) -> Result<(), Error> {
+        match held {
+            Ok(held) if held.rows_affected() == self.leases().len() as u64 => Ok(()),
+            Ok(_) => Err(Error::conflict(
+                "the request's units have gone to other replicas, since this one was taken for dead: roll back",
+            )),
             Err(error) => Err(Error::unavailable("could not hold on to the request's units").with_source(error)),
         }
     }

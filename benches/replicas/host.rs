@@ -171,9 +171,14 @@ async fn ours_in_one(
     fence: Fence,
 ) -> StatusCode {
     let mut transaction = pool.begin().await.unwrap();
-    let statement = format!(r#"INSERT INTO "Segment" SELECT $3, $4 FROM ({}) AS "held""#, Fence::SQL);
+    let statement = format!(
+        r#"WITH "held" AS ({}) INSERT INTO "Segment"
+           SELECT $3, $4 WHERE (SELECT count(*) FROM "held") = cardinality($1)"#,
+        Fence::SQL
+    );
     let statement = query(AssertSqlSafe(statement)).bind(fence.leases()).bind(fence.note());
-    if statement.bind(Uuid::now_v7()).bind(&workspace).execute(&mut *transaction).await.is_err() {
+    let statement = statement.bind(Uuid::now_v7()).bind(&workspace);
+    if statement.execute(&mut *transaction).await.unwrap().rows_affected() == 0 {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     transaction.commit().await.unwrap();

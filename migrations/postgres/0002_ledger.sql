@@ -73,53 +73,6 @@ LANGUAGE sql IMMUTABLE AS $$
   SELECT 64::bigint
 $$;
 
--- What transactions lock in the place of a lease: half of its id, which is random. A lock of its row would be written down,
--- and more slowly the more transactions have it at once.
-CREATE FUNCTION "_tower_quota_handle"(p_lease uuid) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$
-  SELECT ('x' || right(replace(p_lease::text, '-', ''), 16))::bit(64)::bigint
-$$;
-
--- Holds on to leases until the end of the transaction, for one that makes rows. The note is for a backstop.
-CREATE FUNCTION "_tower_quota_hold"(p_leases uuid[], p_note text) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-  snapshot boolean := current_setting('transaction_isolation') IN ('repeatable read', 'serializable');
-  lease uuid;
-BEGIN
-  -- One by one: a search for several is planned anew each time, or reads the whole table.
-  FOREACH lease IN ARRAY p_leases LOOP
-    IF snapshot THEN
-      -- Such a transaction sees a lease as it was when it began. To lock its row fails if it has changed since.
-      PERFORM FROM "_tower_quota_lease" WHERE "id" = lease AND "live" AND "epoch" = "_tower_quota_epoch"() FOR KEY SHARE;
-    ELSE
-      PERFORM pg_advisory_xact_lock_shared("_tower_quota_handle"(lease));
-      -- A statement of its own, which sees what was committed before the lock was had: a lease that is live now is not
-      -- settled before the lock is gone.
-      PERFORM FROM "_tower_quota_lease" WHERE "id" = lease AND "live" AND "epoch" = "_tower_quota_epoch"();
-    END IF;
-    IF NOT FOUND THEN
-      RAISE EXCEPTION USING ERRCODE = 'TQ001',
-        MESSAGE = 'the units of this request have gone to others: its process was taken for dead',
-        HINT = 'Roll back, and answer with a server error.';
-    END IF;
-  END LOOP;
-  -- A note that was left before is not left twice.
-  PERFORM set_config('tower_quota.fence',
-    concat(replace(current_setting('tower_quota.fence', true), p_note, ''), p_note), true);
-END $$;
-
--- Whether no transaction holds on to a lease. None can until the end of this one, either.
-CREATE FUNCTION "_tower_quota_is_free"(p_lease uuid) RETURNS boolean
-LANGUAGE plpgsql AS $$
-BEGIN
-  IF NOT pg_try_advisory_xact_lock("_tower_quota_handle"(p_lease)) THEN
-    RETURN false;
-  END IF;
-  PERFORM FROM "_tower_quota_lease" WHERE "id" = p_lease FOR UPDATE SKIP LOCKED;
-  RETURN FOUND;
-END $$;
-
 -- The books of a key, locked until the end of the transaction. They are always locked before a lease is changed. What
 -- was counted in an earlier epoch is forgotten.
 CREATE FUNCTION "_tower_quota_open"(p_workspace text, p_resource text) RETURNS "_tower_quota_key"
@@ -405,11 +358,12 @@ BEGIN
       "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded"
     WHERE "id" = said.id AND o IS DISTINCT FROM l;
     IF said.ends AND "_tower_quota_rest"(l) = 0 AND l."edits" = l."editsEnded" THEN
-      IF "_tower_quota_is_free"(said.id) THEN
-        DELETE FROM "_tower_quota_lease" WHERE "id" = said.id;
+      -- Not while a transaction still holds on to it: it is left to those who end leases.
+      DELETE FROM "_tower_quota_lease"
+      WHERE "id" = (SELECT "id" FROM "_tower_quota_lease" WHERE "id" = said.id FOR UPDATE SKIP LOCKED);
+      IF FOUND THEN
         PERFORM "_tower_quota_bar"(l);
       ELSE
-        -- It is left to those who end leases.
         UPDATE "_tower_quota_lease" SET "live" = false WHERE "id" = said.id;
       END IF;
     END IF;
@@ -447,8 +401,8 @@ BEGIN
   FOR before IN SELECT * FROM "_tower_quota_lease" WHERE "id" = ANY(p_leases) ORDER BY "workspace", "resource", "id" LOOP
     k := "_tower_quota_open"(before."workspace", before."resource");
     SELECT * INTO before FROM "_tower_quota_lease"
-    WHERE "id" = before."id" AND NOT ("live" AND "epoch" = "_tower_quota_epoch"());
-    CONTINUE WHEN NOT FOUND OR NOT "_tower_quota_is_free"(before."id");
+    WHERE "id" = before."id" AND NOT ("live" AND "epoch" = "_tower_quota_epoch"()) FOR UPDATE SKIP LOCKED;
+    CONTINUE WHEN NOT FOUND;
     DELETE FROM "_tower_quota_lease" WHERE "id" = before."id";
     PERFORM "_tower_quota_bar"(before);
     l := before;

@@ -87,7 +87,8 @@ impl PostgresLedger {
     /// slower.
     ///
     /// Behind a pooler that hands out connections per transaction, such as PgBouncer, say no: the notices would come to
-    /// whoever has the session by then, and break its connection.
+    /// whoever has the session by then, and break its connection. Handlers take
+    /// [`Fence::hold_unprepared`](crate::Fence::hold_unprepared) then.
     pub fn listens(mut self, yes: bool) -> Self {
         self.listens = yes;
         self

@@ -278,13 +278,9 @@ impl Both {
                 if self.mirror.held.is_empty() {
                     self.runtime.block_on(sqlx::raw_sql("BEGIN").execute(&mut self.holder)).unwrap();
                 }
-                self.runtime.block_on(sqlx::raw_sql("SAVEPOINT before").execute(&mut self.holder)).unwrap();
-                let held = self.runtime.block_on(hold.execute(&mut self.holder));
+                let held = self.runtime.block_on(hold.execute(&mut self.holder)).unwrap();
                 let live = self.mirror.books.leases.get(lease).is_some_and(|lease| lease.live);
-                assert_eq!(held.is_ok(), live);
-                if !live {
-                    self.runtime.block_on(sqlx::raw_sql("ROLLBACK TO before").execute(&mut self.holder)).unwrap();
-                }
+                assert_eq!(held.rows_affected(), u64::from(live));
                 if live {
                     self.mirror.held.push(*lease);
                 } else if self.mirror.held.is_empty() {

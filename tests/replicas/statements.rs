@@ -2,10 +2,7 @@
 
 use std::thread;
 
-use sqlx::{Connection as _, PgConnection};
-use tokio::runtime::Runtime;
 use tower_quota::Fence;
-use uuid::Uuid;
 
 use crate::host::{Replica, database};
 use crate::support::database::Database;
@@ -30,36 +27,50 @@ fn with_a_lease() -> (String, Database) {
 }
 
 #[test]
+fn a_fence_is_planned_once_and_finds_its_leases_by_their_index() {
+    let (_, mut database) = with_a_lease();
+    database.run(format!("PREPARE hold (uuid[], text) AS {}", Fence::SQL));
+    for _ in 0..7 {
+        database.run(format!("EXECUTE hold ('{{{LEASE}}}', '')"));
+    }
+    database.run(format!(
+        "CREATE FUNCTION plan() RETURNS text LANGUAGE plpgsql AS $$
+         DECLARE
+           line text;
+           plan text := '';
+         BEGIN
+           FOR line IN EXECUTE 'EXPLAIN EXECUTE hold (''{{{LEASE}}}'', '''')' LOOP
+             plan := plan || line;
+           END LOOP;
+           RETURN plan;
+         END $$"
+    ));
+    let planned_once = "SELECT generic_plans FROM pg_prepared_statements WHERE name = $1";
+    assert!(database.number(planned_once.to_owned(), "hold") > 0);
+    let by_index = "SELECT (plan() LIKE '%Index Scan%' AND plan() NOT LIKE '%' || $1 || '%')::int::bigint";
+    assert_eq!(database.number(by_index.to_owned(), "Seq Scan"), 1);
+}
+
+#[test]
 fn a_fence_that_had_to_wait_sees_what_became_of_its_lease() {
     let (url, mut database) = with_a_lease();
-    for (change, gone) in [(r#""asked" = 1"#, false), (r#""live" = false"#, true)] {
-        // As whoever settles it does.
-        database.run(format!(
-            r#"BEGIN;
-               UPDATE "_tower_quota_lease" SET {change};
-               SELECT "_tower_quota_is_free"("id") FROM "_tower_quota_lease""#
-        ));
+    let held = |url: &str| {
+        let held = format!("SELECT count(*) FROM ({}) AS held", Fence::SQL.replace("$2", "''"));
+        Database::postgres(url).number(held, &format!("{{{LEASE}}}"))
+    };
+    for (change, expected) in [(r#""asked" = 1"#, 1), (r#""live" = false"#, 0)] {
+        let lock = format!(r#"BEGIN; SELECT FROM "_tower_quota_lease" WHERE "id" = '{LEASE}' FOR UPDATE"#);
+        database.run(format!(r#"{lock}; UPDATE "_tower_quota_lease" SET {change}"#));
         thread::scope(|scope| {
-            let held = scope.spawn(|| hold(&url));
+            let held = scope.spawn(|| held(&url));
             let waiting =
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = $1";
             let mut observer = Database::postgres(&url);
             until("the fence waits", || observer.number(waiting.to_owned(), "Lock") == 1);
             database.run("COMMIT".to_owned());
-            assert_eq!(held.join().unwrap(), if gone { Err(Fence::GONE.to_owned()) } else { Ok(()) }, "{change}");
+            assert_eq!(held.join().unwrap(), expected, "{change}");
         });
     }
-}
-
-/// What becomes of a transaction that takes hold of the lease.
-fn hold(url: &str) -> Result<(), String> {
-    let runtime = Runtime::new().unwrap();
-    runtime.block_on(async {
-        let mut connection = PgConnection::connect(url).await.unwrap();
-        let leases = vec![Uuid::parse_str(LEASE).unwrap()];
-        let held = sqlx::query(Fence::SQL).bind(leases).bind("").execute(&mut connection).await;
-        held.map(drop).map_err(|error| error.as_database_error().unwrap().code().unwrap().into_owned())
-    })
 }
 
 #[test]

@@ -246,7 +246,7 @@ async fn insert(
     if fate == "held" {
         query("SELECT pg_advisory_xact_lock_shared($1)").bind(HELD).execute(&mut *transaction).await.unwrap();
     }
-    if rows.fenced && fence.hold(&mut *transaction).await.is_err() {
+    if rows.fenced && fence.hold_unprepared(&mut *transaction).await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     let id = Uuid::now_v7().to_string();
@@ -277,7 +277,7 @@ async fn replace(
     axum::Json(row): axum::Json<serde_json::Value>,
 ) -> StatusCode {
     let mut transaction = rows.pool.begin().await.unwrap();
-    if rows.fenced && fence.hold(&mut *transaction).await.is_err() {
+    if rows.fenced && fence.hold_unprepared(&mut *transaction).await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     let insert = r#"INSERT INTO "Segment" VALUES ($1, $2) ON CONFLICT ("id") DO NOTHING"#;
