@@ -164,8 +164,9 @@ pub struct DecisionReceipt {
 
 /// What is known of a resource type of a workspace.
 ///
-/// No more rows than `counted + posted + leased` can come of what was granted. For a request that was admitted, the
-/// numbers are of just after that, and have its own units.
+/// No more rows than `counted + posted + leased` can come of what was granted, its own units included. For a request that
+/// was admitted, the numbers are of just after that. Where a [`PostgresLedger`](crate::PostgresLedger) keeps the limits, they
+/// are those of its last answer to this process, and others may have been granted more since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Evidence {
@@ -189,9 +190,13 @@ pub struct Evidence {
 }
 
 impl DecisionReceipt {
+    /// Where it is logged.
+    pub(crate) const TARGET: &'static str = "tower_quota::decision";
+
     pub(crate) fn log(&self) {
         for of in &self.evidence {
             tracing::debug!(
+                target: DecisionReceipt::TARGET,
                 workspace = %self.workspace,
                 resource_type = of.resource.name(),
                 admitted = self.admitted,

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use sqlx::postgres::PgQueryResult;
-use sqlx::{AssertSqlSafe, PgExecutor};
+use sqlx::{AssertSqlSafe, PgExecutor, Postgres};
 use uuid::Uuid;
 
 use crate::error::Error;
 use crate::sql::postgres::{array, literal};
+use crate::sql::{Dialect, Trouble};
 
 /// Holds on to a request's units until a transaction has ended.
 ///
@@ -117,7 +118,7 @@ FROM unnest((SELECT $1::uuid[])) AS "of" ("id"), LATERAL (
         for held in self.held.iter() {
             for (lease, units) in held.leases.iter().zip(&held.units) {
                 // Writing to a string doesn't fail.
-                let _ = write!(note, "{} {lease} {} {};", held.reservation, number(units.made), number(units.edited));
+                let _ = write!(note, ";{} {lease} {} {};", held.reservation, number(units.made), number(units.edited));
             }
         }
         note
@@ -159,7 +160,16 @@ FROM unnest((SELECT $1::uuid[])) AS "of" ("id"), LATERAL (
             Ok(_) => Err(Error::conflict(
                 "the request's units have gone to other replicas, since this one was taken for dead: roll back",
             )),
-            Err(error) => Err(Error::unavailable("could not hold on to the request's units").with_source(error)),
+            Err(error) => {
+                let what = match Postgres::trouble(&error) {
+                    Some(Trouble::Denied) => {
+                        "the role may not hold on to the request's units: have the ledger's owner run GRANT SELECT, UPDATE ON \
+                         \"_tower_quota_lease\" to the role"
+                    }
+                    _ => "could not hold on to the request's units",
+                };
+                Err(Error::unavailable(what).with_source(error))
+            }
         }
     }
 }

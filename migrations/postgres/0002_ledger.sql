@@ -296,6 +296,9 @@ BEGIN
     -- A refusal need not wait for the disk. A crash that loses it takes the books back to where they were before a count,
     -- and forgets the number of a request that has died with its session.
     PERFORM set_config('synchronous_commit', 'off', true);
+  ELSIF current_setting('synchronous_commit') = 'off' THEN
+    -- Whatever the default is: a grant that a crash loses would be given twice.
+    PERFORM set_config('synchronous_commit', 'local', true);
   END IF;
   UPDATE "_tower_quota_lease" AS o SET
     "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded",
@@ -382,7 +385,9 @@ LANGUAGE plpgsql SET lock_timeout = '4s' AS $$
 DECLARE
   l "_tower_quota_lease";
 BEGIN
-  FOR l IN SELECT * FROM "_tower_quota_lease" WHERE "id" = ANY(p_leases) ORDER BY "workspace", "resource", "id" LOOP
+  FOR l IN
+    SELECT * FROM "_tower_quota_lease" WHERE "id" = ANY(p_leases) AND "live" ORDER BY "workspace", "resource", "id"
+  LOOP
     PERFORM "_tower_quota_open"(l."workspace", l."resource");
     UPDATE "_tower_quota_lease" SET "live" = false WHERE "id" = l."id";
   END LOOP;

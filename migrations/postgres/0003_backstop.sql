@@ -143,4 +143,5 @@ REVOKE EXECUTE ON FUNCTION "_tower_quota_backstop"() FROM PUBLIC;
 -- Where this migration finds the tables, and not a temporary one of the writer's before them.
 DO $$ BEGIN
   EXECUTE format('ALTER FUNCTION "_tower_quota_backstop"() SET search_path = %s, pg_temp', current_setting('search_path'));
+  EXECUTE format('ALTER FUNCTION "_tower_quota_limits"() SET search_path = %s, pg_temp', current_setting('search_path'));
 END $$;

@@ -21,6 +21,9 @@ use crate::usage::UsageSource;
 /// Beats, chores, and a few requests for units: those that wait for one key ask together.
 const CONNECTIONS: u32 = 6;
 
+/// How long a call may take that counts rows.
+const LONGEST: Duration = Duration::from_secs(30);
+
 /// The channel of all notices.
 const CHANNEL: &str = "_tower_quota";
 
@@ -120,9 +123,15 @@ impl Drop for Listening {
 
 impl PostgresAuthority {
     /// One message, and one transaction: so a pooler may stand in between that hands out a connection for each, and loses
-    /// what was prepared before. The level is named, since a role or a database may have another one by default.
+    /// what was prepared before. The level is named, since a role or a database may have another one by default. And the server
+    /// gives up when nobody may be waiting any more.
     async fn call(&self, statement: String) -> Result<Vec<PgRow>, Error> {
-        let statement = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {statement}");
+        let statement = format!(
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+             {statement}",
+            LONGEST.as_millis(),
+            PATIENCE.as_millis()
+        );
         sqlx::raw_sql(AssertSqlSafe(statement)).fetch_all(&self.pool).await.map_err(failed)
     }
 
@@ -350,7 +359,8 @@ fn failed(error: sqlx::Error) -> Error {
         }
         Some(Trouble::ReadOnly) => "the ledger's server is read-only: connect to the primary",
         Some(Trouble::NoTable | Trouble::NoColumn | Trouble::OtherType) => {
-            "the ledger's tables or functions (\"_tower_quota_…\") are gone or altered: restore them from a backup, or              stop all processes, drop them and \"WorkspaceQuota\" with \"_tower_quota_migrations\", and start again"
+            "the ledger's tables or functions (\"_tower_quota_…\") are gone or altered: restore them from a backup, or \
+             stop all processes, drop them and \"WorkspaceQuota\" with \"_tower_quota_migrations\", and start again"
         }
         _ => "the ledger in Postgres doesn't answer",
     };

@@ -15,7 +15,7 @@ use super::reservation::{Reservation, Unit, Units};
 use super::tenant::{Age, Key, Tenant};
 use super::{Inner, merged};
 use crate::authority::{LeaseOf, Reply};
-use crate::decision::{Demand, Existing, Refusal, ResolvedCharge};
+use crate::decision::{DecisionReceipt, Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
 use crate::ledger::{Admission, Answer, Ask, Round, Standing, Step, Verdict};
 use crate::resource::ResourceId;
@@ -190,7 +190,8 @@ impl Inner {
                 "quota exceeded: passes, as the mode says"
             );
             units.push(self.take_anyway(workspace, demand).await?);
-            warnings.push(refusal);
+            let receipt = DecisionReceipt { admitted: true, ..refusal.receipt };
+            warnings.push(Refusal { receipt, ..refusal });
         }
         Ok(Ok(Reservation::new(units, warnings)))
     }
@@ -528,10 +529,10 @@ async fn ask_round(
     let begun = quota.clock.ticks();
     match quota.ask(tenant, resource, key, ask).await {
         Ok(Some((answer, _))) => {
+            key.cell.answered(ask, &answer, verdicts);
             if answer.counted {
                 key.cell.counted_at(begun);
             }
-            key.cell.answered(ask, &answer, verdicts);
         }
         Ok(None) => {}
         Err(error) => {

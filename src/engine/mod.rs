@@ -562,8 +562,10 @@ impl Inner {
         let Some((answer, believed)) = self.ask(tenant, resource, key, &ask).await? else {
             return Ok((self.count(tenant, resource, None).await?, None));
         };
-        key.cell.counted_at(begun);
         key.wake_if(key.cell.reported(&ask, &answer));
+        if answer.counted {
+            key.cell.counted_at(begun);
+        }
         let actual = answer.known.counted;
         // Rows of requests in flight are no error of anybody's.
         let right = |believed: u64| (believed..=believed.saturating_add(answer.known.reserved)).contains(&actual);

@@ -17,7 +17,7 @@ impl Inner {
     // Both are rare: without them, nothing is looked up.
     #[inline]
     pub(crate) fn explain(&self, reservation: &Reservation, wanted: bool) -> Option<Box<DecisionReceipt>> {
-        if !wanted && !tracing::enabled!(Level::DEBUG) {
+        if !wanted && !tracing::enabled!(target: DecisionReceipt::TARGET, Level::DEBUG) {
             return None;
         }
         let receipt = self.receipt(reservation)?;

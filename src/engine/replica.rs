@@ -217,11 +217,12 @@ impl Replica {
         }
         for leases in self.told(self.authority.orphans()).await?.chunks(TOLD_AT_ONCE) {
             let units = self.told(self.authority.end(leases)).await?;
-            tracing::info!(
-                leases = leases.len(),
-                units,
-                "leases end with their replica: their units count as rows until the next count"
-            );
+            if units > 0 {
+                tracing::info!(
+                    units,
+                    "leases ended with their replica: their units count as rows until the next count"
+                );
+            }
         }
         for peer in seen.iter().filter(|peer| !peer.live) {
             self.told(self.authority.leave(peer.replica)).await?;

@@ -47,6 +47,8 @@ const LONGEST: usize = 63;
 ///   function `"_tower_quota_backstop"` or may `EXECUTE` it. The owner of that function, who made the tables of the store,
 ///   needs `SELECT` on the tables, without row-level security that hides rows from it. Who writes rows needs no rights on
 ///   the books.
+/// - Workspace ids that are spelled as the column's text is: for a column of type `uuid`,
+///   [`WorkspaceFormat::Uuid`](crate::WorkspaceFormat::Uuid).
 /// - To be generated anew when a table, its filter or a default limit has changed: these stand in the triggers. Limits that
 ///   are set for a workspace don't.
 ///

@@ -73,21 +73,27 @@ fn a_fence_that_had_to_wait_sees_what_became_of_its_lease() {
     }
 }
 
-#[test]
-fn a_refusal_that_says_nothing_new_does_not_wait_for_the_disk_and_all_else_does() {
-    let (_, mut database) = with_a_lease();
-    database.run("SET synchronous_commit = on".to_owned());
-    let mut waits = |seq: u32, posted: u32, need: u32, limit: u32| {
+/// Makes requests for units, and tells of each whether it waits for the disk.
+fn waits_in(database: &mut Database) -> impl FnMut(u32, u32, u32, u32) -> bool {
+    move |seq, posted, need, limit| {
         database.run(format!(
             r#"BEGIN;
                SELECT "_tower_quota_ask"('{LEASE}', '{REPLICA}', 0, 'acme', 'segments', {posted}, 0, 0, 0, {seq}, {need},
                  {need}, 0, 1, false, 'maxSegments', {limit}, 'SELECT count(*) FROM "Segment" WHERE $1 <> '''' LIMIT $2',
                  'SELECT count(*) FROM "Segment" WHERE $1 <> ''''', NULL, NULL, NULL)"#
         ));
-        let on = database.number("SELECT (current_setting($1) = 'on')::int::bigint".to_owned(), "synchronous_commit");
+        let waits = "SELECT (current_setting($1) <> 'off')::int::bigint";
+        let on = database.number(waits.to_owned(), "synchronous_commit");
         database.run("COMMIT".to_owned());
         on == 1
-    };
+    }
+}
+
+#[test]
+fn a_refusal_that_says_nothing_new_does_not_wait_for_the_disk_and_all_else_does() {
+    let (_, mut database) = with_a_lease();
+    database.run("SET synchronous_commit = on".to_owned());
+    let mut waits = waits_in(&mut database);
     assert!(waits(1, 0, 5, 0), "the first request");
     assert!(!waits(2, 0, 5, 0), "refused");
     assert!(waits(3, 0, 1, 1), "granted");
@@ -95,4 +101,10 @@ fn a_refusal_that_says_nothing_new_does_not_wait_for_the_disk_and_all_else_does(
     assert!(waits(5, 1, 5, 1), "refused, with a row that nobody knew of");
     assert!(!waits(6, 1, 5, 1), "refused");
     assert!(waits(0, 1, 0, 1), "nothing asked for");
+    drop(waits);
+    // Whatever the default is.
+    database.run("SET synchronous_commit = off".to_owned());
+    let mut waits = waits_in(&mut database);
+    assert!(waits(7, 1, 1, 9), "granted");
+    assert!(!waits(8, 1, 9, 9), "refused");
 }

@@ -155,7 +155,8 @@ impl Quickstart {
             match answer.status {
                 201 => {}
                 429 if is_final_among_others(&answer) => break,
-                429 => {
+                // Where many tests share the machine, a statement may take longer than its time-out.
+                429 | 500 | 503 => {
                     waited += 1;
                     assert!(waited < TRIES, "units never came back: {answer}");
                 }
