@@ -106,5 +106,5 @@ fn a_refusal_that_says_nothing_new_does_not_wait_for_the_disk_and_all_else_does(
     database.run("SET synchronous_commit = off".to_owned());
     let mut waits = waits_in(&mut database);
     assert!(waits(7, 1, 1, 9), "granted");
-    assert!(!waits(8, 1, 9, 9), "refused");
+    assert!(!waits(8, 1, 10, 9), "refused");
 }
