@@ -349,7 +349,7 @@ async fn it_goes_on_after_the_server_has_crashed() {
     let before = server.pid();
     server.restart_immediate();
     assert_ne!(server.pid(), before);
-    // A connection that is gone is noticed when it is next taken from the pool.
+    // A connection that is gone is noticed when it is next used.
     assert_eq!(store.load(&workspace("acme")).await.unwrap().unwrap(), made);
     server.stop();
     assert!(store.load(&workspace("acme")).await.unwrap_err().is_unavailable());
