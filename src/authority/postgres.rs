@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPool, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Postgres, Row};
+use sqlx::postgres::{PgListener, PgPool, PgRow};
+use sqlx::{Postgres, Row};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -13,8 +13,8 @@ use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Tim
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::sql::postgres::{array, literal, place, quoted};
-use crate::sql::{Dialect, PATIENCE, Trouble};
+use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, time_outs};
+use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
 use crate::usage::UsageSource;
 
@@ -51,10 +51,8 @@ impl PostgresLedger {
     /// `UPDATE` on `"_tower_quota_lease"`.
     pub fn new(store: &PostgresStore) -> Self {
         let options = (*store.pool().connect_options()).clone();
-        let pool =
-            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE).connect_lazy_with(options);
         Self {
-            pool,
+            pool: pool_options(CONNECTIONS).connect_lazy_with(options),
             times: Times {
                 time_to_live: Duration::from_secs(4),
                 longest_handler: Duration::from_secs(30),
@@ -123,16 +121,9 @@ impl Drop for Listening {
 
 impl PostgresAuthority {
     /// One message, and one transaction: so a pooler may stand in between that hands out a connection for each, and loses
-    /// what was prepared before. The level is named, since a role or a database may have another one by default. And the server
-    /// gives up when nobody may be waiting any more.
+    /// what was prepared before. The server gives up when nobody may be waiting any more. All calls may be made twice.
     async fn call(&self, statement: String) -> Result<Vec<PgRow>, Error> {
-        let statement = format!(
-            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
-             {statement}",
-            LONGEST.as_millis(),
-            PATIENCE.as_millis()
-        );
-        sqlx::raw_sql(AssertSqlSafe(statement)).fetch_all(&self.pool).await.map_err(failed)
+        one_message(&self.pool, &format!("{}; {statement}", time_outs(LONGEST))).await.map_err(failed)
     }
 
     async fn ask(

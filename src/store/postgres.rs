@@ -2,13 +2,14 @@
 
 use std::str::FromStr;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::{ConnectOptions, Connection, Pool, Postgres};
 
 use super::sql::{Records, SqlStore, applied, missing_columns, upgrade};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::resource::ResourceCatalog;
+use crate::sql::postgres::{inlined, one_message, pool_options, time_outs};
 use crate::sql::{Dialect, PATIENCE, Statement, Trouble};
 
 /// Records are cached, and calls are short.
@@ -65,7 +66,7 @@ impl SqlStore<Postgres> {
     /// [`Error::is_config`] when the URL isn't one.
     pub fn connect_lazy(url: &str, catalog: &ResourceCatalog) -> Result<Self, Error> {
         let options = options(url)?;
-        Ok(Self::unprepared(settings().connect_lazy_with(options), catalog, ()))
+        Ok(Self::unprepared(pool_options(CONNECTIONS).connect_lazy_with(options), catalog, ()))
     }
 
     /// A store in a database that the host has connected to.
@@ -108,6 +109,7 @@ WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdro
         Box::pin(prepare(pool, catalog))
     }
 
+    // Not in one message: on a connection on which somebody left a transaction open, nobody would commit it.
     fn run<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<PgRow>, sqlx::Error>> {
         Box::pin(async move {
             let mut transaction = Self::begin(pool, PATIENCE).await?;
@@ -115,6 +117,10 @@ WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdro
             transaction.commit().await?;
             Ok(rows)
         })
+    }
+
+    fn fetch<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<PgRow>, sqlx::Error>> {
+        Box::pin(async move { one_message(pool, &format!("{}; {}", time_outs(PATIENCE), inlined(&statement))).await })
     }
 
     fn preparing(error: sqlx::Error) -> Error {
@@ -137,14 +143,10 @@ WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdro
 
 async fn open(url: &str) -> Result<PgPool, Error> {
     let options = options(url)?;
-    match settings().connect_with(options.clone()).await {
+    match pool_options(CONNECTIONS).connect_with(options.clone()).await {
         Ok(pool) => Ok(pool),
         Err(error) => Err(opening(&options, reason(&options, error).await)),
     }
-}
-
-fn settings() -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE)
 }
 
 fn options(url: &str) -> Result<PgConnectOptions, Error> {

@@ -74,6 +74,11 @@ pub trait Records: Dialect {
     /// Runs a statement that is a transaction by itself.
     fn run<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<Self::Row>, sqlx::Error>>;
 
+    /// Runs one that only reads.
+    fn fetch<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<Self::Row>, sqlx::Error>> {
+        Self::run(pool, statement)
+    }
+
     /// The error for tables that can't be prepared.
     fn preparing(error: sqlx::Error) -> Error;
 }
@@ -125,6 +130,15 @@ RETURNING {columns}"#
         DB::run(&self.pool, statement).await.map_err(failed)
     }
 
+    async fn fetch(
+        &self,
+        statement: Statement<'_>,
+        failed: impl FnOnce(sqlx::Error) -> Error,
+    ) -> Result<Vec<DB::Row>, Error> {
+        self.prepare().await?;
+        DB::fetch(&self.pool, statement).await.map_err(failed)
+    }
+
     /// The connections: to close them in an orderly shutdown, or to count the rows of the same database.
     pub fn pool(&self) -> &Pool<DB> {
         &self.pool
@@ -132,7 +146,7 @@ RETURNING {columns}"#
 
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<QuotaRecord>, Error> {
         let statement = Statement::recurring(&self.load, vec![Value::Text(workspace.as_str())]);
-        let rows = self.run(statement, |error| failed::<DB>("reading", workspace, error)).await?;
+        let rows = self.fetch(statement, |error| failed::<DB>("reading", workspace, error)).await?;
         rows.first().map(|row| self.record(workspace, row)).transpose()
     }
 
@@ -317,7 +331,7 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
         Box::pin(async move {
             let silent = "the database of the quota records doesn't answer";
             let failed = |error| Error::unavailable(silent).with_source(error);
-            self.run(Statement::once("SELECT 1", Vec::new()), failed).await.map(drop)
+            self.fetch(Statement::once("SELECT 1", Vec::new()), failed).await.map(drop)
         })
     }
 }

@@ -328,6 +328,20 @@ async fn nothing_is_kept_in_a_session() {
 }
 
 #[tokio::test]
+async fn a_change_is_committed_where_somebody_left_a_transaction_open() {
+    let (observer, url) = own_database().await;
+    let single = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+    let store = PostgresStore::new(single.clone(), &catalog()).await.unwrap();
+    run(&single, "BEGIN").await;
+    let made = store.provision(&workspace("acme")).await.unwrap();
+    assert_eq!(observer.load(&workspace("acme")).await.unwrap(), Some(made));
+    run(&single, "BEGIN").await;
+    let changes = limits(&catalog(), &[("maxUsers", Limit::of(5))]);
+    let changed = store.update(&workspace("acme"), &changes, &Expect::Anything).await.unwrap();
+    assert_eq!(observer.load(&workspace("acme")).await.unwrap(), Some(changed));
+}
+
+#[tokio::test]
 async fn it_goes_on_after_the_server_has_crashed() {
     let server = tokio::task::spawn_blocking(|| Server::start(Durability::Full)).await.unwrap();
     let store = PostgresStore::connect(&server.database(), &catalog()).await.unwrap();
@@ -335,7 +349,7 @@ async fn it_goes_on_after_the_server_has_crashed() {
     let before = server.pid();
     server.restart_immediate();
     assert_ne!(server.pid(), before);
-    // A connection that is gone is noticed when it is next taken from the pool.
+    // A connection that is gone is noticed when it is next used.
     assert_eq!(store.load(&workspace("acme")).await.unwrap().unwrap(), made);
     server.stop();
     assert!(store.load(&workspace("acme")).await.unwrap_err().is_unavailable());
