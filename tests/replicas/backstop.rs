@@ -2,13 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tokio::runtime::{Builder, Runtime};
 use tower_quota::{Backstop, Decision, Demand, EnforcementMode, PostgresStore, Quota, Reservation};
 
-use crate::host::{Replica, catalog, create, creation, database, fill, upsert, usage};
+use crate::host::{Replica, catalog, create, create_somehow, database, fill, upsert, usage};
 use crate::support::client::together;
 use crate::support::database::Database;
 use crate::support::postgres::shared;
@@ -386,26 +385,8 @@ fn through_the_layer(replica: &Replica, workspace: &str, random: &mut Random) ->
             upsert(&mut connection, workspace, &format!("{workspace} {}", random.below(6)));
             continue;
         }
-        let fates = [
-            "done",
-            "done",
-            "done",
-            "refused",
-            "rolled back",
-            "error inside",
-            "error after",
-            "hang after",
-            "hang before",
-        ];
-        let fate = *random.pick(&fates);
-        connection.send_raw(&creation(workspace, fate)).unwrap();
-        if fate.starts_with("hang") || random.below(8) == 0 {
-            // Hangs up at any moment of the handler's.
-            thread::sleep(Duration::from_millis(random.next() % 20));
-            connection = replica.connect();
-            continue;
-        }
-        made += usize::from(connection.read().unwrap().status == 201);
+        let answer = create_somehow(replica, &mut connection, workspace, random);
+        made += usize::from(answer.is_some_and(|answer| answer.status == 201));
     }
     made
 }

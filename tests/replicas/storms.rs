@@ -1,10 +1,8 @@
 //! Many requests at once, at all replicas.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::Duration;
 
-use crate::host::{Replica, create, creation, database, fill};
+use crate::host::{Replica, create, create_somehow, database, fill};
 use crate::support::client::together;
 use crate::support::postgres::shared;
 use crate::support::random::{Random, seed};
@@ -47,25 +45,7 @@ fn rows_never_exceed_the_limit_whatever_handlers_do() {
             let replica = &replicas[number % replicas.len()];
             let mut connection = replica.connect();
             for _ in 0..8 {
-                let fates = [
-                    "done",
-                    "done",
-                    "refused",
-                    "rolled back",
-                    "error inside",
-                    "error after",
-                    "hang after",
-                    "hang before",
-                ];
-                let fate = random.pick(&fates);
-                connection.send_raw(&creation(&workspace, fate)).unwrap();
-                if fate.starts_with("hang") || random.below(8) == 0 {
-                    // Hangs up at any moment of the handler's.
-                    thread::sleep(Duration::from_millis(random.next() % 20));
-                    connection = replica.connect();
-                    continue;
-                }
-                connection.read().unwrap();
+                create_somehow(replica, &mut connection, &workspace, random);
             }
         });
         assert!(database.peak("Segment", &workspace) <= 50);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use super::client::{self, Answer, Connection};
 use super::database::Database;
+use super::random::Random;
 
 pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
@@ -174,6 +176,25 @@ pub(crate) fn creation(workspace: &str, fate: &str) -> Vec<u8> {
 pub(crate) fn create(connection: &mut Connection, workspace: &str) -> Answer {
     connection.send_raw(&creation(workspace, "done")).unwrap();
     connection.read().unwrap()
+}
+
+/// A creation whose handler does well or not, by a client that may hang up: no answer then.
+pub(crate) fn create_somehow(
+    replica: &Replica,
+    connection: &mut Connection,
+    workspace: &str,
+    random: &mut Random,
+) -> Option<Answer> {
+    let fates = ["done", "done", "refused", "rolled back", "error inside", "error after", "hang after", "hang before"];
+    let fate = random.pick(&fates);
+    connection.send_raw(&creation(workspace, fate)).unwrap();
+    if fate.starts_with("hang") || random.below(8) == 0 {
+        // At any moment of the handler's.
+        thread::sleep(Duration::from_millis(random.next() % 20));
+        *connection = replica.connect();
+        return None;
+    }
+    Some(connection.read().unwrap())
 }
 
 #[track_caller]

@@ -59,16 +59,8 @@ impl Link {
         &self,
         work: impl Fn(&mut World) -> T + Send + Sync + 'static,
     ) -> Result<T, Error> {
-        self.send(true, work).await
-    }
-
-    async fn send<T: Send + 'static>(
-        &self,
-        repeats: bool,
-        work: impl Fn(&mut World) -> T + Send + Sync + 'static,
-    ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
-        lock(&self.world).call(self.host, self.clock.now(), repeats, work, |result| {
+        lock(&self.world).call(self.host, self.clock.now(), work, |result| {
             // Nobody waits any more.
             let _ = answer.send(result);
         });
@@ -87,8 +79,7 @@ impl Authority for Link {
     ) -> BoxFuture<'a, Result<Reply, Error>> {
         let (asker, ask) = (asker(&of), *ask);
         let here = usage.count_sql(of.resource).is_some();
-        // It may come late, but no connection brings it twice: once refused, it must not be granted after all.
-        Box::pin(self.send(true, move |world| world.ask(&asker, &ask, here, counted)))
+        Box::pin(self.call(move |world| world.ask(&asker, &ask, here, counted)))
     }
 
     fn flush<'a>(&'a self, news: &'a [News]) -> BoxFuture<'a, Result<Vec<Heard>, Error>> {

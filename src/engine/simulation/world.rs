@@ -272,13 +272,12 @@ impl World {
 
     // The network.
 
-    /// Has `work` done at the database for `host`, who calls at `time`; perhaps twice, if it `repeats`. `answer` hears what
+    /// Has `work` done at the database for `host`, who calls at `time`; perhaps twice. `answer` hears what
     /// became of it.
     pub(super) fn call<T: Send + 'static>(
         &mut self,
         host: usize,
         time: Time,
-        repeats: bool,
         work: impl Fn(&mut Self) -> T + Send + Sync + 'static,
         answer: impl FnOnce(Result<T, Error>) + Send + 'static,
     ) {
@@ -286,7 +285,7 @@ impl World {
         let work = Arc::new(work);
         let done = Arc::new(Mutex::new(None));
         let epoch = self.epoch;
-        for delay in fate.executed.into_iter().take(if repeats { 2 } else { 1 }).flatten() {
+        for delay in fate.executed.into_iter().flatten() {
             let (work, done) = (Arc::clone(&work), Arc::clone(&done));
             self.at(time + delay, move |world| {
                 if world.epoch != epoch {
