@@ -136,6 +136,9 @@ pub struct Refusal {
     pub requested: u64,
     /// Units that are left, beside rows and reservations.
     pub remaining: u64,
+    /// The workspace whose cap on itself and all below it is in the way: usage and limit are theirs together. `None` where it
+    /// is the workspace's own limit.
+    pub cap: Option<WorkspaceId>,
     /// Units held by requests still in flight, where only those stand in the way.
     pub reserved: Option<u64>,
     /// When to try again, where trying again may help.

@@ -130,6 +130,7 @@ mod layer;
 mod ledger;
 mod limit;
 mod mode;
+mod policy;
 mod principal;
 mod problem;
 mod resource;
@@ -149,7 +150,7 @@ pub use api::{
 pub use authority::PostgresLedger;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
 pub use engine::{
-    Correction, Decision, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation, Settling, SettlingBarrier,
+    Admin, Correction, Decision, PolicyChange, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation, Settling, SettlingBarrier,
 };
 pub use error::Error;
 #[cfg(feature = "postgres")]
@@ -162,6 +163,10 @@ pub use layer::{
 };
 pub use limit::{FiniteLimit, Limit, LimitSet};
 pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource, Promise};
+pub use policy::{
+    Actor, AuditAction, AuditEntry, AuditFilter, AuditPage, CapOver, Grace, GraceUse, IncreaseRequest, Kin, LimitSource,
+    Lineage, Plan, RequestStatus, Settings, TemporaryOverride, Trace, TraceStep,
+};
 pub use principal::{Principal, Role, Workspaces};
 pub use problem::{ErrorCode, Problem, ProblemFormat};
 pub use resource::{ResourceCatalog, ResourceCatalogBuilder, ResourceId, ResourceSpec, ResourceType};
@@ -175,7 +180,7 @@ pub use store::PostgresStore;
 pub use store::SqlStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
-pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};
+pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore, StoreTransaction};
 #[cfg(feature = "sqlite")]
 pub use usage::SqliteUsage;
 #[cfg(feature = "postgres")]

@@ -154,6 +154,12 @@ impl LimitSet {
         }
     }
 
+    /// Takes the limit of `resource` out of the set; answers what it was.
+    pub fn remove(&mut self, resource: ResourceId) -> Option<Limit> {
+        let at = self.entries.binary_search_by_key(&resource, |entry| entry.0).ok()?;
+        Some(self.entries.remove(at).1)
+    }
+
     /// The limit of `resource`, if it is in the set.
     pub fn get(&self, resource: ResourceId) -> Option<Limit> {
         let at = self.entries.binary_search_by_key(&resource, |entry| entry.0).ok()?;

@@ -240,6 +240,9 @@ impl From<&Refusal> for Problem {
         if let Some(reserved) = refusal.reserved {
             details["reserved"] = reserved.into();
         }
+        if let Some(top) = &refusal.cap {
+            details["cappedBy"] = top.as_str().into();
+        }
         let mut problem = Self::new(ErrorCode::QuotaExceeded, refusal.message()).with_details(details);
         // Retry-After has whole seconds; less than one would tell the client to try at once.
         problem.retry_after = refusal.retry_after.map(|after| after.as_secs().max(1));

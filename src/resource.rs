@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::limit::{Limit, LimitSet};
+use crate::limit::Limit;
 
 /// Identifies a resource type within its [`ResourceCatalog`].
 ///
@@ -133,7 +133,8 @@ const GUIDE: [(&str, &str, u32, &str); 8] = [
 ];
 
 /// Fields of a quota object that are not limits.
-const RESERVED_FIELDS: [&str; 5] = ["id", "workspaceId", "createdAt", "updatedAt", "version"];
+const RESERVED_FIELDS: [&str; 8] =
+    ["id", "workspaceId", "createdAt", "updatedAt", "version", "plan", "parent", "settings"];
 
 impl ResourceCatalog {
     /// The eight types of the quota guide, to be added to.
@@ -237,14 +238,6 @@ impl ResourceCatalog {
     /// The default limits by index, shared by all workspaces that have none of their own.
     pub(crate) fn default_limits(&self) -> Arc<[Limit]> {
         Arc::clone(&self.0.defaults)
-    }
-
-    /// The limits in force where `set` holds those that were set.
-    pub(crate) fn effective(&self, set: &LimitSet) -> Arc<[Limit]> {
-        if set.is_empty() {
-            return self.default_limits();
-        }
-        self.iter().map(|resource| set.get(resource.id()).unwrap_or(resource.default_limit())).collect()
     }
 }
 

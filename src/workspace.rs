@@ -17,6 +17,25 @@ impl WorkspaceId {
     /// The longest id, in bytes.
     pub const MAX_LEN: usize = 255;
 
+    /// What comes before the id of a workspace in that of the books of all below it: no id has a control character.
+    const SUBTREE: char = '\u{1f}';
+
+    /// An id that is in its canonical form already.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, reason = "for stores"))]
+    pub(crate) fn canonical(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    /// By what the books are known of this workspace and all below it together.
+    pub(crate) fn subtree(&self) -> Self {
+        Self(format!("{}{}", Self::SUBTREE, self.0).into())
+    }
+
+    /// The workspace, where this stands for it and all below it.
+    pub(crate) fn top(&self) -> Option<Self> {
+        self.0.strip_prefix(Self::SUBTREE).map(|id| Self(id.into()))
+    }
+
     /// The id as text.
     #[inline]
     pub fn as_str(&self) -> &str {

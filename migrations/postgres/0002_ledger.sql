@@ -18,7 +18,8 @@ CREATE TABLE "_tower_quota_replica" (
   "epoch" bigint NOT NULL DEFAULT "_tower_quota_epoch"()
 );
 
--- A resource type of a workspace. The rows that may exist at most are "counted" + "posted" + "carried" + "leased".
+-- A resource type of a workspace, or, where a control character stands before its id, of the workspace and all below it
+-- together. The rows that may exist at most are "counted" + "posted" + "carried" + "leased".
 CREATE TABLE "_tower_quota_key" (
   "workspace"  text NOT NULL,
   "resource"   text NOT NULL,
@@ -52,6 +53,8 @@ CREATE TABLE "_tower_quota_lease" (
   -- The last request for units that was answered, and how many were granted.
   "asked"      bigint NOT NULL DEFAULT 0,
   "answer"     bigint NOT NULL DEFAULT 0,
+  -- The keys of workspaces with all below them that its units were charged to as well, in leases of their own.
+  "charges"    text[] NOT NULL DEFAULT '{}',
   "epoch"      bigint NOT NULL DEFAULT "_tower_quota_epoch"()
 ) WITH (fillfactor = 50);
 CREATE INDEX "_tower_quota_lease_key" ON "_tower_quota_lease" ("workspace", "resource");
@@ -146,7 +149,8 @@ $$;
 --
 -- Answers `granted`, `over` (the rows and the need are over the limit, by a count that this request made), `blocked`
 -- (only what is in flight is in the way), `count` (the rows must be counted, which this function can't do), `none`
--- (nothing was needed, or the request was heard before and got nothing: it has to be made anew) or `dead` (the lease has
+-- (nothing was needed, or the request was heard before and got nothing: it has to be made anew), `moved` (the workspace
+-- counts in other subtrees than those that the units are charged to, and nothing was changed) or `dead` (the lease has
 -- ended, and nothing was changed).
 CREATE FUNCTION "_tower_quota_ask"(
   p_lease uuid,
@@ -161,12 +165,14 @@ CREATE FUNCTION "_tower_quota_ask"(
   -- How many replicas share what is left.
   p_replicas bigint,
   p_recount boolean,
-  -- The limit: a column of "WorkspaceQuota", and what is in force where that is NULL. -1 is unlimited.
+  -- The limit: a column of "WorkspaceQuota", and what is in force where nothing says otherwise. -1 is unlimited.
   p_field text, p_default bigint,
   -- The statement that counts no more than a number of rows, and the one that counts all; NULL where the rows are elsewhere.
   p_bounded text, p_all text,
   -- What was counted elsewhere, since the books said this.
   p_rows bigint, p_mark_posts bigint, p_mark_edits_ended bigint,
+  -- The keys that the units are charged to as well, and whether grace counts.
+  p_charges text[], p_grace boolean,
   OUT verdict text, OUT granted bigint, OUT "limit" bigint, OUT "rows" bigint, OUT posted bigint, OUT reserved bigint,
   OUT believed bigint, OUT posts bigint, OUT edits_ended bigint, OUT counted boolean, OUT breach bigint
 )
@@ -182,6 +188,10 @@ DECLARE
   waits boolean;
   spare bigint;
   claimed boolean;
+  -- The workspace with all below it that this is about, if it is.
+  top text := CASE WHEN left(p_workspace, 1) = chr(31) THEN substr(p_workspace, 2) END;
+  -- What leases of those below may still turn into rows that aren't charged here: they are of before the workspace came here.
+  uncharged bigint := 0;
 BEGIN
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
     -- It would go by rows and limits of before.
@@ -190,6 +200,10 @@ BEGIN
   granted := 0;
   counted := false;
   breach := 0;
+  IF top IS NULL AND "_tower_quota_caps"(p_workspace, p_resource) <> p_charges THEN
+    verdict := 'moved';
+    RETURN;
+  END IF;
   SELECT * INTO before FROM "_tower_quota_lease" WHERE "id" = p_lease;
   IF NOT FOUND THEN
     IF p_seq > 1 OR EXISTS (SELECT FROM "_tower_quota_ended" WHERE "lease" = p_lease) OR NOT EXISTS (
@@ -200,11 +214,15 @@ BEGIN
       verdict := 'dead';
       RETURN;
     END IF;
-    INSERT INTO "_tower_quota_lease" ("id", "replica", "workspace", "resource")
-    VALUES (p_lease, p_replica, p_workspace, p_resource) RETURNING * INTO before;
+    INSERT INTO "_tower_quota_lease" ("id", "replica", "workspace", "resource", "charges")
+    VALUES (p_lease, p_replica, p_workspace, p_resource, p_charges) RETURNING * INTO before;
   END IF;
   IF NOT before."live" OR before."epoch" <> "_tower_quota_epoch"() THEN
     verdict := 'dead';
+    RETURN;
+  END IF;
+  IF before."charges" <> p_charges THEN
+    verdict := 'moved';
     RETURN;
   END IF;
 
@@ -223,8 +241,13 @@ BEGIN
   END IF;
   waits := "_tower_quota_waits"(k);
 
-  EXECUTE format('SELECT %I FROM "WorkspaceQuota" WHERE "workspaceId" = $1', p_field) INTO "limit" USING p_workspace;
-  "limit" := coalesce("limit", p_default);
+  "limit" := "_tower_quota_limit"(p_workspace, p_resource, p_field, p_default, p_grace);
+  IF top IS NOT NULL THEN
+    -- Before rows are counted: what becomes a row in between counts twice.
+    SELECT coalesce(sum("_tower_quota_rest"(o) + o."edits" - o."editsEnded"), 0) INTO uncharged FROM "_tower_quota_lease" o
+    WHERE o."workspace" IN (SELECT "_tower_quota_members"(top)) AND o."resource" = p_resource
+      AND p_workspace <> ALL(o."charges");
+  END IF;
 
   IF p_need > 0 AND p_seq <= before."asked" THEN
     -- Heard before, though the answer was lost. What it granted is in the lease. Where that is nothing, it doesn't get
@@ -246,10 +269,10 @@ BEGIN
           EXIT;
         ELSE
           IF "limit" >= 0 THEN
-            EXECUTE p_bounded INTO found_rows USING p_workspace, least("limit", 9223372036854775806) + 1;
+            EXECUTE p_bounded INTO found_rows USING coalesce(top, p_workspace), least("limit", 9223372036854775806) + 1;
           END IF;
           IF "limit" < 0 OR found_rows > "limit" THEN
-            EXECUTE p_all INTO found_rows USING p_workspace;
+            EXECUTE p_all INTO found_rows USING coalesce(top, p_workspace);
           END IF;
           k."posted" := 0;
           k."carried" := k."edits";
@@ -265,7 +288,7 @@ BEGIN
       END IF;
       EXIT WHEN p_need <= 0;
       room := CASE WHEN "limit" < 0 THEN 9000000000000000000 - k."leased"
-                   ELSE "limit" - k."counted" - k."posted" - k."carried" - k."leased" END;
+                   ELSE "limit" - k."counted" - k."posted" - k."carried" - k."leased" - uncharged END;
       IF p_need <= room AND NOT waits THEN
         granted := least(p_queued, room);
         spare := (room - granted) / (2 * greatest(p_replicas, 1));
@@ -304,15 +327,19 @@ BEGIN
     "posted" = l."posted", "returned" = l."returned", "edits" = l."edits", "editsEnded" = l."editsEnded",
     "granted" = l."granted", "asked" = l."asked", "answer" = l."answer"
   WHERE "id" = p_lease AND o IS DISTINCT FROM l;
+  "rows" := k."counted";
+  posted := k."posted";
+  reserved := k."leased" + k."carried" + uncharged;
+  IF uncharged > 0 THEN
+    -- What they make is told to nobody here: until they have ended, rows are counted anew each time.
+    k."counted" := NULL;
+  END IF;
   PERFORM "_tower_quota_close"(k);
   IF verdict = 'blocked' THEN
     PERFORM pg_notify('_tower_quota', 'recall ' || p_resource || ' ' || p_workspace);
   ELSIF claimed OR waits THEN
     PERFORM "_tower_quota_free"(k);
   END IF;
-  "rows" := k."counted";
-  posted := k."posted";
-  reserved := k."leased" + k."carried";
   posts := k."posts";
   edits_ended := k."editsEnded";
 END $$;

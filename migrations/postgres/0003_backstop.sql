@@ -1,7 +1,7 @@
 -- The backstop: a trigger of the host's tables, which lets no row in above the limit, whoever writes it. What it promises, and
 -- why it can't be in the way of a request that was admitted, is told in docs/protocol.md.
 
--- How often limits of a workspace were changed. A transaction that sees the database as it was fails on it where it would go
+-- How often limits of a workspace were changed, or those of a plan, where another control character stands before its name. A transaction that sees the database as it was fails on it where it would go
 -- by limits of before.
 CREATE TABLE "_tower_quota_change" (
   "workspace" text PRIMARY KEY,
@@ -12,10 +12,20 @@ CREATE OR REPLACE FUNCTION "_tower_quota_limits"() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
   changed text := CASE WHEN TG_OP = 'DELETE' THEN OLD."workspaceId" ELSE NEW."workspaceId" END;
+  touched text[] := ARRAY[changed, chr(31) || changed];
+  caps text[];
 BEGIN
   INSERT INTO "_tower_quota_change" AS c VALUES (changed, 1)
   ON CONFLICT ("workspace") DO UPDATE SET "changes" = c."changes" + 1;
-  PERFORM FROM "_tower_quota_key" WHERE "workspace" = changed ORDER BY "resource" FOR UPDATE;
+  IF TG_OP = 'INSERT' AND NEW."parent" IS NOT NULL OR TG_OP = 'UPDATE'
+    AND (OLD."parent", OLD."settings" -> 'caps') IS DISTINCT FROM (NEW."parent", NEW."settings" -> 'caps') THEN
+    -- Rows of this workspace and all below it count in other subtrees now. Leases of before know nothing of that: none is
+    -- being granted from here on, and see `_tower_quota_ask` for those that there are.
+    SELECT array_agg(chr(31) || "id") INTO caps FROM "_tower_quota_ancestors"(changed) AS "id";
+    touched := touched || caps || ARRAY(SELECT "_tower_quota_members"(changed));
+  END IF;
+  PERFORM FROM "_tower_quota_key" WHERE "workspace" = ANY(touched) ORDER BY "workspace", "resource" FOR UPDATE;
+  UPDATE "_tower_quota_key" SET "counted" = NULL WHERE "workspace" = ANY(caps);
   PERFORM pg_notify('_tower_quota', 'limits ' || changed);
   RETURN NULL;
 END $$;
@@ -50,8 +60,7 @@ DECLARE
   p_filter text := TG_ARGV[3];
   p_field text := TG_ARGV[4];
   p_default bigint := TG_ARGV[5];
-  -- The limit of a workspace, and its rows up to a number.
-  limit_sql text := format('SELECT %I FROM "WorkspaceQuota" WHERE "workspaceId" = $1', p_field);
+  -- The rows of a workspace up to a number.
   count_sql text := format(
     'SELECT count(*) FROM (SELECT FROM %1$I.%2$I AS %2$I WHERE %2$I.%3$I = $1::%4$s AND (%5$s) LIMIT $2) AS counted',
     TG_TABLE_SCHEMA, TG_TABLE_NAME, p_column, p_type, p_filter);
@@ -92,12 +101,11 @@ BEGIN
 
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
       -- Fails where limits were changed since the transaction began to see. The books do so by themselves.
-      INSERT INTO "_tower_quota_change" VALUES (written.workspace, 0) ON CONFLICT DO NOTHING;
-      PERFORM FROM "_tower_quota_change" WHERE "workspace" = written.workspace FOR SHARE;
+      INSERT INTO "_tower_quota_change" SELECT "_tower_quota_origins"(written.workspace), 0 ON CONFLICT DO NOTHING;
+      PERFORM FROM "_tower_quota_change" WHERE "workspace" IN (SELECT "_tower_quota_origins"(written.workspace)) FOR SHARE;
     END IF;
     k := "_tower_quota_open"(written.workspace, p_resource);
-    EXECUTE limit_sql INTO "limit" USING written.workspace;
-    "limit" := coalesce("limit", p_default);
+    "limit" := "_tower_quota_limit"(written.workspace, p_resource, p_field, p_default, true);
     bound := k."counted" + k."posted" + k."carried" + k."leased";
     IF "limit" < 0 OR new_rows <= "limit" - bound THEN
       k."posted" := k."posted" + new_rows;
@@ -134,7 +142,7 @@ BEGIN
   END LOOP;
   IF NOT FOUND THEN
     -- No rows: when the trigger is made, it shows by that whether all of this can be run.
-    EXECUTE limit_sql USING NULL::text;
+    PERFORM "_tower_quota_limit"(NULL, p_resource, p_field, p_default, true);
     EXECUTE count_sql USING NULL::text, 0;
   END IF;
   RETURN NULL;

@@ -607,6 +607,7 @@ mod tests {
                 limit: 50,
                 requested: 3,
                 remaining: 2,
+                cap: None,
                 reserved: Some(3),
                 retry_after: None,
                 receipt: crate::DecisionReceipt {

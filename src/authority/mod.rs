@@ -31,6 +31,10 @@ pub(crate) struct LeaseOf<'a> {
     pub(crate) resource: &'a ResourceType,
     /// How many replicas share what is left.
     pub(crate) replicas: u64,
+    /// The books that its units are charged to as well.
+    pub(crate) charges: &'a [WorkspaceId],
+    /// Whether grace counts.
+    pub(crate) grace: bool,
 }
 
 /// Where the books stood before rows were counted elsewhere.
@@ -54,6 +58,8 @@ pub(crate) enum Reply {
     },
     /// The rows must be counted first, which the authority can't do itself.
     Count(BooksMark),
+    /// The workspace counts in other books than those that the units are charged to.
+    Moved,
     /// The lease has ended.
     Dead,
 }
@@ -95,8 +101,10 @@ pub(crate) enum Notice {
     Recall { resource: String, workspace: String },
     /// Units of this key were given back.
     Free { resource: String, workspace: String },
-    /// The limits of this workspace have changed.
+    /// The limits of this workspace have changed, and those of all that depend on it.
     Limits { workspace: String },
+    /// The limits of this plan have changed.
+    Plan { name: String },
     /// Any of them may have been missed.
     Lost,
 }

@@ -13,7 +13,8 @@ use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Tim
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, time_outs};
+use crate::workspace::WorkspaceId;
+use crate::sql::postgres::{texts, array, literal, one_message, place, pool_options, quoted, time_outs};
 use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
 use crate::usage::UsageSource;
@@ -136,7 +137,11 @@ impl PostgresAuthority {
         // Rows in another database are counted there, between two calls.
         let place = place(&self.pool.connect_options());
         let sql = usage.count_sql(of.resource).filter(|sql| sql.serves(&place));
-        let (bounded, all) = sql.as_ref().map_or((None, None), |sql| (Some(sql.bounded()), Some(sql.all())));
+        let (bounded, all) = match (&sql, of.workspace.top()) {
+            (None, _) => (None, None),
+            (Some(sql), None) => (Some(sql.bounded().to_owned()), Some(sql.all().to_owned())),
+            (Some(sql), Some(_)) => (Some(of_all_below(sql.bounded())), Some(of_all_below(sql.all()))),
+        };
         let arguments = [
             quoted(of.lease),
             quoted(of.replica),
@@ -155,11 +160,13 @@ impl PostgresAuthority {
             ask.recount.to_string(),
             literal(of.resource.limit_field()),
             of.resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number),
-            optional(bounded.map(literal)),
-            optional(all.map(literal)),
+            optional(bounded.as_deref().map(literal)),
+            optional(all.as_deref().map(literal)),
             optional(counted.map(|(_, rows)| number(rows))),
             optional(counted.map(|(mark, _)| number(mark.posts))),
             optional(counted.map(|(mark, _)| number(mark.edits_ended))),
+            texts(of.charges.iter().map(WorkspaceId::as_str)),
+            of.grace.to_string(),
         ];
         let rows = self.call(format!(r#"SELECT * FROM "_tower_quota_ask"({})"#, arguments.join(", "))).await?;
         let row = rows.first().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
@@ -295,11 +302,29 @@ impl Authority for PostgresAuthority {
     }
 }
 
+/// The same count of a workspace and all below it, in one statement: rows that go from one to another are not missed.
+fn of_all_below(count: &str) -> String {
+    // A `$` stands in it before parameters only.
+    let each = count.split("$1").enumerate().fold(String::new(), |sql, (at, piece)| {
+        let other = piece.starts_with(|letter: char| letter.is_ascii_digit());
+        match at {
+            0 => piece.to_owned(),
+            _ if other => format!("{sql}$1{piece}"),
+            _ => format!(r#"{sql}member."id"{piece}"#),
+        }
+    });
+    format!(
+        r#"SELECT coalesce(sum(counted."rows"), 0)::bigint FROM "_tower_quota_members"($1) AS member("id"),
+           LATERAL ({each}) AS counted("rows")"#
+    )
+}
+
 fn reply(row: &PgRow) -> Result<Reply, sqlx::Error> {
     let verdict: &str = row.try_get("verdict")?;
     let limit = || Ok::<_, sqlx::Error>(u64::try_from(row.try_get::<i64, _>("limit")?).ok());
     Ok(match verdict {
         "dead" => Reply::Dead,
+        "moved" => Reply::Moved,
         "count" => Reply::Count(BooksMark {
             posts: units(row, "posts")?,
             edits_ended: units(row, "edits_ended")?,
@@ -358,7 +383,7 @@ fn failed(error: sqlx::Error) -> Error {
     Error::unavailable(what).with_source(error)
 }
 
-/// `recall RESOURCE WORKSPACE`, `free RESOURCE WORKSPACE` or `limits WORKSPACE`. What a newer version sends is as good as
+/// `recall RESOURCE WORKSPACE`, `free RESOURCE WORKSPACE`, `limits WORKSPACE` or `plan NAME`. What a newer version sends is as good as
 /// lost.
 fn read_notice(payload: &str) -> Notice {
     let key = |rest: &str| {
@@ -369,6 +394,7 @@ fn read_notice(payload: &str) -> Notice {
         "recall" => key(rest).map(|(resource, workspace)| Notice::Recall { resource, workspace }),
         "free" => key(rest).map(|(resource, workspace)| Notice::Free { resource, workspace }),
         "limits" => Some(Notice::Limits { workspace: rest.to_owned() }),
+        "plan" => Some(Notice::Plan { name: rest.to_owned() }),
         _ => None,
     });
     read.unwrap_or(Notice::Lost)

@@ -17,6 +17,7 @@ use super::{Inner, merged};
 use crate::authority::{LeaseOf, Reply};
 use crate::decision::{DecisionReceipt, Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
+use crate::mode::EnforcementMode;
 use crate::ledger::{Admission, Answer, Ask, Round, Standing, Step, Verdict};
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
@@ -75,6 +76,9 @@ impl Inner {
             return None;
         }
         let tenant = self.tenants.get(workspace)?;
+        if tenant.is_special() {
+            return None;
+        }
         match self.age(&tenant) {
             Age::Fresh => {}
             Age::Due => self.refresh_behind(&tenant),
@@ -167,18 +171,60 @@ impl Inner {
         let (mut units, mut warnings) = (Units::None, Vec::new());
         // One demand for each key: two that each hold a part of what they need would wait for each other.
         for demand in merged(demands) {
-            let refusal = match self.take(workspace, demand).await {
-                Ok(unit) => {
-                    units.push(unit);
-                    continue;
+            let own = match self.take_or_pass(workspace, workspace, demand, &mut warnings).await? {
+                Ok(unit) => unit,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let limits = own.tenant().filter(|tenant| tenant.is_special()).and_then(|tenant| tenant.limits());
+            units.push(own);
+            // From the workspace up, which is one order for all below the same top.
+            for books in Self::charged_above(limits.as_ref(), demand.resource) {
+                match self.take_or_pass(&books, workspace, demand, &mut warnings).await? {
+                    Ok(unit) => units.push(unit),
+                    Err(refusal) => return Ok(Err(refusal)),
                 }
+            }
+            if let Some(limits) = limits {
+                self.heed_grace(workspace, demand, &limits, &mut warnings).await?;
+            }
+        }
+        Ok(Ok(Reservation::new(units, warnings)))
+    }
+
+    /// Takes units in the books of `of`, for new rows of `workspace`: what is over the limit only in a mode that lets it
+    /// pass.
+    async fn take_or_pass(
+        self: &Arc<Self>,
+        of: &WorkspaceId,
+        workspace: &WorkspaceId,
+        demand: Demand,
+        warnings: &mut Vec<Refusal>,
+    ) -> Result<Result<Unit, Refusal>, Error> {
+        let mut graced = false;
+        loop {
+            let mode = match self.fresh(workspace).await?.limits() {
+                Some(limits) => self.mode_of(Some(&limits), demand.resource),
+                None => self.mode(),
+            };
+            if mode == EnforcementMode::Off {
+                return self.take_anyway(of, demand).await.map(Ok);
+            }
+            let refusal = match self.take(of, demand, mode).await {
+                Ok(unit) => return Ok(Ok(unit)),
                 Err(Denial::Failed(error)) => return Err(error),
                 // `take` begins anew then.
                 Err(Denial::Retired) => return Err(cut_off()),
-                Err(Denial::Over(standing)) => self.refusal(workspace, demand, standing),
-                Err(Denial::Blocked(standing)) => self.blocked(workspace, demand, standing),
+                Err(Denial::Over(standing)) => {
+                    let own = of == workspace && mode == EnforcementMode::Enforce && !graced;
+                    if own && self.begin_grace(workspace, demand, standing).await? {
+                        graced = true;
+                        continue;
+                    }
+                    self.refusal(of, workspace, demand, standing)
+                }
+                Err(Denial::Blocked(standing)) => self.blocked(of, workspace, demand, standing),
             };
-            if self.mode().refuses() {
+            if mode.refuses() {
                 return Ok(Err(refusal));
             }
             tracing::warn!(
@@ -189,11 +235,11 @@ impl Inner {
                 requested = refusal.requested,
                 "quota exceeded: passes, as the mode says"
             );
-            units.push(self.take_anyway(workspace, demand).await?);
+            let unit = self.take_anyway(of, demand).await?;
             let receipt = DecisionReceipt { admitted: true, ..refusal.receipt };
             warnings.push(Refusal { receipt, ..refusal });
+            return Ok(Ok(unit));
         }
-        Ok(Ok(Reservation::new(units, warnings)))
     }
 
     /// Finds out which rows of the charges exist, and begins to edit those.
@@ -222,14 +268,11 @@ impl Inner {
             Existing::Row { column, value } => (column, std::slice::from_ref(value)),
             Existing::Rows { column, values } => (column, values.as_slice()),
         };
-        let mut edit = loop {
-            let tenant = self.fresh(workspace).await?;
-            let Some(key) = tenant.use_key(resource).filter(|key| key.cell.begin_edit(charge.units)) else { continue };
-            let edit = Unit::edit(Arc::clone(&tenant), resource, charge.units);
-            if self.announce(&tenant, resource, key).await? {
-                break edit;
-            }
-        };
+        let mut announced = vec![self.begin_edit(workspace, charge).await?];
+        let limits = announced[0].tenant().and_then(|tenant| tenant.limits());
+        for books in Self::charged_above(limits.as_ref(), resource) {
+            announced.push(self.begin_edit(&books, charge).await?);
+        }
         let look_up = || self.usage.existing(workspace, self.catalog.get(resource), column, values);
         let found = self.within("look up existing rows", look_up).await?;
         let found = found.iter().filter(|exists| **exists).count();
@@ -237,15 +280,35 @@ impl Inner {
             Existing::Row { .. } if found > 0 => charge.units,
             _ => u64::try_from(found).unwrap_or(u64::MAX).min(charge.units),
         };
-        edit.shrink_to(edits);
-        if edits > 0 {
-            units.push(edit);
+        for mut edit in announced {
+            edit.shrink_to(edits);
+            if edits > 0 {
+                units.push(edit);
+            }
         }
         Ok(edits)
     }
 
+    /// Begins to edit rows, as far as the books of `of` are concerned.
+    async fn begin_edit(self: &Arc<Self>, of: &WorkspaceId, charge: &ResolvedCharge) -> Result<Unit, Error> {
+        let resource = charge.resource;
+        loop {
+            let tenant = self.fresh(of).await?;
+            let Some(key) = tenant.use_key(resource).filter(|key| key.cell.begin_edit(charge.units)) else { continue };
+            let edit = Unit::edit(Arc::clone(&tenant), resource, charge.units);
+            if self.announce(&tenant, resource, key).await? {
+                return Ok(edit);
+            }
+        }
+    }
+
     /// Takes units for new rows, by way of the queue if the pool has too few.
-    async fn take(self: &Arc<Self>, workspace: &WorkspaceId, demand: Demand) -> Result<Unit, Denial> {
+    async fn take(
+        self: &Arc<Self>,
+        workspace: &WorkspaceId,
+        demand: Demand,
+        mode: EnforcementMode,
+    ) -> Result<Unit, Denial> {
         loop {
             // First the limits: the store prepares the tables of the ledger, too.
             let tenant = self.fresh(workspace).await.map_err(Denial::Failed)?;
@@ -257,7 +320,7 @@ impl Inner {
             }
             let (answer, verdict) = oneshot::channel();
             // A request that passes anyway need not wait for others.
-            let patience = if self.mode().refuses() { self.config.max_wait } else { Duration::ZERO };
+            let patience = if mode.refuses() { self.config.max_wait } else { Duration::ZERO };
             let deadline = Instant::now() + patience;
             match key.cell.admit(demand.units, Waiter { answer, units: demand.units, deadline }) {
                 Admission::Granted => return Ok(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units)),
@@ -295,29 +358,49 @@ impl Inner {
     pub(crate) fn admit_undecided(&self, workspace: &WorkspaceId, charges: &[ResolvedCharge]) -> Reservation {
         let mut units = Units::None;
         for demand in charges.iter().map(ResolvedCharge::demand) {
-            let tenant = loop {
-                let tenant = self.tenants.get_or_create(workspace);
-                if tenant.use_key(demand.resource).is_some_and(|key| key.cell.force(demand.units)) {
-                    break tenant;
-                }
-            };
-            units.push(Unit::taken(tenant, demand.resource, demand.units));
+            let own = self.force(workspace, demand);
+            let limits = own.tenant().and_then(|tenant| tenant.limits());
+            units.push(own);
+            for books in Self::charged_above(limits.as_ref(), demand.resource) {
+                units.push(self.force(&books, demand));
+            }
         }
         Reservation::new(units, Vec::new())
+    }
+
+    /// Takes units in the books of `of`, whatever their limit.
+    fn force(&self, of: &WorkspaceId, demand: Demand) -> Unit {
+        loop {
+            let tenant = self.tenants.get_or_create(of);
+            if tenant.use_key(demand.resource).is_some_and(|key| key.cell.force(demand.units)) {
+                return Unit::taken(tenant, demand.resource, demand.units);
+            }
+        }
     }
 
     /// Rows may have been deleted: whoever waits for room should look again.
     pub(crate) fn deleted(&self, workspace: &str, demands: impl Iterator<Item = Demand>) {
         let Some(tenant) = self.tenants.get(workspace) else { return };
+        let limits = if tenant.is_special() { tenant.limits() } else { None };
         for demand in demands {
-            if let Some(key) = tenant.key(demand.resource) {
-                key.wake_if(key.cell.delete(demand.units));
+            let above = Self::charged_above(limits.as_ref(), demand.resource);
+            let above = above.iter().filter_map(|books| self.tenants.get(books.as_str()));
+            for tenant in above.chain([Arc::clone(&tenant)]) {
+                if let Some(key) = tenant.key(demand.resource) {
+                    key.wake_if(key.cell.delete(demand.units));
+                }
             }
         }
     }
 
-    /// The refusal of a demand that is over the limit together with the rows.
-    pub(crate) fn refusal(&self, workspace: &WorkspaceId, demand: Demand, standing: Standing) -> Refusal {
+    /// The refusal of a demand for rows of `workspace` that is over the limit of the books of `of` together with the rows.
+    pub(crate) fn refusal(
+        &self,
+        of: &WorkspaceId,
+        workspace: &WorkspaceId,
+        demand: Demand,
+        standing: Standing,
+    ) -> Refusal {
         let limit = standing.limit.unwrap_or(u64::MAX);
         let rows = standing.counted.unwrap_or(0);
         Refusal {
@@ -327,33 +410,56 @@ impl Inner {
             limit,
             requested: demand.units,
             remaining: limit.saturating_sub(rows),
+            cap: of.top(),
             reserved: None,
             retry_after: None,
-            receipt: self.refusal_receipt(workspace, demand, standing),
+            receipt: self.refusal_receipt(of, demand, standing),
         }
     }
 
     /// The refusal of a demand that only requests in flight stand in the way of.
-    pub(crate) fn blocked(&self, workspace: &WorkspaceId, demand: Demand, standing: Standing) -> Refusal {
+    pub(crate) fn blocked(
+        &self,
+        of: &WorkspaceId,
+        workspace: &WorkspaceId,
+        demand: Demand,
+        standing: Standing,
+    ) -> Refusal {
         Refusal {
             remaining: standing.remaining,
             // What was posted since the last count may or may not be rows: a count is to tell.
             reserved: Some(standing.reserved.saturating_add(standing.posted)),
             retry_after: Some(self.config.max_wait),
-            ..self.refusal(workspace, demand, standing)
+            ..self.refusal(of, workspace, demand, standing)
         }
     }
 
     /// Counts the rows of a key; exactly where there are more than `limit`, or no limit is given.
     pub(crate) async fn count(&self, tenant: &Tenant, resource: ResourceId, limit: Option<u64>) -> Result<u64, Error> {
-        let resource_type = self.catalog.get(resource);
         let at_most = limit.map(|limit| limit.saturating_add(1));
-        let rows = self.within("count rows", || self.usage.count(&tenant.id, resource_type, at_most)).await?;
-        if at_most.is_some_and(|at_most| rows >= at_most) {
-            // Above the limit the bounded count stopped early, and a refusal should tell how many there are.
-            return self.within("count rows", || self.usage.count(&tenant.id, resource_type, None)).await;
+        let Some(top) = tenant.id.top() else {
+            let rows = self.count_rows(&tenant.id, resource, at_most).await?;
+            return match at_most {
+                // Above the limit the bounded count stopped early, and a refusal should tell how many there are.
+                Some(at_most) if rows >= at_most => self.count_rows(&tenant.id, resource, None).await,
+                _ => Ok(rows),
+            };
+        };
+        let members = self.within("read who is below", || self.store.inner().members(&top)).await?;
+        let mut rows = 0_u64;
+        for member in &members {
+            rows = rows.saturating_add(self.count_rows(member, resource, None).await?);
         }
         Ok(rows)
+    }
+
+    pub(crate) async fn count_rows(
+        &self,
+        workspace: &WorkspaceId,
+        resource: ResourceId,
+        at_most: Option<u64>,
+    ) -> Result<u64, Error> {
+        self.within("count rows", || self.usage.count(workspace, self.catalog.get(resource), at_most)).await
     }
 
     /// Waits until this replica may hand out units, where an authority elsewhere grants them.
@@ -392,6 +498,7 @@ impl Inner {
                 // Its lease has ended, or is about to: it must not begin anew, least of all under another replica's id.
                 return Ok(None);
             }
+            let limits = tenant.limits();
             let of = LeaseOf {
                 lease,
                 replica: me,
@@ -399,6 +506,8 @@ impl Inner {
                 workspace: &tenant.id,
                 resource: resource_type,
                 replicas: replica.peers(),
+                charges: &Self::charged_above(limits.as_ref(), resource),
+                grace: self.mode_of(limits.as_ref(), resource) != EnforcementMode::Strict,
             };
             let ask = || replica.authority.ask(of, ask, &*self.usage, counted);
             match self.within("ask the ledger", ask).await? {
@@ -416,6 +525,11 @@ impl Inner {
                     return Ok(Some((answer, believed)));
                 }
                 Reply::Count(mark) => counted = Some((mark, self.count(tenant, resource, mark.limit).await?)),
+                Reply::Moved => {
+                    self.store.forget(&tenant.id);
+                    self.tenants.give_up(tenant);
+                    return Ok(None);
+                }
                 Reply::Dead => {
                     replica.suspect();
                     self.tenants.give_up(tenant);

@@ -1,6 +1,6 @@
 //! How an engine is set up.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, RwLock};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::{Inner, ModeCell, Quota, Tenants, maintain};
 use crate::authority::{Authority, Times};
 use crate::clock::CoarseClock;
 use crate::error::Error;
+use crate::policy::Grace;
 use crate::mode::{EnforcementMode, ModeSource};
 use crate::resource::ResourceCatalog;
 use crate::store::{CachedStore, QuotaStore};
@@ -37,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) refresh_after: Duration,
     pub(crate) max_wait: Duration,
     pub(crate) io_timeout: Duration,
+    pub(crate) grace: Option<Grace>,
 }
 
 /// Builds a [`Quota`].
@@ -70,6 +72,7 @@ impl QuotaBuilder {
                 refresh_after: Duration::from_secs(60),
                 max_wait: Duration::from_secs(1),
                 io_timeout: Duration::from_secs(5),
+                grace: None,
             },
         }
     }
@@ -146,6 +149,12 @@ impl QuotaBuilder {
         self
     }
 
+    /// The grace of all workspaces that have none of their own; none by default.
+    pub fn grace(mut self, grace: Grace) -> Self {
+        self.config.grace = Some(grace);
+        self
+    }
+
     /// How long one call of the store or one count may take; five seconds by default.
     pub fn io_timeout(mut self, time: Duration) -> Self {
         self.config.io_timeout = time;
@@ -174,6 +183,12 @@ impl QuotaBuilder {
         {
             return Err(Error::config(format!("the ledger's `time_to_live` is {:?} at least", Times::SHORTEST)));
         }
+        if let Some(grace) = &self.config.grace {
+            grace.check().map_err(|error| Error::config(format!("the grace: {}", error.message())))?;
+            for name in &grace.resources {
+                self.catalog.by_name(name).map_err(|error| Error::config(format!("the grace: {}", error.message())))?;
+            }
+        }
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::config("build the quota inside a tokio runtime").with_source(error))?;
         let (mode, source) = match (self.mode, EnforcementMode::from_env()?) {
@@ -185,6 +200,8 @@ impl QuotaBuilder {
         let inner = Arc::new(Inner {
             tenants: Tenants::new(self.capacity, self.catalog.len(), self.authority.is_some(), abandon),
             replica: self.authority.map(|(authority, times)| Replica::new(authority, times)),
+            type_modes: RwLock::new(vec![None; self.catalog.len()]),
+            moves: Mutex::default(),
             catalog: self.catalog,
             store: CachedStore::new(store, self.capacity, self.config.refresh_after),
             usage,

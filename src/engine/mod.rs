@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use crate::decision::{Check, DecisionReceipt, Demand, ResolvedCharge, Usage};
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
+use crate::policy::Actor;
 use crate::mode::{EnforcementMode, ModeSource, Promise};
 use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
 use crate::store::{CachedStore, Expect, QuotaRecord, QuotaStore};
@@ -22,7 +23,9 @@ use crate::workspace::{WorkspaceFormat, WorkspaceId};
 
 mod abandoned;
 mod admit;
+mod admin;
 mod builder;
+mod life;
 mod receipt;
 mod replica;
 mod reservation;
@@ -31,10 +34,12 @@ mod reservation;
 mod simulation;
 mod tenant;
 
+pub use admin::{Admin, PolicyChange};
 pub use abandoned::{Settling, SettlingBarrier};
 pub use admit::Decision;
 pub use builder::{Provisioning, QuotaBuilder};
 pub use reservation::Reservation;
+pub(crate) use reservation::Unit;
 
 use builder::Config;
 use replica::Replica;
@@ -73,6 +78,10 @@ pub(crate) struct Inner {
     replica: Option<Replica>,
     mode: ModeCell,
     tenants: Tenants,
+    /// By resource type: its mode in all workspaces that have none of their own for it.
+    type_modes: RwLock<Vec<Option<EnforcementMode>>>,
+    /// One workspace at a time goes from some caps to others.
+    moves: Mutex<()>,
     clock: CoarseClock,
     /// Before this, rows are not counted.
     first_count: Instant,
@@ -189,9 +198,9 @@ impl Quota {
             self.0.explain(&reservation, false);
             return Ok(Decision::Admitted(reservation));
         }
-        let charges: Vec<ResolvedCharge> = demands.into_iter().map(ResolvedCharge::new).collect();
+        let charges: Vec<ResolvedCharge> = demands.iter().copied().map(ResolvedCharge::new).collect();
         let decision = match self.0.admit(workspace, &charges).await {
-            Err(error) if !self.mode().refuses() => {
+            Err(error) if !demands.iter().any(|demand| self.0.mode_in(workspace, demand.resource).refuses()) => {
                 tracing::warn!(error = %error, %workspace, "the quota can't be checked: passes, as the mode says");
                 Ok(Decision::Admitted(self.0.admit_undecided(workspace, &charges)))
             }
@@ -229,9 +238,9 @@ impl Quota {
         let (counted, counted_at) = (Some(current), self.0.clock.ticks());
         let standing = Standing { counted, posted: 0, reserved, limit: Some(limit), remaining, counted_at };
         let refusal = if usage.would_exceed(demand.units) {
-            Some(self.0.refusal(workspace, demand, standing))
+            Some(self.0.refusal(workspace, workspace, demand, standing))
         } else {
-            (demand.units > remaining).then(|| self.0.blocked(workspace, demand, standing))
+            (demand.units > remaining).then(|| self.0.blocked(workspace, workspace, demand, standing))
         };
         Ok(Check { usage, refusal })
     }
@@ -277,14 +286,12 @@ impl Quota {
     ///
     /// [`Error::is_not_found`] when there is none and records are provisioned explicitly, [`Error::is_unavailable`].
     pub async fn record(&self, workspace: &WorkspaceId) -> Result<QuotaView, Error> {
-        let record = match self.0.config.provisioning {
-            Provisioning::Automatic => self.0.within("make the record", || self.0.store.provision(workspace)).await?,
-            Provisioning::Explicit => {
-                let record = self.0.within("read the record", || self.0.store.reload(workspace)).await?;
-                record.ok_or_else(|| no_record(workspace))?
-            }
-        };
-        Ok(self.0.adopt(record))
+        let mut lineage = self.0.reread(workspace).await?;
+        if lineage.record().is_none() && self.0.config.provisioning == Provisioning::Automatic {
+            self.0.within("make the record", || self.0.store.provision(workspace)).await?;
+            lineage = self.0.reread(workspace).await?;
+        }
+        self.0.view(workspace, &lineage)
     }
 
     /// Changes the limits in `changes` and leaves the others as they are; makes the record if there is none.
@@ -300,23 +307,7 @@ impl Quota {
         changes: &LimitSet,
         expect: &Expect,
     ) -> Result<QuotaView, Error> {
-        let (quota, workspace, changes, expect) =
-            (Arc::clone(&self.0), workspace.clone(), changes.clone(), expect.clone());
-        // In a task of its own: a change that is stored must come in force, whether or not the caller stays to hear it.
-        let change = tokio::spawn(async move {
-            let changed = quota.store.update(&workspace, &changes, &expect).await;
-            if changed.is_err()
-                && let Some(tenant) = quota.tenants.get(workspace.as_str())
-            {
-                // It may have been stored all the same.
-                tenant.make_due(quota.clock.now());
-            }
-            changed.map(|record| quota.adopt(record))
-        });
-        let changed = || async {
-            change.await.map_err(|error| Error::unavailable("the change of the record broke off").with_source(error))?
-        };
-        self.0.within("change the record", changed).await
+        self.admin(Actor::library()).set_limits(workspace, changes, expect, None).await
     }
 
     /// Whether the store answers.
@@ -418,7 +409,8 @@ impl Inner {
                 Age::Expired => {}
             }
             self.within("read the limits", || self.load_expired(&tenant)).await?;
-            if !tenant.retired() {
+            // Something may have changed meanwhile.
+            if !tenant.retired() && self.age(&tenant) != Age::Expired {
                 return Ok(tenant);
             }
         }
@@ -430,12 +422,13 @@ impl Inner {
         if self.age(tenant) != Age::Expired {
             return Ok(());
         }
+        let changes = tenant.changes();
         let good_for = self.load(tenant).await?;
         // Not before the load: a store that is down would have counts begin anew with every request.
         for (_, key) in tenant.keys() {
             key.wake_if(key.cell.forget());
         }
-        tenant.set_due(self.clock.after(good_for));
+        tenant.set_due(self.clock.after(good_for), changes);
         Ok(())
     }
 
@@ -446,9 +439,10 @@ impl Inner {
         tokio::spawn(async move {
             let tenant = refreshing.tenant();
             let one_at_a_time = quota.tenants.loading(&tenant.id).await;
+            let changes = tenant.changes();
             let loaded = quota.load(tenant).await;
             if let Ok(good_for) = loaded {
-                tenant.set_due(quota.clock.after(good_for));
+                tenant.set_due(quota.clock.after(good_for), changes);
             }
             drop(one_at_a_time);
             // A failure is logged there.
@@ -478,33 +472,37 @@ impl Inner {
     /// # Errors
     ///
     /// When they can't be read and were never known, or in a mode that doesn't go by the last known ones.
-    async fn load(&self, tenant: &Tenant) -> Result<Duration, Error> {
+    async fn load(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<Duration, Error> {
         let since = tenant.installs();
+        let top = tenant.id.top();
+        let workspace = top.as_ref().unwrap_or(&tenant.id);
         // What is read again is read from the store itself: it is to show what changed there.
         let read = async || match tenant.limits() {
-            None => self.store.load(&tenant.id).await,
-            Some(_) => Ok((self.store.reload(&tenant.id).await?, Duration::ZERO)),
+            None => self.store.load(workspace).await,
+            Some(_) => Ok((self.store.reload(workspace).await?, Duration::ZERO)),
         };
         let loaded = match self.within("read the record", read).await {
-            Ok((Some(record), age)) => Ok((self.limits(&record), age)),
-            Ok((None, _)) if self.config.provisioning == Provisioning::Explicit => Err(no_record(&tenant.id)),
-            Ok((None, age)) => {
-                Ok((Limits { record: None, version: 0, by_resource: self.catalog.default_limits() }, age))
+            Ok((lineage, _)) if lineage.record().is_none() && self.config.provisioning == Provisioning::Explicit => {
+                Err(no_record(workspace))
             }
-            Err(error) => Err(error),
+            loaded => loaded,
         };
         Ok(match loaded {
-            Ok((limits, age)) => {
-                tenant.install(limits, Some(since));
+            Ok((lineage, age)) => {
+                self.put_in_force(tenant, &lineage, Some(since));
                 self.config.refresh_after.saturating_sub(age)
             }
             Err(error) => {
-                let usable = tenant.limits().is_some() && !error.is_not_found();
-                if !usable || self.mode() == EnforcementMode::Strict {
+                let known = tenant.limits().filter(|_| !error.is_not_found());
+                let Some(known) = known.filter(|_| self.mode() != EnforcementMode::Strict) else {
                     tenant.expire();
                     return Err(error);
-                }
+                };
                 tracing::error!(error = %error, workspace = %tenant.id, "the last known limits stay in force");
+                if let Some(policy) = known.policy {
+                    // What is in force for a time may be over.
+                    self.put_in_force(tenant, &policy.lineage, Some(since));
+                }
                 RETRY.min(self.config.refresh_after)
             }
         })
@@ -600,23 +598,8 @@ impl Inner {
         Ok(results.into_iter().map(|(_, result)| result).collect())
     }
 
-    fn limits(&self, record: &QuotaRecord) -> Limits {
-        let by_resource = self.catalog.effective(&record.limits);
-        Limits { record: Some(record.id), version: record.version, by_resource }
-    }
-
     fn limits_of(&self, tenant: &Tenant) -> Result<Limits, Error> {
         tenant.limits().ok_or_else(|| Error::unavailable("the limits are not known yet"))
-    }
-
-    /// Puts the limits of a record in force.
-    fn adopt(&self, record: QuotaRecord) -> QuotaView {
-        let limits = self.limits(&record);
-        let by_resource = Arc::clone(&limits.by_resource);
-        if let Some(tenant) = self.tenants.get(record.workspace.as_str()) {
-            tenant.install(limits, None);
-        }
-        QuotaView { record, limits: by_resource }
     }
 }
 

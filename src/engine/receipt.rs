@@ -27,7 +27,8 @@ impl Inner {
 
     /// What a reservation was granted by; `None` where it is for no new rows.
     pub(crate) fn receipt(&self, reservation: &Reservation) -> Option<DecisionReceipt> {
-        let standings: Vec<_> = reservation.units().iter().filter_map(Unit::standing).collect();
+        let standings = reservation.units().iter().filter_map(Unit::standing);
+        let standings: Vec<_> = standings.filter(|(tenant, ..)| tenant.id.top().is_none()).collect();
         let (tenant, ..) = standings.first()?;
         let workspace = tenant.id.clone();
         let mut evidence: Vec<_> = standings
@@ -44,16 +45,16 @@ impl Inner {
         Some(DecisionReceipt { workspace, admitted: true, promise: self.promise(), evidence })
     }
 
-    /// What a demand was refused by.
+    /// What a demand was refused by: the books of `of`.
     pub(crate) fn refusal_receipt(
         &self,
-        workspace: &WorkspaceId,
+        of: &WorkspaceId,
         demand: Demand,
         standing: Standing,
     ) -> DecisionReceipt {
-        let limits = self.tenants.get(workspace.as_str()).and_then(|tenant| tenant.limits());
+        let limits = self.tenants.get(of.as_str()).and_then(|tenant| tenant.limits());
         let evidence = vec![self.evidence(limits, demand, standing)];
-        DecisionReceipt { workspace: workspace.clone(), admitted: false, promise: self.promise(), evidence }
+        DecisionReceipt { workspace: of.top().unwrap_or_else(|| of.clone()), admitted: false, promise: self.promise(), evidence }
     }
 
     fn evidence(&self, limits: Option<Limits>, demand: Demand, standing: Standing) -> Evidence {

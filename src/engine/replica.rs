@@ -404,10 +404,20 @@ impl Inner {
             Notice::Limits { workspace } => {
                 if let Ok(id) = self.config.workspace_format.parse(&workspace) {
                     self.store.forget(&id);
+                    if let Some(subtree) = self.tenants.get(id.subtree().as_str()) {
+                        self.refresh_behind(&subtree);
+                    }
                 }
                 if let Some(tenant) = self.tenants.get(&workspace) {
                     self.refresh_behind(&tenant);
                 }
+                self.outdate(|tenant| {
+                    tenant.id.as_str() != workspace
+                        && tenant.limits().is_some_and(|limits| limits.depends_on(&workspace))
+                });
+            }
+            Notice::Plan { name } => {
+                self.outdate(|tenant| tenant.limits().is_some_and(|limits| limits.depends_on_plan(&name)));
             }
             Notice::Lost => {
                 for tenant in self.tenants.all() {

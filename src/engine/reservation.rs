@@ -76,6 +76,11 @@ impl Unit {
         Self { tenant: Some(tenant), resource, units, kind: Kind::Edit, begun: false }
     }
 
+    /// Whose it is; `None` once it has ended.
+    pub(crate) fn tenant(&self) -> Option<&Arc<Tenant>> {
+        self.tenant.as_ref()
+    }
+
     /// Only `units` of the rows exist.
     pub(crate) fn shrink_to(&mut self, units: u64) {
         let missing = self.units.saturating_sub(units);
@@ -108,7 +113,7 @@ impl Unit {
     }
 
     #[inline]
-    fn post(mut self) {
+    pub(crate) fn post(mut self) {
         let (units, kind) = (self.units, self.kind);
         self.end(|key| kind.post(key, units));
     }

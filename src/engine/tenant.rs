@@ -12,8 +12,11 @@ use uuid::Uuid;
 
 use super::abandoned::Abandoned;
 use super::admit::Waiter;
+use super::reservation::Unit;
 use crate::ledger::{Cell, retire_all};
 use crate::limit::Limit;
+use crate::mode::EnforcementMode;
+use crate::policy::{Above, Lineage, Resolution};
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
 
@@ -57,10 +60,16 @@ pub(crate) struct Tenant {
     refreshing: AtomicBool,
     /// It has been looked up since the ring last came by.
     used: AtomicBool,
+    /// Requests have more to do than to take units: see [`Limits::is_special`].
+    special: AtomicBool,
+    /// How often something has changed that the limits depend on.
+    changes: AtomicU64,
     state: Mutex<State>,
     /// Units are on lease.
     pub(crate) leased: bool,
     keys: Box<[OnceBox<Key>]>,
+    /// What its requests in flight may still become, in books that they were not charged to.
+    dues: Mutex<Vec<Unit>>,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +80,21 @@ struct State {
     retired: bool,
 }
 
+impl State {
+    /// Whether what is in force is newer than `limits`, whose reading began when there had been `since` installs.
+    fn is_newer(&self, limits: &Limits, since: Option<u32>) -> bool {
+        let meanwhile = since.is_some_and(|since| since != self.installs);
+        self.limits.as_ref().is_some_and(|current| {
+            if current.record == limits.record {
+                // What it inherits has no version of its own.
+                (current.version, meanwhile) > (limits.version, false)
+            } else {
+                meanwhile
+            }
+        })
+    }
+}
+
 /// The limits in force, and the version of the record that says so.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
@@ -78,6 +102,53 @@ pub(crate) struct Limits {
     pub(crate) record: Option<Uuid>,
     pub(crate) version: u64,
     pub(crate) by_resource: Arc<[Limit]>,
+    /// What else follows from the lineage; `None` where that has nothing but limits of its own.
+    pub(crate) policy: Option<Arc<Policy>>,
+}
+
+/// What is in force beside limits.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) lineage: Arc<Lineage>,
+    pub(crate) resolution: Resolution,
+}
+
+impl Limits {
+    /// The defaults.
+    pub(crate) fn without_record(by_resource: Arc<[Limit]>) -> Self {
+        Self { record: None, version: 0, by_resource, policy: None }
+    }
+
+    /// What else is in force.
+    pub(crate) fn resolution(&self) -> Option<&Resolution> {
+        self.policy.as_ref().map(|policy| &policy.resolution)
+    }
+
+    /// The mode of a resource type here, where it has one of its own.
+    pub(crate) fn mode(&self, resource: ResourceId) -> Option<EnforcementMode> {
+        *self.resolution()?.modes.as_ref()?.get(resource.index())?
+    }
+
+    /// The workspaces above whose caps a row counts in.
+    pub(crate) fn above(&self) -> &[Above] {
+        self.resolution().map_or(&[], |resolution| &resolution.above)
+    }
+
+    /// Whether requests have more to do than to take units.
+    fn is_special(&self) -> bool {
+        self.resolution().is_some_and(|resolution| {
+            !resolution.above.is_empty() || resolution.in_grace || resolution.modes.is_some()
+        })
+    }
+
+    /// Whether something that `workspace` has is of consequence here.
+    pub(crate) fn depends_on(&self, workspace: &str) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.lineage.has(workspace))
+    }
+
+    pub(crate) fn depends_on_plan(&self, plan: &str) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.lineage.has_plan(plan))
+    }
 }
 
 /// How old a tenant's limits are.
@@ -98,10 +169,24 @@ impl Tenant {
             due: AtomicU64::new(0),
             refreshing: AtomicBool::new(false),
             used: AtomicBool::new(false),
+            special: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
             state: Mutex::default(),
             leased,
             keys: (0..resources).map(|_| OnceBox::new()).collect(),
+            dues: Mutex::default(),
         }
+    }
+
+    /// Ends what is owed once the last of its requests has ended; whether it has.
+    fn pay(&self) -> bool {
+        let idle = self.keys().all(|(_, key)| key.cell.is_idle());
+        if idle {
+            // They may be rows by now: a count is to tell.
+            let dues = std::mem::take(&mut *self.dues.lock().unwrap_or_else(PoisonError::into_inner));
+            dues.into_iter().for_each(Unit::post);
+        }
+        idle
     }
 
     /// The key of `resource`, if it is in use.
@@ -145,17 +230,12 @@ impl Tenant {
     ///
     /// Versions tell that within one record. Between two (a record was deleted or restored around the engine), a reading
     /// counts only if nothing was put in force since it began, when there had been `since` installs.
-    pub(crate) fn install(&self, limits: Limits, since: Option<u32>) {
+    ///
+    /// Answers how often limits were put in force by now; `None` where these were not.
+    pub(crate) fn install(&self, limits: Limits, since: Option<u32>) -> Option<u32> {
         let mut state = self.lock();
-        let older = state.limits.as_ref().is_some_and(|current| {
-            if current.record == limits.record {
-                current.version > limits.version
-            } else {
-                since.is_some_and(|since| since != state.installs)
-            }
-        });
-        if older {
-            return;
+        if state.is_newer(&limits, since) {
+            return None;
         }
         for (index, key) in self.keys() {
             let limit = limits.by_resource[index];
@@ -164,8 +244,42 @@ impl Tenant {
                 key.wake_if(key.cell.set_limit(limit.rows()));
             }
         }
+        let special = limits.is_special();
+        self.special.store(special, Ordering::Release);
         state.limits = Some(limits);
         state.installs = state.installs.wrapping_add(1);
+        Some(state.installs)
+    }
+
+    /// Whether rows would be charged to other books by `limits`, were they put in force, than they are now.
+    pub(crate) fn would_move(&self, limits: &Limits, since: Option<u32>) -> bool {
+        let state = self.lock();
+        !state.retired
+            && !state.is_newer(limits, since)
+            && match &state.limits {
+                Some(current) => current.above() != limits.above(),
+                None => !limits.above().is_empty() && self.keys().next().is_some(),
+            }
+    }
+
+    /// Whether requests have more to do than to take units.
+    #[inline]
+    pub(crate) fn is_special(&self) -> bool {
+        self.special.load(Ordering::Acquire)
+    }
+
+    /// How often something has changed that the limits depend on: to be asked before they are read.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What the limits depend on has changed: nothing is granted before they were read again.
+    pub(crate) fn outdate(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.expire();
+        for (_, key) in self.keys() {
+            key.wake_if(key.cell.forget());
+        }
     }
 
     #[inline]
@@ -178,8 +292,12 @@ impl Tenant {
         }
     }
 
-    pub(crate) fn set_due(&self, due: u64) {
-        self.due.store(due, Ordering::Relaxed);
+    /// What was read is good until then, unless something has changed since there had been `changes`.
+    pub(crate) fn set_due(&self, due: u64, changes: u64) {
+        self.due.store(due, Ordering::Release);
+        if self.changes() != changes {
+            self.expire();
+        }
     }
 
     /// What is known is too old to decide by.
@@ -265,6 +383,8 @@ pub(crate) struct Tenants {
     abandoned: mpsc::UnboundedSender<Abandoned>,
     /// Tenants that are out of use, and have leases to be ended.
     parted: Mutex<Vec<Arc<Tenant>>>,
+    /// Tenants that are out of use, and owe units.
+    indebted: Mutex<Vec<Arc<Tenant>>>,
 }
 
 impl Tenants {
@@ -285,6 +405,7 @@ impl Tenants {
             leased,
             abandoned,
             parted: Mutex::default(),
+            indebted: Mutex::default(),
         }
     }
 
@@ -357,6 +478,30 @@ impl Tenants {
         waiters.into_iter().for_each(Waiter::move_on);
     }
 
+    /// Puts a new tenant in the place of one that is in use. `hand_over` is done after nothing more is granted there, and
+    /// before anything is granted in its place.
+    ///
+    /// It answers units that are owed for what requests in flight there may still become.
+    pub(crate) fn replace(&self, tenant: &Arc<Tenant>, hand_over: impl FnOnce(&Arc<Tenant>) -> Vec<Unit>) {
+        let new = Tenant::new(tenant.id.clone(), self.resources, self.leased, self.abandoned.clone());
+        let new = Arc::new(new);
+        // Whoever finds the old one out of use waits here.
+        let mut state = tenant.lock();
+        if std::mem::replace(&mut state.retired, true) {
+            return;
+        }
+        let waiters: Vec<_> = tenant.keys().flat_map(|(_, key)| key.cell.retire()).collect();
+        let dues = hand_over(&new);
+        if !dues.is_empty() {
+            *tenant.dues.lock().unwrap_or_else(PoisonError::into_inner) = dues;
+            self.indebted.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(tenant));
+        }
+        self.index.pin().insert(tenant.id.clone(), Arc::clone(&new));
+        drop(state);
+        self.ring().push_back(new);
+        waiters.into_iter().for_each(Waiter::move_on);
+    }
+
     fn remove(&self, tenant: &Arc<Tenant>) {
         // Another tenant may stand in its place by now.
         let index = self.index.pin();
@@ -386,6 +531,7 @@ impl Tenants {
     pub(crate) fn maintain(&self) {
         /// At a hundred nanoseconds each, the lock is held for less than a millisecond.
         const LOOKS: usize = 4096;
+        self.indebted.lock().unwrap_or_else(PoisonError::into_inner).retain(|tenant| !tenant.pay());
         let mut ring = self.ring();
         let looks = ring.len().min(LOOKS);
         self.evict(&mut ring, looks);
@@ -439,7 +585,7 @@ mod tests {
         assert!(tenants.len() <= CAPACITY + 1);
         let busy: Vec<_> = busy.into_iter().filter(|tenant| !tenant.retired()).collect();
         for tenant in &busy {
-            tenant.install(Limits { record: None, version: 0, by_resource: catalog.default_limits() }, None);
+            tenant.install(Limits::without_record(catalog.default_limits()), None);
             assert!(tenant.use_key(segments).unwrap().cell.force(1));
         }
         for number in 100..200 {

@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::outcome::{header_value, is_grpc};
 use crate::decision::Refusal;
-use crate::engine::Reservation;
+use crate::engine::{Reservation, Unit};
 use crate::problem::{ErrorCode, Problem, ProblemFormat};
 use crate::resource::ResourceCatalog;
 
@@ -99,11 +99,13 @@ pub(super) fn warning_header(warnings: &[Refusal]) -> Option<HeaderValue> {
 /// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers-10) of an admitted request: the quota
 /// and what is left of it, without a window, since a count doesn't come back with time.
 pub(super) fn rate_limit_headers(headers: &mut HeaderMap, reservation: &Reservation, catalog: &ResourceCatalog) {
+    let mut rooms: Vec<_> = reservation.units().iter().filter_map(Unit::room).collect();
+    // Of a limit and caps above it, what leaves least.
+    rooms.sort_unstable_by_key(|(resource, _, remaining)| (*resource, *remaining));
+    rooms.dedup_by_key(|(resource, ..)| *resource);
     let mut fields = Fields::default();
-    for unit in reservation.units() {
-        if let Some((resource, limit, remaining)) = unit.room() {
-            fields.add(catalog.get(resource).name(), limit, remaining);
-        }
+    for (resource, limit, remaining) in rooms {
+        fields.add(catalog.get(resource).name(), limit, remaining);
     }
     fields.insert(headers);
 }

@@ -245,6 +245,17 @@ impl<W> Cell<W> {
         reserved
     }
 
+    /// Rows that requests in flight of this process may still make, or make anew.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let mut ledger = self.collect();
+        let in_flight = match &ledger.book {
+            Book::Own(key) => key.in_flight(),
+            Book::Leased(lease) => lease.held(),
+        };
+        self.reopen(&mut ledger);
+        in_flight
+    }
+
     /// Takes the mark of a count that is not the resolver's; `None` where the authority counts.
     pub(crate) fn begin_count(&self) -> Option<Round> {
         let mut ledger = self.collect();

@@ -65,6 +65,11 @@ impl KeyState {
         self.leased.saturating_add(self.carried)
     }
 
+    /// Rows that requests in flight may still make, or make anew.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.leased.saturating_add(self.edits)
+    }
+
     /// Whether nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         self.leased == 0 && self.edits == 0

@@ -98,6 +98,12 @@ pub(crate) fn quoted(plain: impl Display) -> String {
     format!("'{plain}'")
 }
 
+/// An array of texts.
+pub(crate) fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let texts: Vec<_> = texts.into_iter().map(literal).collect();
+    format!("ARRAY[{}]::text[]", texts.join(", "))
+}
+
 /// An array of such values.
 pub(crate) fn array(values: impl IntoIterator<Item = impl Display>) -> String {
     let values: Vec<_> = values.into_iter().map(|value| value.to_string()).collect();

@@ -1,6 +1,7 @@
-//! Quota records in memory, in front of any store.
+//! What limits depend on, in memory, in front of any store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::ops::compute::Op;
@@ -10,77 +11,91 @@ use tokio::time::Instant;
 use super::{Expect, QuotaRecord, QuotaStore};
 use crate::error::Error;
 use crate::limit::LimitSet;
+use crate::policy::Lineage;
 use crate::workspace::WorkspaceId;
 
-/// Keeps the records of a store in memory, for a time and up to a number of them.
+/// Keeps the lineages of a store in memory, for a time and up to a number of them.
 ///
-/// A [`Quota`](crate::Quota) puts one in front of the store that it is built with. A record that was read or written is
-/// never replaced by an older version of it: a slow reading that began before an update can't undo it. What is not there
-/// isn't remembered.
+/// A [`Quota`](crate::Quota) puts one in front of the store that it is built with. What was read is never replaced by an
+/// older version, and not remembered where something has changed since the reading began: a slow one can't undo an update.
+/// What is not there isn't remembered either.
 #[derive(Debug)]
 pub(crate) struct CachedStore<S> {
     store: S,
-    records: Cache<WorkspaceId, Cached>,
+    lineages: Cache<WorkspaceId, Cached>,
+    /// How often something was changed or forgotten.
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
 struct Cached {
-    record: Arc<QuotaRecord>,
-    /// The record was in the store then, or later.
+    lineage: Arc<Lineage>,
+    /// It was in the store then, or later.
     since: Instant,
 }
 
 impl<S: QuotaStore> CachedStore<S> {
     pub(crate) fn new(store: S, capacity: u64, time_to_live: Duration) -> Self {
-        Self { store, records: Cache::builder().max_capacity(capacity).time_to_live(time_to_live).build() }
+        let lineages = Cache::builder().max_capacity(capacity).time_to_live(time_to_live).build();
+        Self { store, lineages, changes: AtomicU64::new(0) }
     }
 
-    /// A record, and for how long it has been in memory.
-    pub(crate) async fn load(&self, workspace: &WorkspaceId) -> Result<(Option<QuotaRecord>, Duration), Error> {
-        match self.records.get(workspace) {
-            Some(Cached { record, since }) => Ok((Some(Arc::unwrap_or_clone(record)), since.elapsed())),
+    /// The store itself.
+    pub(crate) fn inner(&self) -> &S {
+        &self.store
+    }
+
+    /// A lineage, and for how long it has been in memory.
+    pub(crate) async fn load(&self, workspace: &WorkspaceId) -> Result<(Arc<Lineage>, Duration), Error> {
+        match self.lineages.get(workspace) {
+            Some(Cached { lineage, since }) => Ok((lineage, since.elapsed())),
             None => Ok((self.reload(workspace).await?, Duration::ZERO)),
         }
     }
 
-    /// Reads a record from the store itself.
-    pub(crate) async fn reload(&self, workspace: &WorkspaceId) -> Result<Option<QuotaRecord>, Error> {
-        let since = Instant::now();
-        let record = self.store.load(workspace).await?;
-        if record.is_none() {
-            self.records.invalidate(workspace);
+    /// Reads a lineage from the store itself.
+    pub(crate) async fn reload(&self, workspace: &WorkspaceId) -> Result<Arc<Lineage>, Error> {
+        let (since, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        let lineage = Arc::new(self.store.lineage(workspace).await?);
+        if lineage.record().is_none() {
+            self.lineages.invalidate(workspace);
+            return Ok(lineage);
         }
-        Ok(record.map(|record| self.remember(record, since)))
+        let kept = self.remember(workspace, lineage, since);
+        if changes != self.changes.load(Ordering::Acquire) {
+            self.lineages.invalidate(workspace);
+        }
+        Ok(kept)
     }
 
     /// The record, made if there is none.
     pub(crate) async fn provision(&self, workspace: &WorkspaceId) -> Result<QuotaRecord, Error> {
-        let since = Instant::now();
-        Ok(self.remember(self.store.provision(workspace).await?, since))
+        self.store.provision(workspace).await
     }
 
-    /// Changes a record; makes it if there is none.
+    /// Changes the limits of a record; makes it if there is none.
     pub(crate) async fn update(
         &self,
         workspace: &WorkspaceId,
         changes: &LimitSet,
         expect: &Expect,
     ) -> Result<QuotaRecord, Error> {
-        let since = Instant::now();
-        // The store's own answer, even where another update has overtaken it: the caller's `ETag` is that of its own.
         let updated = self.store.update(workspace, changes, expect).await;
-        if updated.is_err() {
-            // It may have been stored all the same.
-            self.records.invalidate(workspace);
-        }
-        let record = updated?;
-        self.remember(record.clone(), since);
-        Ok(record)
+        // It may have been stored even where the answer is an error.
+        self.forget(workspace);
+        updated
     }
 
-    /// The record has changed elsewhere.
+    /// The workspace has changed.
     pub(crate) fn forget(&self, workspace: &WorkspaceId) {
-        self.records.invalidate(workspace);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.lineages.invalidate(workspace);
+    }
+
+    /// Something has changed that many depend on.
+    pub(crate) fn forget_all(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.lineages.invalidate_all();
     }
 
     /// Whether the store answers.
@@ -88,20 +103,23 @@ impl<S: QuotaStore> CachedStore<S> {
         self.store.ping().await
     }
 
-    /// Keeps a record, unless a newer version is there; answers the newer of both.
+    /// Keeps a lineage, unless a newer one is there; answers the newer of both.
     ///
     /// Other ways to write to the cache compare nothing, and would let the slower of two callers win.
-    fn remember(&self, record: QuotaRecord, since: Instant) -> QuotaRecord {
-        let record = Arc::new(record);
-        let kept = self.records.entry_by_ref(&record.workspace).and_compute_with(|entry| {
+    fn remember(&self, workspace: &WorkspaceId, lineage: Arc<Lineage>, since: Instant) -> Arc<Lineage> {
+        let kept = self.lineages.entry_by_ref(workspace).and_compute_with(|entry| {
             let newer = entry.is_some_and(|entry| {
-                let current = &entry.value().record;
-                current.id == record.id && current.version > record.version
+                let current = entry.value();
+                match (current.lineage.record(), lineage.record()) {
+                    (Some(current_record), Some(record)) if current_record.id == record.id => {
+                        (current_record.version, current.since) > (record.version, since)
+                    }
+                    _ => current.since > since,
+                }
             });
-            if newer { Op::Nop } else { Op::Put(Cached { record: Arc::clone(&record), since }) }
+            if newer { Op::Nop } else { Op::Put(Cached { lineage: Arc::clone(&lineage), since }) }
         });
-        let kept = kept.into_entry().map_or(record, |entry| entry.into_value().record);
-        Arc::unwrap_or_clone(kept)
+        kept.into_entry().map_or(lineage, |entry| entry.into_value().lineage)
     }
 }
 
@@ -170,10 +188,10 @@ mod tests {
     #[tokio::test]
     async fn a_record_is_read_once() {
         let (store, acme) = cached(None);
-        assert_eq!(store.load(&acme).await.unwrap(), (None, Duration::ZERO));
+        assert_eq!(store.load(&acme).await.unwrap().0.record(), None);
         store.store.store.update(&acme, &segments(5), &Expect::Anything).await.unwrap();
         for _ in 0..3 {
-            assert_eq!(store.load(&acme).await.unwrap().0.unwrap().limits, segments(5));
+            assert_eq!(store.load(&acme).await.unwrap().0.record().unwrap().limits, segments(5));
         }
         // Once when there was none, and once when there was one.
         assert_eq!(store.store.reads.load(Ordering::SeqCst), 2);
@@ -183,6 +201,7 @@ mod tests {
     async fn a_record_that_is_read_from_memory_has_its_age() {
         let (store, acme) = cached(None);
         store.update(&acme, &segments(5), &Expect::Anything).await.unwrap();
+        store.load(&acme).await.unwrap();
         let second = Duration::from_secs(1);
         tokio::time::advance(second).await;
         assert_eq!(store.load(&acme).await.unwrap().1, second);
@@ -194,7 +213,7 @@ mod tests {
     async fn a_slow_reading_never_undoes_an_update() {
         let (store, acme) = cached(Some(Semaphore::new(0)));
         store.update(&acme, &segments(5), &Expect::Anything).await.unwrap();
-        store.records.invalidate_all();
+        store.lineages.invalidate_all();
         let slow = tokio::spawn({
             let (store, acme) = (Arc::clone(&store), acme.clone());
             async move { store.load(&acme).await }
@@ -204,8 +223,8 @@ mod tests {
         }
         // It has read the 5.
         store.update(&acme, &segments(2), &Expect::Anything).await.unwrap();
-        store.store.answers.as_ref().unwrap().add_permits(1);
-        assert_eq!(slow.await.unwrap().unwrap().0.unwrap().limits, segments(2));
-        assert_eq!(store.load(&acme).await.unwrap().0.unwrap().limits, segments(2));
+        store.store.answers.as_ref().unwrap().add_permits(2);
+        assert_eq!(slow.await.unwrap().unwrap().0.record().unwrap().limits, segments(5));
+        assert_eq!(store.load(&acme).await.unwrap().0.record().unwrap().limits, segments(2));
     }
 }

@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::error::Error;
-use crate::limit::LimitSet;
+use crate::limit::{Limit, LimitSet};
+use crate::policy::{AuditEntry, AuditFilter, AuditPage, IncreaseRequest, Kin, Lineage, Plan, RequestStatus, Settings};
+use crate::resource::{ResourceCatalog, ResourceType};
 use crate::workspace::WorkspaceId;
 
 mod cached;
@@ -16,6 +18,10 @@ mod memory;
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_texts;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_transaction;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -38,8 +44,14 @@ pub struct QuotaRecord {
     pub workspace: WorkspaceId,
     /// 1 when made, and one more with every change.
     pub version: u64,
-    /// The limits that were set; the others are the catalog's defaults.
+    /// The limits that were set for the workspace itself.
     pub limits: LimitSet,
+    /// The plan that is assigned to it.
+    pub plan: Option<Arc<str>>,
+    /// The workspace above it.
+    pub parent: Option<WorkspaceId>,
+    /// What else is set for it.
+    pub settings: Settings,
     /// When it was made (UTC).
     pub created_at: Timestamp,
     /// When it was last changed (UTC).
@@ -47,7 +59,7 @@ pub struct QuotaRecord {
 }
 
 impl QuotaRecord {
-    /// A record as a store holds it.
+    /// A record as a store holds it, of a workspace without plan, parent and settings.
     pub fn new(
         id: Uuid,
         workspace: WorkspaceId,
@@ -56,7 +68,14 @@ impl QuotaRecord {
         created_at: Timestamp,
         updated_at: Timestamp,
     ) -> Self {
-        Self { id, workspace, version, limits, created_at, updated_at }
+        let (plan, parent, settings) = (None, None, Settings::default());
+        Self { id, workspace, version, limits, plan, parent, settings, created_at, updated_at }
+    }
+
+    /// The caps on the workspace and all below it, by resource type in the catalog's order.
+    pub(crate) fn caps(&self, catalog: &ResourceCatalog) -> Arc<[Limit]> {
+        let cap = |resource: &Arc<ResourceType>| self.settings.caps.get(resource.name()).copied();
+        catalog.iter().map(|resource| cap(resource).unwrap_or(Limit::Unlimited)).collect()
     }
 }
 
@@ -75,7 +94,7 @@ pub enum Expect {
 
 impl Expect {
     /// Whether the condition holds for a record of `version`, or for a record that isn't there.
-    fn holds(&self, version: Option<u64>) -> bool {
+    pub(crate) fn holds(&self, version: Option<u64>) -> bool {
         match self {
             Self::Anything => true,
             Self::Existing => version.is_some(),
@@ -84,7 +103,7 @@ impl Expect {
     }
 
     /// The error for a condition that doesn't hold.
-    fn unmet(&self, workspace: &WorkspaceId) -> Error {
+    pub(crate) fn unmet(&self, workspace: &WorkspaceId) -> Error {
         // The versions come from a caller's header, of which a message repeats a few.
         const SHOWN: usize = 8;
         match self {
@@ -108,7 +127,7 @@ impl Expect {
 
 /// The time of a change, in whole seconds: what clients of the quota API have always been sent, and, as text of one
 /// length, what SQL can compare.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
@@ -138,6 +157,113 @@ pub trait QuotaStore: Send + Sync + 'static {
 
     /// Whether the store answers.
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// The record with its plan, and those of its ancestors, as they are at one moment. By default there are no ancestors.
+    fn lineage<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Lineage, Error>> {
+        Box::pin(async move {
+            let record = self.load(workspace).await?;
+            Ok(Lineage::new(record.into_iter().map(|record| Kin::new(record, None)).collect()))
+        })
+    }
+
+    /// The workspaces whose ancestor `workspace` is, and itself. By default there are no others.
+    fn members<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<WorkspaceId>, Error>> {
+        Box::pin(async move { Ok(vec![workspace.clone()]) })
+    }
+
+    /// Begins a change of more than limits, which is done as a whole or not at all. By default there is none to be had, and
+    /// the store keeps limits only.
+    fn begin(&self) -> BoxFuture<'_, Result<Box<dyn StoreTransaction>, Error>> {
+        Box::pin(async { Err(limits_only()) })
+    }
+
+    /// All plans, by name.
+    fn plans(&self) -> BoxFuture<'_, Result<Vec<Plan>, Error>> {
+        Box::pin(async { Err(limits_only()) })
+    }
+
+    /// Requests for more, the newest first: of a workspace or of all, in a state or in any, made before the one with this
+    /// id; at most `limit`.
+    fn requests<'a>(
+        &'a self,
+        workspace: Option<&'a WorkspaceId>,
+        status: Option<RequestStatus>,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<IncreaseRequest>, Error>> {
+        let _ = (workspace, status, before, limit);
+        Box::pin(async { Err(limits_only()) })
+    }
+
+    /// Entries of the audit log, the newest first.
+    fn audit<'a>(&'a self, filter: &'a AuditFilter) -> BoxFuture<'a, Result<AuditPage, Error>> {
+        let _ = filter;
+        Box::pin(async { Err(limits_only()) })
+    }
+
+    /// Records after the one of `after` in the order of their workspaces' bytes, at most `limit`.
+    fn records<'a>(&'a self, after: Option<&'a str>, limit: usize) -> BoxFuture<'a, Result<Vec<QuotaRecord>, Error>> {
+        let _ = (after, limit);
+        Box::pin(async { Err(limits_only()) })
+    }
+}
+
+fn limits_only() -> Error {
+    Error::config(
+        "this store keeps limits only: plans, parents, overrides and all that is told in the audit log need a SqliteStore or a \
+         PostgresStore",
+    )
+}
+
+/// A change of a store's contents, in the making. Dropped, it has changed nothing.
+///
+/// What it has read of a workspace stays as it is until it ends.
+pub trait StoreTransaction: Send {
+    /// The record of `workspace`, made if there is none; whether it was.
+    fn record<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<(QuotaRecord, bool), Error>>;
+
+    /// As [`QuotaStore::lineage`].
+    fn lineage<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Lineage, Error>>;
+
+    /// As [`QuotaStore::members`], with how far below each is. Nobody becomes one, or ceases to be one, until the end of the transaction.
+    fn members<'a>(&'a mut self, workspace: &'a WorkspaceId)
+    -> BoxFuture<'a, Result<Vec<(WorkspaceId, usize)>, Error>>;
+
+    /// Writes a record of a workspace that was read by [`record`](Self::record).
+    fn save<'a>(&'a mut self, record: &'a QuotaRecord) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Deletes a record.
+    fn remove<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// A plan.
+    fn plan<'a>(&'a mut self, name: &'a str) -> BoxFuture<'a, Result<Option<Plan>, Error>>;
+
+    /// Writes a plan.
+    fn save_plan<'a>(&'a mut self, plan: &'a Plan) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Deletes a plan.
+    fn remove_plan<'a>(&'a mut self, name: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// How many workspaces have a plan.
+    fn assigned<'a>(&'a mut self, plan: &'a str) -> BoxFuture<'a, Result<u64, Error>>;
+
+    /// A request for more.
+    fn request(&mut self, id: Uuid) -> BoxFuture<'_, Result<Option<IncreaseRequest>, Error>>;
+
+    /// Writes a request for more.
+    fn save_request<'a>(&'a mut self, request: &'a IncreaseRequest) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Adds to the audit log.
+    fn audit<'a>(&'a mut self, entry: &'a AuditEntry) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// How far a work of many steps has come; `None` before the first.
+    fn progress<'a>(&'a mut self, work: &'a str) -> BoxFuture<'a, Result<Option<String>, Error>>;
+
+    /// Notes how far it has come.
+    fn save_progress<'a>(&'a mut self, work: &'a str, progress: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Does it.
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), Error>>;
 }
 
 impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
@@ -160,5 +286,39 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
         (**self).ping()
+    }
+
+    fn lineage<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Lineage, Error>> {
+        (**self).lineage(workspace)
+    }
+
+    fn members<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<WorkspaceId>, Error>> {
+        (**self).members(workspace)
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Result<Box<dyn StoreTransaction>, Error>> {
+        (**self).begin()
+    }
+
+    fn plans(&self) -> BoxFuture<'_, Result<Vec<Plan>, Error>> {
+        (**self).plans()
+    }
+
+    fn requests<'a>(
+        &'a self,
+        workspace: Option<&'a WorkspaceId>,
+        status: Option<RequestStatus>,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<IncreaseRequest>, Error>> {
+        (**self).requests(workspace, status, before, limit)
+    }
+
+    fn audit<'a>(&'a self, filter: &'a AuditFilter) -> BoxFuture<'a, Result<AuditPage, Error>> {
+        (**self).audit(filter)
+    }
+
+    fn records<'a>(&'a self, after: Option<&'a str>, limit: usize) -> BoxFuture<'a, Result<Vec<QuotaRecord>, Error>> {
+        (**self).records(after, limit)
     }
 }

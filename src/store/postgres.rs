@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
-use sqlx::{ConnectOptions, Connection, Pool, Postgres};
+use sqlx::{ConnectOptions, Connection, Pool, Postgres, Transaction};
 
 use super::sql::{Records, SqlStore, applied, missing_columns, upgrade};
 use crate::BoxFuture;
@@ -89,12 +89,20 @@ impl Records for Postgres {
         include_str!("../../migrations/postgres/0001_workspace_quota.sql"),
         include_str!("../../migrations/postgres/0002_ledger.sql"),
         include_str!("../../migrations/postgres/0003_backstop.sql"),
+        include_str!("../../migrations/postgres/0004_policy.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",
     to_char("createdAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
     to_char("updatedAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"#;
     const AS_UUID: &'static str = "::uuid";
     const AS_TIME: &'static str = "::timestamptz";
+    const AS_JSON: &'static str = "::jsonb";
+    const TIME_AS: (&'static str, &'static str) = ("to_char(", " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')");
+    const LOCKED: &'static str = " FOR UPDATE";
+    // The number is this crate's own: `tqtree`.
+    const LOCK_PARENTS: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(128060827788645)");
+    const DOCUMENT: &'static str = "\"document\"::text";
+    const BYTES: &'static str = " COLLATE \"C\"";
     const NUMBER: &'static str = "BIGINT";
     const PRESENT: &'static str = r#"SELECT attname::text FROM pg_attribute
 WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdropped"#;
@@ -121,6 +129,10 @@ WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdro
 
     fn fetch<'a>(pool: &'a Pool<Self>, statement: Statement<'a>) -> BoxFuture<'a, Result<Vec<PgRow>, sqlx::Error>> {
         Box::pin(async move { one_message(pool, &format!("{}; {}", time_outs(PATIENCE), inlined(&statement))).await })
+    }
+
+    fn change(pool: &Pool<Self>) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+        Self::begin(pool, PATIENCE)
     }
 
     fn preparing(error: sqlx::Error) -> Error {

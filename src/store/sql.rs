@@ -1,18 +1,20 @@
 //! Quota records in a SQL database: what the dialects have in common.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use sqlx::Pool;
+use sqlx::{Pool, Transaction};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use super::{Expect, QuotaRecord, QuotaStore, now};
+use super::sql_texts::{Query, Texts, WORKSPACE, audit_columns, audit_entry, document, moment, refused, text};
+use super::sql_transaction::SqlTransaction;
+use super::{Expect, QuotaRecord, QuotaStore, StoreTransaction, now};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
+use crate::policy::{AuditFilter, AuditPage, IncreaseRequest, Lineage, Plan, RequestStatus};
 use crate::resource::ResourceCatalog;
 use crate::sql::{Dialect, Statement, Trouble, Value, quoted};
 use crate::workspace::WorkspaceId;
@@ -21,7 +23,7 @@ use crate::workspace::WorkspaceId;
 const FIRST_NUMBER: usize = 3;
 
 /// How an unlimited resource type is stored; NULL is one whose limit was never set.
-const UNLIMITED: i64 = -1;
+pub(super) const UNLIMITED: i64 = -1;
 
 /// Keeps quota records in a SQL database.
 ///
@@ -33,11 +35,7 @@ const UNLIMITED: i64 = -1;
 /// An update is one SQL statement, so that concurrent ones, of other processes too, can't lose each other's changes.
 pub struct SqlStore<DB: Records> {
     pool: Pool<DB>,
-    catalog: ResourceCatalog,
-    /// Every column that makes up a record, in the order in which `read` takes them.
-    columns: String,
-    load: Arc<str>,
-    provision: Arc<str>,
+    texts: Arc<Texts<DB>>,
     /// Set once the tables are up to date.
     ready: OnceCell<()>,
     /// What the store holds for as long as it lives.
@@ -55,6 +53,18 @@ pub trait Records: Dialect {
     /// What makes a UUID or a time of a text.
     const AS_UUID: &'static str;
     const AS_TIME: &'static str;
+    const AS_JSON: &'static str;
+
+    /// What makes a time of a record's a text.
+    const TIME_AS: (&'static str, &'static str);
+
+    /// What keeps a row that was read as it is, and what keeps all parents as they are, until the transaction ends.
+    const LOCKED: &'static str;
+    const LOCK_PARENTS: Option<&'static str>;
+
+    /// A column of JSON as a text, and the order of a text's bytes.
+    const DOCUMENT: &'static str;
+    const BYTES: &'static str;
 
     /// The type of a limit's column.
     const NUMBER: &'static str;
@@ -79,6 +89,9 @@ pub trait Records: Dialect {
         Self::run(pool, statement)
     }
 
+    /// Begins a transaction that writes.
+    fn change(pool: &Pool<Self>) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>>;
+
     /// The error for tables that can't be prepared.
     fn preparing(error: sqlx::Error) -> Error;
 }
@@ -93,32 +106,16 @@ impl<DB: Records> SqlStore<DB> {
 
     /// The same, but by the first call.
     pub(super) fn unprepared(pool: Pool<DB>, catalog: &ResourceCatalog, guard: DB::Guard) -> Self {
-        let (uuid, time) = (DB::AS_UUID, DB::AS_TIME);
-        let mut columns = DB::READ.to_owned();
-        for resource in catalog.iter() {
-            columns.push_str(", ");
-            columns.push_str(&quoted(resource.limit_field()));
-        }
         Self {
-            load: format!(r#"SELECT {columns} FROM "WorkspaceQuota" WHERE "workspaceId" = $1"#).into(),
-            // A conflicting row would not be returned by DO NOTHING, but is by an update that changes nothing.
-            provision: format!(
-                r#"INSERT INTO "WorkspaceQuota" ("id", "workspaceId", "version", "createdAt", "updatedAt")
-VALUES ($1{uuid}, $2, 1, $3{time}, $3{time})
-ON CONFLICT ("workspaceId") DO UPDATE SET "workspaceId" = excluded."workspaceId"
-RETURNING {columns}"#
-            )
-            .into(),
-            columns,
+            texts: Arc::new(Texts::new(catalog)),
             pool,
-            catalog: catalog.clone(),
             ready: OnceCell::new(),
             _guard: guard,
         }
     }
 
     async fn prepare(&self) -> Result<(), Error> {
-        self.ready.get_or_try_init(|| DB::prepare(&self.pool, &self.catalog)).await.map(drop)
+        self.ready.get_or_try_init(|| DB::prepare(&self.pool, &self.texts.catalog)).await.map(drop)
     }
 
     async fn run(
@@ -145,9 +142,9 @@ RETURNING {columns}"#
     }
 
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<QuotaRecord>, Error> {
-        let statement = Statement::recurring(&self.load, vec![Value::Text(workspace.as_str())]);
+        let statement = Statement::recurring(&self.texts.load, vec![Value::Text(workspace.as_str())]);
         let rows = self.fetch(statement, |error| failed::<DB>("reading", workspace, error)).await?;
-        rows.first().map(|row| self.record(workspace, row)).transpose()
+        rows.first().map(|row| self.texts.record(workspace, row)).transpose()
     }
 
     async fn find_or_insert(&self, workspace: &WorkspaceId) -> Result<QuotaRecord, Error> {
@@ -160,16 +157,16 @@ RETURNING {columns}"#
             Value::Text(workspace.as_str()),
             Value::Owned(now().to_string()),
         ];
-        let statement = Statement::recurring(&self.provision, values);
+        let statement = Statement::recurring(&self.texts.provision, values);
         let rows = self.run(statement, |error| failed::<DB>("making", workspace, error)).await?;
         match rows.first() {
-            Some(row) => self.record(workspace, row),
+            Some(row) => self.texts.record(workspace, row),
             None => Err(failed::<DB>("making", workspace, sqlx::Error::RowNotFound)),
         }
     }
 
     async fn change(&self, workspace: &WorkspaceId, changes: &LimitSet, expect: &Expect) -> Result<QuotaRecord, Error> {
-        let update = Update::new::<DB>(&self.catalog, changes, expect, &self.columns)?;
+        let update = Update::new::<DB>(&self.texts.catalog, changes, expect, &self.texts.columns)?;
         let mut values = vec![Value::Text(workspace.as_str()), Value::Owned(now().to_string())];
         values.extend(update.numbers.into_iter().map(Value::Number));
         if update.inserts {
@@ -179,44 +176,15 @@ RETURNING {columns}"#
         let update = Statement::once(update.sql, values);
         let rows = self.run(update, |error| failed::<DB>("changing", workspace, error)).await?;
         match rows.first() {
-            Some(row) => self.record(workspace, row),
+            Some(row) => self.texts.record(workspace, row),
             None => Err(expect.unmet(workspace)),
         }
-    }
-
-    fn record(&self, workspace: &WorkspaceId, row: &DB::Row) -> Result<QuotaRecord, Error> {
-        self.read(workspace, row).map_err(|cause| {
-            Error::unavailable(format!(
-                "the quota record of workspace {workspace:?} can't be read: put its row in \"WorkspaceQuota\" right"
-            ))
-            .with_source(cause)
-        })
-    }
-
-    fn read(&self, workspace: &WorkspaceId, row: &DB::Row) -> Result<QuotaRecord, Box<dyn StdError + Send + Sync>> {
-        const FIXED: usize = 4;
-        let mut limits = LimitSet::new();
-        for (column, resource) in (FIXED..).zip(self.catalog.iter()) {
-            match DB::number(row, column)? {
-                None => {}
-                Some(UNLIMITED) => limits.set(resource.id(), Limit::Unlimited),
-                Some(rows) => limits.set(resource.id(), Limit::finite(u64::try_from(rows)?)?),
-            }
-        }
-        Ok(QuotaRecord::new(
-            Uuid::try_parse(&DB::text(row, 0)?)?,
-            workspace.clone(),
-            u64::try_from(DB::number(row, 1)?.unwrap_or_default())?,
-            limits,
-            DB::text(row, 2)?.parse()?,
-            DB::text(row, 3)?.parse()?,
-        ))
     }
 }
 
 impl<DB: Records> fmt::Debug for SqlStore<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqlStore").field("pool", &self.pool).field("catalog", &self.catalog).finish_non_exhaustive()
+        f.debug_struct("SqlStore").field("pool", &self.pool).field("catalog", &self.texts.catalog).finish_non_exhaustive()
     }
 }
 
@@ -293,7 +261,7 @@ fn parameters(range: Range<usize>) -> String {
     range.map(|parameter| format!(", ${parameter}")).collect()
 }
 
-fn stored(limit: Limit) -> Result<i64, Error> {
+pub(super) fn stored(limit: Limit) -> Result<i64, Error> {
     match limit.rows() {
         None => Ok(UNLIMITED),
         Some(rows) => i64::try_from(rows).map_err(|error| Error::invalid("a limit is too large").with_source(error)),
@@ -301,6 +269,86 @@ fn stored(limit: Limit) -> Result<i64, Error> {
 }
 
 impl<DB: Records> QuotaStore for SqlStore<DB> {
+    fn lineage<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Lineage, Error>> {
+        Box::pin(async move {
+            let statement = Statement::recurring(&self.texts.lineage, vec![Value::Text(workspace.as_str())]);
+            let rows = self.fetch(statement, |error| failed::<DB>("reading", workspace, error)).await?;
+            self.texts.kin(workspace, &rows)
+        })
+    }
+
+    fn members<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<WorkspaceId>, Error>> {
+        Box::pin(async move {
+            let statement = Statement::recurring(&self.texts.members, vec![Value::Text(workspace.as_str())]);
+            let rows = self.fetch(statement, |error| failed::<DB>("reading", workspace, error)).await?;
+            Ok(self.texts.members(&rows)?.into_iter().map(|(member, _)| member).collect())
+        })
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Result<Box<dyn StoreTransaction>, Error>> {
+        Box::pin(async move {
+            self.prepare().await?;
+            let transaction = DB::change(&self.pool).await.map_err(refused::<DB>)?;
+            let transaction: Box<dyn StoreTransaction> =
+                Box::new(SqlTransaction::new(transaction, Arc::clone(&self.texts)));
+            Ok(transaction)
+        })
+    }
+
+    fn plans(&self) -> BoxFuture<'_, Result<Vec<Plan>, Error>> {
+        Box::pin(async move {
+            let plans = format!(r#"SELECT "name", {} FROM "QuotaPlan" ORDER BY "name""#, DB::DOCUMENT);
+            let statement = Statement::once(plans, Vec::new());
+            let rows = self.fetch(statement, refused::<DB>).await?;
+            rows.iter().map(|row| self.texts.plan(&text::<DB>(row, 0)?, &text::<DB>(row, 1)?)).collect()
+        })
+    }
+
+    fn requests<'a>(
+        &'a self,
+        workspace: Option<&'a WorkspaceId>,
+        status: Option<RequestStatus>,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<IncreaseRequest>, Error>> {
+        Box::pin(async move {
+            let mut query = Query::new(format!(r#"SELECT {} FROM "QuotaRequest""#, DB::DOCUMENT));
+            query.add(r#""workspaceId" = "#, workspace.map(|workspace| Value::Text(workspace.as_str())), "");
+            query.add(r#""status" = "#, status.map(|status| Value::Text(status.as_str())), "");
+            query.add(r#""id" < "#, before.map(|id| Value::Owned(id.to_string())), DB::AS_UUID);
+            let rows = self.fetch(query.end(r#"ORDER BY "id" DESC"#, limit), refused::<DB>).await?;
+            rows.iter().map(|row| document(&text::<DB>(row, 0)?)).collect()
+        })
+    }
+
+    fn audit<'a>(&'a self, filter: &'a AuditFilter) -> BoxFuture<'a, Result<AuditPage, Error>> {
+        Box::pin(async move {
+            let mut query = Query::new(audit_columns::<DB>());
+            query.add(r#""workspaceId" = "#, filter.workspace.as_deref().map(Value::Text), "");
+            query.add(r#""resourceType" = "#, filter.resource.as_deref().map(Value::Text), "");
+            query.add(r#""at" >= "#, filter.since.map(|at| Value::Owned(moment(at))), DB::AS_TIME);
+            query.add(r#""at" < "#, filter.until.map(|at| Value::Owned(moment(at))), DB::AS_TIME);
+            query.add(r#""seq" < "#, filter.before.map(|seq| Value::Number(i64::try_from(seq).unwrap_or(i64::MAX))), "");
+            // One more, to know whether there are more.
+            let rows = self.fetch(query.end(r#"ORDER BY "seq" DESC"#, filter.limit.saturating_add(1)), refused::<DB>).await?;
+            let mut entries = rows.iter().map(audit_entry::<DB>).collect::<Result<Vec<_>, _>>()?;
+            let more = entries.len() > filter.limit;
+            entries.truncate(filter.limit);
+            let next = entries.last().filter(|_| more).map(|entry| entry.seq);
+            Ok(AuditPage { entries, next })
+        })
+    }
+
+    fn records<'a>(&'a self, after: Option<&'a str>, limit: usize) -> BoxFuture<'a, Result<Vec<QuotaRecord>, Error>> {
+        Box::pin(async move {
+            let mut query = Query::new(format!(r#"SELECT {} FROM "WorkspaceQuota""#, self.texts.columns));
+            query.add(&format!(r#""workspaceId"{} > "#, DB::BYTES), after.map(Value::Text), "");
+            let order = format!(r#"ORDER BY "workspaceId"{}"#, DB::BYTES);
+            let rows = self.fetch(query.end(&order, limit), refused::<DB>).await?;
+            rows.iter().map(|row| self.texts.record(&WorkspaceId::canonical(&text::<DB>(row, WORKSPACE)?), row)).collect()
+        })
+    }
+
     fn load<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Option<QuotaRecord>, Error>> {
         Box::pin(self.find(workspace))
     }
@@ -407,7 +455,7 @@ pub(super) async fn missing_columns<'a, DB: Records>(
     Ok(missing.filter(|field| !present.iter().any(|column| DB::same_column(column, field))).collect())
 }
 
-fn failed<DB: Records>(attempt: &str, workspace: &WorkspaceId, error: sqlx::Error) -> Error {
+pub(super) fn failed<DB: Records>(attempt: &str, workspace: &WorkspaceId, error: sqlx::Error) -> Error {
     let fix = match DB::trouble(&error) {
         Some(Trouble::NoTable) => GONE,
         #[cfg(feature = "postgres")]

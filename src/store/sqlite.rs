@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Pool, Sqlite};
+use sqlx::{Pool, Sqlite, Transaction};
 use tokio::time::Instant;
 
 use super::sql::{Records, SqlStore, upgrade};
@@ -94,10 +94,20 @@ impl SqlStore<Sqlite> {
 }
 
 impl Records for Sqlite {
-    const SCHEMA: &'static [&'static str] = &[include_str!("../../migrations/sqlite/0001_workspace_quota.sql")];
+    const SCHEMA: &'static [&'static str] = &[
+        include_str!("../../migrations/sqlite/0001_workspace_quota.sql"),
+        include_str!("../../migrations/sqlite/0002_policy.sql"),
+    ];
     const READ: &'static str = r#""id", "version", "createdAt", "updatedAt""#;
     const AS_UUID: &'static str = "";
     const AS_TIME: &'static str = "";
+    const AS_JSON: &'static str = "";
+    const TIME_AS: (&'static str, &'static str) = ("", "");
+    // Whoever writes has the whole database.
+    const LOCKED: &'static str = "";
+    const LOCK_PARENTS: Option<&'static str> = None;
+    const DOCUMENT: &'static str = "\"document\"";
+    const BYTES: &'static str = "";
     const NUMBER: &'static str = "INTEGER";
     const PRESENT: &'static str = "SELECT name FROM pragma_table_info('WorkspaceQuota')";
 
@@ -123,6 +133,10 @@ impl Records for Sqlite {
             let mut connection = pool.acquire().await?;
             Self::rows(&mut connection, statement).await
         })
+    }
+
+    fn change(pool: &Pool<Self>) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+        Box::pin(pool.begin_with("BEGIN IMMEDIATE"))
     }
 
     fn preparing(error: sqlx::Error) -> Error {

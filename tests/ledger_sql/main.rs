@@ -332,7 +332,7 @@ impl Both {
         let bounded =
             format!(r#"SELECT count(*) FROM (SELECT FROM "{table}" WHERE "workspaceId" = $1 LIMIT $2) AS "some""#);
         let all = format!(r#"SELECT count(*) FROM "{table}" WHERE "workspaceId" = $1"#);
-        let arguments = (1..=22).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
+        let arguments = (1..=24).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
         let row = sqlx::query(AssertSqlSafe(format!(r#"SELECT * FROM "_tower_quota_ask"({arguments})"#)))
             .bind(Uuid::from_u128(lease))
             .bind(Uuid::from_u128(replica))
@@ -356,6 +356,8 @@ impl Both {
             .bind(rows)
             .bind(mark.0)
             .bind(mark.1)
+            .bind(Vec::<String>::new())
+            .bind(true)
             .fetch_one(&mut self.database);
         let row = self.runtime.block_on(row).unwrap();
         let asker = Asker { lease, replica, beats, key, replicas };

@@ -80,7 +80,7 @@ fn waits_in(database: &mut Database) -> impl FnMut(u32, u32, u32, u32) -> bool {
             r#"BEGIN;
                SELECT "_tower_quota_ask"('{LEASE}', '{REPLICA}', 0, 'acme', 'segments', {posted}, 0, 0, 0, {seq}, {need},
                  {need}, 0, 1, false, 'maxSegments', {limit}, 'SELECT count(*) FROM "Segment" WHERE $1 <> '''' LIMIT $2',
-                 'SELECT count(*) FROM "Segment" WHERE $1 <> ''''', NULL, NULL, NULL)"#
+                 'SELECT count(*) FROM "Segment" WHERE $1 <> ''''', NULL, NULL, NULL, '{{}}', true)"#
         ));
         let waits = "SELECT (current_setting($1) <> 'off')::int::bigint";
         let on = database.number(waits.to_owned(), "synchronous_commit");

@@ -60,7 +60,7 @@ async fn the_guides_query_answers() {
     assert_eq!(rows.len(), 1);
     let columns: Vec<&str> = rows[0].columns().iter().map(Column::name).collect();
     assert_eq!(columns[..5], ["id", "workspaceId", "version", "createdAt", "updatedAt"]);
-    assert_eq!(columns.len(), 5 + catalog().len() + 2);
+    assert_eq!(columns.len(), 5 + 3 + catalog().len() + 2);
     assert_eq!(rows[0].get::<&str, _>("idText"), record.id.to_string());
     assert_eq!(rows[0].get::<i64, _>("version"), 1);
     assert_eq!(rows[0].get::<i64, _>("maxSegments"), 75);

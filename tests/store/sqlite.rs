@@ -63,7 +63,7 @@ async fn the_guides_query_answers() {
     assert_eq!(rows.len(), 1);
     let columns: Vec<&str> = rows[0].columns().iter().map(Column::name).collect();
     assert_eq!(columns[..5], ["id", "workspaceId", "version", "createdAt", "updatedAt"]);
-    assert_eq!(columns.len(), 5 + catalog().len());
+    assert_eq!(columns.len(), 5 + 3 + catalog().len());
     assert_eq!(rows[0].get::<&str, _>("id"), record.id.to_string());
     assert_eq!(rows[0].get::<i64, _>("version"), 1);
     assert_eq!(rows[0].get::<i64, _>("maxSegments"), 75);
@@ -173,7 +173,7 @@ async fn the_hosts_migrations_are_left_alone() {
         assert_eq!(hosts, [1, 2]);
         let ours: Vec<i64> =
             sqlx::query_scalar("SELECT version FROM _tower_quota_migrations").fetch_all(&pool).await.unwrap();
-        assert_eq!(ours, [1]);
+        assert_eq!(ours, [1, 2]);
     }
 }
 
@@ -245,7 +245,8 @@ async fn a_lost_table_or_pool_is_told() {
     drop(store);
     let error = SqliteStore::connect(&url(&directory), &catalog()).await.unwrap_err();
     assert!(error.is_config() && error.message().contains("_tower_quota_migrations"), "{error}");
-    run(&pool, "DROP TABLE _tower_quota_migrations").await;
+    run(&pool, r#"DROP TABLE _tower_quota_migrations; DROP TABLE "QuotaPlan"; DROP TABLE "QuotaRequest";
+        DROP TABLE "QuotaAudit"; DROP TABLE "QuotaProgress"; DROP TABLE "QuotaArchive""#).await;
     let again = SqliteStore::connect(&url(&directory), &catalog()).await.unwrap();
     assert_eq!(again.load(&workspace("acme")).await.unwrap(), None);
 
