@@ -180,7 +180,7 @@ pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};
 pub use usage::SqliteUsage;
 #[cfg(feature = "postgres")]
 pub use usage::{Backstop, PostgresUsage};
-pub use usage::{ClosureUsage, CountSql, UsageSource};
+pub use usage::{ClosureUsage, CountSql, UsagePages, UsageSource, WorkspaceUsage};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};

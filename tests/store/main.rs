@@ -66,6 +66,8 @@ macro_rules! conforms {
 mod backstop;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod counts;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod pages;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

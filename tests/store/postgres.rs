@@ -1,12 +1,13 @@
 //! Postgres.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Column, Row};
 use tower_quota::{
     Error, Expect, Limit, PostgresStore, PostgresUsage, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable,
-    UsageSource, WorkspaceFormat,
+    UsagePages, UsageSource, WorkspaceFormat,
 };
 
 use crate::counts::{Host, TABLES, count, counts, host, metered, segments};
@@ -382,6 +383,8 @@ impl Host for Hosted {
         (r#""archived"::text = '1' AND 1 = ("ws" <> 'x')::int"#, 200),
     ];
 
+    const COLLATED: &'static str = r#"text COLLATE "und-x-icu""#;
+
     async fn start() -> Self {
         let pool = pool(&shared().database()).await;
         run(&pool, TABLES).await;
@@ -439,6 +442,43 @@ async fn ids_of_another_type_are_cast_so_that_an_index_serves() {
     assert!(error.is_unavailable() && error.message().contains("workspace_type"), "{error}");
     let Err(error) = host.usage(SqlTable::new("Journey").workspace_type("uuid; --")) else { panic!("it was taken") };
     assert!(error.is_config() && error.message().contains("not an identifier"), "{error}");
+}
+
+#[tokio::test]
+async fn uuids_are_listed_like_texts() {
+    let host = Hosted::start().await;
+    run(&host.pool, r#"CREATE TABLE "Journey" ("workspaceId" uuid); CREATE TABLE "Hook" ("workspaceId" text)"#).await;
+    let mut ids: Vec<String> = Vec::new();
+    for number in 0..40_u128 {
+        let id = uuid::Uuid::from_u128(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834)).to_string();
+        run(&host.pool, &format!(r#"INSERT INTO "Journey" VALUES ('{id}'); INSERT INTO "Hook" VALUES ('{id}')"#)).await;
+        ids.push(id);
+    }
+    run(&host.pool, r#"INSERT INTO "Journey" VALUES (NULL)"#).await;
+    ids.sort();
+    let of = |name, field| ResourceSpec::new(name, field, Limit::of(1));
+    let catalog = ResourceCatalog::empty().resource(of("journeys", "maxJourneys")).resource(of("hooks", "maxHooks"));
+    let catalog = catalog.build().unwrap();
+    let tables = [("journeys", SqlTable::new("Journey").workspace_type("uuid")), ("hooks", SqlTable::new("Hook"))];
+    let usage = host.usage_of(&catalog, tables).unwrap();
+    let upper = ids[20].to_uppercase();
+    for after in [None, Some(ids[7].as_str()), Some("8"), Some("zebra"), Some(&upper)] {
+        let mut pages = UsagePages::new(Arc::clone(&usage), &catalog).page(NonZeroUsize::new(7).unwrap());
+        if let Some(after) = after {
+            pages = pages.after(after);
+        }
+        let mut listed = Vec::new();
+        loop {
+            let batch = pages.next().await.unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            assert!(batch.iter().all(|usage| usage.rows == [1, 1]));
+            listed.extend(batch.into_iter().map(|usage| usage.workspace));
+        }
+        let behind: Vec<&String> = ids.iter().filter(|id| Some(id.as_str()) > after).collect();
+        assert_eq!(listed.iter().collect::<Vec<_>>(), behind, "{after:?}");
+    }
 }
 
 #[tokio::test]

@@ -263,6 +263,8 @@ struct File {
 impl Host for File {
     const FILTERS: &'static [(&'static str, u64)] = &[(r#"[archived] = 1 AND `name` LIKE 's%'"#, 200)];
 
+    const COLLATED: &'static str = "TEXT COLLATE NOCASE";
+
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let pool = pool(&directory.path().join("host.db")).await;
