@@ -180,7 +180,9 @@ pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore};
 pub use usage::SqliteUsage;
 #[cfg(feature = "postgres")]
 pub use usage::{Backstop, PostgresUsage};
-pub use usage::{ClosureUsage, CountSql, UsagePages, UsageSource, WorkspaceUsage};
+pub use usage::{
+    Cleaned, Cleanup, CleanupPolicy, ClosureUsage, CountSql, Excess, Recording, UsagePages, UsageSource, WorkspaceUsage,
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};

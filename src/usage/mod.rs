@@ -9,13 +9,17 @@ use crate::workspace::WorkspaceId;
 
 #[cfg(feature = "postgres")]
 mod backstop;
+mod cleanup;
 mod closure;
 mod pages;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_cleanup;
 
 #[cfg(feature = "postgres")]
 pub use backstop::Backstop;
+pub use cleanup::{Cleaned, Cleanup, CleanupPolicy, Excess, Recording};
 pub use closure::ClosureUsage;
 pub use pages::{UsagePages, WorkspaceUsage};
 #[cfg(feature = "postgres")]

@@ -14,10 +14,10 @@ use crate::sql::{Dialect, Statement, Trouble, Value};
 use crate::workspace::WorkspaceId;
 
 /// Values looked up by one statement; an old SQLite takes no more than 999 parameters.
-const LOOKED_UP_AT_ONCE: usize = 500;
+pub(super) const LOOKED_UP_AT_ONCE: usize = 500;
 
 /// How long a server goes on with a statement that nobody may be waiting for any more.
-const LONGEST: Duration = Duration::from_secs(30);
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// The same for a page of workspaces, which may take a walk through a large table.
 const LONGEST_LISTING: Duration = Duration::from_secs(300);
@@ -29,12 +29,26 @@ pub struct SqlTable {
     pub(super) workspace_column: String,
     pub(super) workspace_type: Option<String>,
     pub(super) filter: Option<String>,
+    pub(super) newest: Option<Newest>,
+}
+
+/// The columns that tell which rows are the newest.
+#[derive(Debug, Clone)]
+pub(super) struct Newest {
+    pub(super) order: String,
+    pub(super) id: String,
 }
 
 impl SqlTable {
     /// All rows of the table `name`, whose column `workspaceId` tells whose they are.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), workspace_column: "workspaceId".to_owned(), workspace_type: None, filter: None }
+        Self {
+            name: name.into(),
+            workspace_column: "workspaceId".to_owned(),
+            workspace_type: None,
+            filter: None,
+            newest: None,
+        }
     }
 
     /// The column that holds the workspace id, as text in its canonical form.
@@ -65,14 +79,27 @@ impl SqlTable {
         self
     }
 
+    /// Lets a [`Cleanup`](crate::Cleanup) remove rows above a limit: those first that are greatest by the column `order`, such
+    /// as the time at which they were made, and among equals by `id`, which identifies a row. Rows without an order are the
+    /// oldest.
+    #[must_use]
+    pub fn newest_first(mut self, order: impl Into<String>, id: impl Into<String>) -> Self {
+        self.newest = Some(Newest { order: order.into(), id: id.into() });
+        self
+    }
+
     /// A quoted column that doesn't exist is a text to SQLite, unless its table is named too.
-    fn column(&self, name: &str) -> String {
+    pub(super) fn column(&self, name: &str) -> String {
         format!(r#""{}"."{name}""#, self.name)
     }
 
     fn statements<DB: Counts>(&self, resource: &ResourceType) -> Result<Statements, Error> {
         check_identifier("table", &self.name)?;
         check_identifier("workspace column", &self.workspace_column)?;
+        if let Some(newest) = &self.newest {
+            check_identifier("order column", &newest.order)?;
+            check_identifier("id column", &newest.id)?;
+        }
         let mut counted = format!(r#"FROM "{}" WHERE {} = $1"#, self.name, self.column(&self.workspace_column));
         if let Some(workspace_type) = &self.workspace_type {
             check_identifier("workspace type", workspace_type)?;
@@ -263,13 +290,13 @@ fn rewritten(condition: &str, quotes: &[(char, char)], strict: bool) -> Result<S
 }
 
 #[derive(Debug)]
-struct Statements {
-    table: SqlTable,
-    count: CountSql,
+pub(super) struct Statements {
+    pub(super) table: SqlTable,
+    pub(super) count: CountSql,
     /// The filter, with an `AND` before it.
     filter: String,
     /// From `FROM` on: which rows are counted.
-    counted: String,
+    pub(super) counted: String,
 }
 
 /// Counts the rows in the host's SQL database, with one query per count.
@@ -277,7 +304,7 @@ struct Statements {
 /// Each resource type has a table: the catalog's, or that of [`SqlUsageBuilder::table`]. An index that starts with the
 /// workspace column keeps a count cheap.
 pub struct SqlUsage<DB: Counts> {
-    pool: Pool<DB>,
+    pub(super) pool: Pool<DB>,
     // By name, not by id: an id of another catalog would count another type's rows.
     tables: BTreeMap<String, Statements>,
 }
@@ -406,7 +433,7 @@ impl<DB: Counts> SqlUsageBuilder<DB> {
 }
 
 impl<DB: Counts> SqlUsage<DB> {
-    /// Counts on `pool` the resource types of `catalog`. The pool is only read from.
+    /// Counts on `pool` the resource types of `catalog`. The pool is only read from, but for a [`Cleanup`](crate::Cleanup).
     pub fn builder(pool: Pool<DB>, catalog: &ResourceCatalog) -> SqlUsageBuilder<DB> {
         SqlUsageBuilder { pool, catalog: catalog.clone(), tables: BTreeMap::new() }
     }
@@ -425,7 +452,7 @@ impl<DB: Counts> SqlUsage<DB> {
         Ok(())
     }
 
-    fn statements(&self, resource: &ResourceType) -> Result<&Statements, Error> {
+    pub(super) fn statements(&self, resource: &ResourceType) -> Result<&Statements, Error> {
         self.tables.get(resource.name()).ok_or_else(|| {
             Error::config(format!(
                 "{} can't be counted: its SqlUsage was built without a table for that resource type",

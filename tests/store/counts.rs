@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tower_quota::{Error, Limit, ResourceCatalog, ResourceSpec, SqlTable, UsageSource};
+use tower_quota::{Cleanup, Error, Limit, ResourceCatalog, ResourceSpec, SqlTable, UsageSource};
 
 use crate::workspace;
 
@@ -37,6 +37,18 @@ pub(crate) trait Host {
     fn usage(&self, table: SqlTable) -> Result<Arc<dyn UsageSource>, Error> {
         self.usage_of(&metered(), [("segments", table)])
     }
+
+    /// The migration that makes the archive.
+    const ARCHIVE: &'static str;
+
+    /// A type of bytes, some of them, and what the archive has for them.
+    const BYTES: [&'static str; 3];
+
+    /// Removes segments of this table.
+    fn cleanup(&self, table: SqlTable) -> Result<Arc<dyn Cleanup>, Error>;
+
+    /// The texts that a query has in its one column.
+    async fn texts(&self, sql: &str) -> Vec<String>;
 
     /// Has the database check the queries.
     async fn check(&self, table: SqlTable) -> Result<(), Error>;
@@ -173,6 +185,17 @@ macro_rules! counts {
         );
         counts!(
             $host,
+            cleanup,
+            the_newest_go_first_and_what_is_kept_stays,
+            the_archive_has_the_whole_row,
+            what_is_given_up_in_the_middle_is_all_or_nothing,
+            what_fails_in_the_middle_changes_nothing,
+            several_at_once_never_leave_less_than_is_kept,
+            rows_that_others_refer_to_stay,
+            what_cannot_be_cleaned_up_is_an_error,
+        );
+        counts!(
+            $host,
             pages,
             all_workspaces_are_listed_by_their_bytes,
             rows_may_be_written_meanwhile,
@@ -182,7 +205,7 @@ macro_rules! counts {
     };
     ($host:ty, $suite:ident, $($test:ident,)+) => {
         $(
-            #[tokio::test]
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
                 crate::$suite::$test(<$host as crate::counts::Host>::start().await).await;
             }
@@ -200,6 +223,14 @@ macro_rules! host {
             tables: impl IntoIterator<Item = (&'static str, SqlTable)>,
         ) -> Result<Arc<dyn UsageSource>, Error> {
             Ok(Arc::new(<$usage>::builder(self.pool.clone(), catalog).tables(tables).build()?))
+        }
+
+        fn cleanup(&self, table: SqlTable) -> Result<Arc<dyn Cleanup>, Error> {
+            Ok(Arc::new(<$usage>::builder(self.pool.clone(), &metered()).table("segments", table).build()?))
+        }
+
+        async fn texts(&self, sql: &str) -> Vec<String> {
+            sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
         }
 
         async fn check(&self, table: SqlTable) -> Result<(), Error> {

@@ -7,7 +7,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{Column, Row};
 use tempfile::TempDir;
 use tower_quota::{
-    Error, Expect, Limit, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable, SqliteStore, SqliteUsage, UsageSource,
+    Cleanup, CleanupPolicy, Error, Excess, Expect, Limit, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable,
+    SqliteStore, SqliteUsage, UsageSource,
 };
 
 use crate::counts::{Host, TABLES, count, counts, host, metered, segments};
@@ -264,6 +265,8 @@ impl Host for File {
     const FILTERS: &'static [(&'static str, u64)] = &[(r#"[archived] = 1 AND `name` LIKE 's%'"#, 200)];
 
     const COLLATED: &'static str = "TEXT COLLATE NOCASE";
+    const ARCHIVE: &'static str = include_str!("../../migrations/sqlite/9999_archive.sql");
+    const BYTES: [&'static str; 3] = ["BLOB", "x'00ff'", r#"{"blob":"00FF"}"#];
 
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -285,6 +288,20 @@ async fn a_type_of_ids_is_for_postgres() {
     let catalog = metered();
     let segments = catalog.by_name("segments").unwrap();
     assert_eq!(host.usage(SqlTable::new("Segment")).unwrap().count_sql(segments), None);
+}
+
+#[tokio::test]
+async fn a_pool_that_only_reads_is_told() {
+    let host = File::start().await;
+    let options = SqliteConnectOptions::new().filename(host._directory.path().join("host.db")).read_only(true);
+    let reader =
+        File { pool: SqlitePool::connect_with(options).await.unwrap(), _directory: tempfile::tempdir().unwrap() };
+    let cleanup = reader.cleanup(segments().newest_first("id", "id")).unwrap();
+    let (acme, catalog) = (workspace("acme"), metered());
+    let excess = Excess::new(&acme, catalog.by_name("segments").unwrap(), 1999, 5);
+    assert_eq!(cleanup.clean(excess).await.unwrap().rows, ["1999"]);
+    let error = cleanup.clean(excess.policy(CleanupPolicy::Delete)).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("only reads"), "{error}");
 }
 
 #[tokio::test]
