@@ -1,7 +1,7 @@
 //! What every removal of rows above a limit promises. Each test has a host to itself.
 
 use std::collections::{BTreeSet, HashSet};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -155,13 +155,13 @@ pub(crate) async fn the_archive_has_the_whole_row<H: Host>(host: H) {
     assert!(times.iter().all(|time| time.starts_with("20") && time.len() >= 19), "{times:?}");
 }
 
-/// Is polled so many times, and then given up.
-struct GivenUp<'a, T> {
-    work: Pin<&'a mut (dyn Future<Output = T> + Send)>,
+/// Is polled so many times, and then dropped, in the middle of whatever it was at.
+struct GivenUp<F> {
+    work: Pin<Box<F>>,
     polls: u32,
 }
 
-impl<T> Future for GivenUp<'_, T> {
+impl<T, F: Future<Output = T>> Future for GivenUp<F> {
     type Output = Option<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
@@ -180,14 +180,10 @@ pub(crate) async fn what_is_given_up_in_the_middle_is_all_or_nothing<H: Host>(ho
     let cleanup = host.cleanup(table()).unwrap();
     let mut ended = 0;
     for polls in 1.. {
-        let mut work = pin!(clean_and_log(&*cleanup, 10, 3));
-        // What still waits when it is given up is dropped in the middle of whatever it was at.
-        match (GivenUp { work: work.as_mut(), polls }).await {
-            Some(cleaned) => {
-                assert_eq!(cleaned.unwrap().rows.len(), 3);
-                ended += 1;
-            }
-            None => drop(work),
+        let work = Box::pin(clean_and_log(&*cleanup, 10, 3));
+        if let Some(cleaned) = (GivenUp { work, polls }).await {
+            assert_eq!(cleaned.unwrap().rows.len(), 3);
+            ended += 1;
         }
         let ((moved, logged), left) = (archived(&host).await, left(&host).await);
         assert_eq!(moved.len() + left.len(), ROWS as usize, "after {polls}");
