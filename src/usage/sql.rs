@@ -61,7 +61,7 @@ impl SqlTable {
     /// The type of the column that holds the workspace id, where it isn't text: on Postgres, for example `uuid`.
     ///
     /// Ids are cast to it, so that an index on the column serves. An id that can't be cast fails the count: where ids
-    /// are UUIDs, take [`WorkspaceFormat::Uuid`](WorkspaceFormat::Uuid), which refuses others before.
+    /// are UUIDs, take [`WorkspaceFormat::Uuid`](crate::WorkspaceFormat::Uuid), which refuses others before.
     #[must_use]
     pub fn workspace_type(mut self, name: impl Into<String>) -> Self {
         self.workspace_type = Some(name.into());
