@@ -112,6 +112,6 @@ pub trait Cleanup: Send + Sync + 'static {
     /// # Errors
     ///
     /// Nothing is changed then. [`Error::is_config`] where the rows of that type can't be removed: their table doesn't tell
-    /// what is [newest](SqlTable::newest_first), the archive is missing, or rows of other tables refer to them.
+    /// what is newest (`SqlTable::newest_first`), the archive is missing, or rows of other tables refer to them.
     fn clean<'a>(&'a self, excess: Excess<'a>) -> BoxFuture<'a, Result<Cleaned, Error>>;
 }
