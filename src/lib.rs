@@ -150,7 +150,8 @@ pub use api::{
 pub use authority::PostgresLedger;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
 pub use engine::{
-    Admin, Correction, Decision, PolicyChange, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation, Settling, SettlingBarrier,
+    Admin, Correction, Decision, PolicyChange, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation,
+    Settling, SettlingBarrier,
 };
 pub use error::Error;
 #[cfg(feature = "postgres")]
@@ -164,8 +165,8 @@ pub use layer::{
 pub use limit::{FiniteLimit, Limit, LimitSet};
 pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource, Promise};
 pub use policy::{
-    Actor, AuditAction, AuditEntry, AuditFilter, AuditPage, CapOver, Grace, GraceUse, IncreaseRequest, Kin, LimitSource,
-    Lineage, Plan, RequestStatus, Settings, TemporaryOverride, Trace, TraceStep,
+    Actor, AuditAction, AuditEntry, AuditFilter, AuditPage, CapOver, Grace, GraceUse, IncreaseRequest, Kin,
+    LimitSource, Lineage, Plan, RequestStatus, Settings, TemporaryOverride, Trace, TraceStep,
 };
 pub use principal::{Principal, Role, Workspaces};
 pub use problem::{ErrorCode, Problem, ProblemFormat};
@@ -185,7 +186,9 @@ pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore, StoreTransaction};
 pub use usage::SqliteUsage;
 #[cfg(feature = "postgres")]
 pub use usage::{Backstop, PostgresUsage};
-pub use usage::{ClosureUsage, CountSql, UsageSource};
+pub use usage::{
+    Cleaned, Cleanup, CleanupPolicy, ClosureUsage, CountSql, Excess, Recording, UsagePages, UsageSource, WorkspaceUsage,
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};

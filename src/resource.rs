@@ -62,6 +62,15 @@ impl ResourceType {
     pub fn default_limit(&self) -> Limit {
         self.default_limit
     }
+
+    /// A declaration of it.
+    pub(crate) fn spec(&self) -> ResourceSpec {
+        let spec = ResourceSpec::new(self.name(), self.limit_field(), self.default_limit).label(self.label());
+        match self.table() {
+            Some(table) => spec.table(table),
+            None => spec,
+        }
+    }
 }
 
 /// Declares a resource type for [`ResourceCatalogBuilder::resource`].
@@ -103,6 +112,53 @@ impl ResourceSpec {
     pub fn table(mut self, table: impl Into<String>) -> Self {
         self.table = Some(table.into());
         self
+    }
+}
+
+impl ResourceSpec {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Checks it beside those whose `names` and `fields`, in small letters, are taken.
+    fn check(&self, names: &mut HashSet<String>, fields: &mut HashSet<String>) -> Result<(), Error> {
+        check_identifier("resource type", &self.name)?;
+        check_identifier("limit field", &self.limit_field)?;
+        if let Some(table) = &self.table {
+            check_identifier("table", table)?;
+        }
+        if !names.insert(self.name.to_lowercase()) {
+            return Err(Error::config(format!("the resource type {:?} is declared twice", self.name)));
+        }
+        if !fields.insert(self.limit_field.to_lowercase()) {
+            return Err(Error::config(format!(
+                "the limit field {:?} of {:?} is taken: by another resource type or by a field of the quota object",
+                self.limit_field, self.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// What it says otherwise than `known`, with the words of both. What it leaves out is no contradiction.
+    pub(crate) fn contradictions(&self, known: &Self) -> Option<String> {
+        let quoted = |word: &String| format!("{word:?}");
+        let told = [
+            ("limit field", Some(quoted(&self.limit_field)), quoted(&known.limit_field)),
+            ("default", Some(self.default_limit.to_string()), known.default_limit.to_string()),
+            ("label", self.label.as_ref().map(quoted), quoted(&known.shown_label())),
+            ("table", self.table.as_ref().map(quoted), known.table.as_ref().map_or_else(|| "none".to_owned(), quoted)),
+        ];
+        let differ: Vec<String> = told
+            .into_iter()
+            .filter_map(|(what, own, known)| Some((what, own?, known)))
+            .filter(|(_, own, known)| own != known)
+            .map(|(what, own, known)| format!("the {what} is {own} in the file and {known} in the catalog"))
+            .collect();
+        (!differ.is_empty()).then(|| differ.join(", "))
+    }
+
+    fn shown_label(&self) -> String {
+        self.label.clone().unwrap_or_else(|| label_of(&self.name))
     }
 }
 
@@ -284,32 +340,29 @@ impl ResourceCatalogBuilder {
     /// letters, digits and underscores, at most 63 bytes: what SQLite and Postgres both take), when a limit field is
     /// one of the quota object's own fields, or when there is no type at all.
     pub fn build(self) -> Result<ResourceCatalog, Error> {
+        self.checked().map_err(|(_, error)| error)
+    }
+
+    /// The same, and which declaration is at fault, by its position, where one is.
+    pub(crate) fn checked(self) -> Result<ResourceCatalog, (Option<usize>, Error)> {
         if self.specs.is_empty() {
-            return Err(Error::config("a catalog needs at least one resource type"));
+            return Err((None, Error::config("a catalog needs at least one resource type")));
         }
         if self.specs.len() > usize::from(u16::MAX) {
-            return Err(Error::config("a catalog has at most 65535 resource types"));
+            return Err((None, Error::config("a catalog has at most 65535 resource types")));
         }
         let mut names = HashSet::new();
         // Columns of SQL databases are compared without regard to case.
         let mut fields: HashSet<String> = RESERVED_FIELDS.iter().map(|field| field.to_lowercase()).collect();
-        for spec in &self.specs {
-            check_identifier("resource type", &spec.name)?;
-            check_identifier("limit field", &spec.limit_field)?;
-            if let Some(table) = &spec.table {
-                check_identifier("table", table)?;
-            }
-            if !names.insert(spec.name.to_lowercase()) {
-                return Err(Error::config(format!("the resource type {:?} is declared twice", spec.name)));
-            }
-            if !fields.insert(spec.limit_field.to_lowercase()) {
-                return Err(Error::config(format!(
-                    "the limit field {:?} of {:?} is taken: by another resource type or by a field of the quota object",
-                    spec.limit_field, spec.name
-                )));
-            }
+        for (at, spec) in self.specs.iter().enumerate() {
+            spec.check(&mut names, &mut fields).map_err(|error| (Some(at), error))?;
         }
         Ok(ResourceCatalog::assemble(self.specs))
+    }
+
+    /// The declarations so far.
+    pub(crate) fn specs(&self) -> &[ResourceSpec] {
+        &self.specs
     }
 }
 
@@ -318,12 +371,11 @@ impl ResourceCatalog {
         let types: Vec<Arc<ResourceType>> = (0..)
             .zip(specs)
             .map(|(index, spec)| {
-                let label = spec.label.unwrap_or_else(|| label_of(&spec.name));
                 Arc::new(ResourceType {
                     id: ResourceId(index),
+                    label: spec.shown_label().into(),
                     name: spec.name.into(),
                     limit_field: spec.limit_field.into(),
-                    label: label.into(),
                     table: spec.table.map(Into::into),
                     default_limit: spec.default_limit,
                 })

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use allocation_counter::{AllocationInfo, measure};
@@ -18,8 +19,9 @@ use tokio::runtime::{Builder, Runtime};
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_quota::{
-    Charge, ClosureUsage, Decision, Demand, EnforcementMode, MemoryStore, Quota, QuotaBuilder, QuotaLayer,
-    ResourceCatalog, ResourceId, RouteMap, Rule, WorkspaceSource,
+    BoxFuture, Charge, ClosureUsage, Decision, Demand, EnforcementMode, Error, MemoryStore, Quota, QuotaBuilder,
+    QuotaLayer, ResourceCatalog, ResourceId, ResourceType, RouteMap, Rule, UsagePages, UsageSource, WorkspaceId,
+    WorkspaceSource,
 };
 
 const CREATE: &str = "/workspaces/0190163d-8694-739b-aea5-966c26f8ad91/segments";
@@ -194,4 +196,63 @@ fn more_workspaces_than_the_capacity_take_no_more_memory() {
     println!("{bytes} bytes with a capacity of {CAPACITY}");
     assert!(bytes < 4_000_000, "{bytes} bytes");
     black_box(quota);
+}
+
+/// Lists so many workspaces, with a few rows each.
+struct Many(usize);
+
+impl UsageSource for Many {
+    fn count<'a>(
+        &'a self,
+        _: &'a WorkspaceId,
+        _: &'a ResourceType,
+        _: Option<u64>,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        unreachable!("nobody counts")
+    }
+
+    fn existing<'a>(
+        &'a self,
+        _: &'a WorkspaceId,
+        _: &'a ResourceType,
+        _: &'a str,
+        _: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        unreachable!("nobody asks")
+    }
+
+    fn page<'a>(
+        &'a self,
+        resource: &'a ResourceType,
+        after: Option<&'a str>,
+        at_most: usize,
+    ) -> BoxFuture<'a, Result<Vec<(String, u64)>, Error>> {
+        // Each type has workspaces of its own, and some that others have too.
+        let step = resource.id().index() + 1;
+        let first = after.map_or(0, |after| after.parse::<usize>().unwrap() + 1).next_multiple_of(step);
+        let listed = (first..self.0).step_by(step).take(at_most);
+        Box::pin(async move { Ok(listed.map(|number| (format!("{number:08}"), 3)).collect()) })
+    }
+}
+
+#[test]
+fn going_through_all_workspaces_takes_no_more_memory_for_more_of_them() {
+    let (runtime, catalog) = (runtime(), ResourceCatalog::default());
+    let peak = |workspaces| {
+        let mut seen = 0;
+        let allocated = measure(|| {
+            let mut pages = UsagePages::new(Many(workspaces), &catalog).page(NonZeroUsize::new(100).unwrap());
+            loop {
+                let batch = runtime.block_on(pages.next()).unwrap();
+                if batch.is_empty() {
+                    break;
+                }
+                seen += batch.len();
+            }
+        });
+        assert_eq!(seen, workspaces);
+        allocated.bytes_max
+    };
+    let (few, many) = (peak(1_000), peak(100_000));
+    assert!(many <= few + few / 10, "{few} bytes for 1000 workspaces, {many} for 100000");
 }

@@ -1,4 +1,4 @@
-//! The product's rows: eight tables of one shape, in SQLite or in Postgres.
+//! The product's rows: ten tables of one shape, in SQLite or in Postgres.
 
 use std::time::Duration;
 

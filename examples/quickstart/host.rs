@@ -1,4 +1,4 @@
-//! A multi-tenant product in miniature: eight collections per workspace. It knows nothing of quotas.
+//! A multi-tenant product in miniature: ten collections per workspace. It knows nothing of quotas.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -16,7 +16,7 @@ use tower_quota::{ErrorCode, Fence, Principal, Problem, ProblemFormat};
 use crate::database::{Database, Row};
 
 /// Collection in paths, resource type, table.
-pub(crate) const COLLECTIONS: [(&str, &str, &str); 8] = [
+pub(crate) const COLLECTIONS: [(&str, &str, &str); 10] = [
     ("users", "users", "User"),
     ("segments", "segments", "Segment"),
     ("journeys", "journeys", "Journey"),
@@ -25,6 +25,8 @@ pub(crate) const COLLECTIONS: [(&str, &str, &str); 8] = [
     ("audiences", "audiences", "Audience"),
     ("email-templates", "emailTemplates", "EmailTemplate"),
     ("subscription-groups", "subscriptionGroups", "SubscriptionGroup"),
+    ("custom-metrics", "customMetrics", "CustomMetric"),
+    ("webhooks", "webhooks", "Webhook"),
 ];
 
 pub(crate) fn routes(database: Database) -> Router {

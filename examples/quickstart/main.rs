@@ -7,12 +7,14 @@
 //! | `LISTEN_ADDR` | `127.0.0.1:3000` |
 //! | `DATABASE_URL` | a fresh SQLite file in a temporary folder; `postgres://user:password@host/database` works, too |
 //! | `QUOTA_ENFORCEMENT_MODE` | `enforce` |
+//! | `QUOTA_ROUTES` | the file [`routes.toml`](routes.toml) beside this one; another of its kind may declare more types, or fewer |
 //! | `QUOTA_ADMIN_TOKEN` | `admin-token` |
 //! | `QUOTA_MEMBER_TOKENS` | `acme-token=acme,globex-token=globex` |
 
 use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,8 +47,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let database = Database::open(&database_url).await?;
 
     // The quota: which types there are, where limits are kept, how rows are counted.
-    let catalog = ResourceCatalog::default();
-    let tables = host::COLLECTIONS.map(|(_, resource, table)| (resource, SqlTable::new(table)));
+    let routes = match env::var("QUOTA_ROUTES") {
+        Ok(path) => fs::read_to_string(&path).map_err(|error| format!("QUOTA_ROUTES: {path}: {error}"))?,
+        Err(_) => include_str!("routes.toml").to_owned(),
+    };
+    let routes = RouteMap::with_types_from_toml(&routes, ResourceCatalog::builder())?;
+    let catalog = routes.catalog().clone();
+    // The file names the tables of the types that it declares.
+    let eight = ResourceCatalog::default();
+    let tables = host::COLLECTIONS.into_iter().filter(|(_, resource, _)| eight.by_name(resource).is_ok());
+    let tables = tables.map(|(_, resource, table)| (resource, SqlTable::new(table)));
     let quota = Quota::builder(catalog.clone());
     let quota = match &database {
         Database::Sqlite { writer, readers } => {
@@ -70,7 +80,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let quota = quota.build()?;
-    let routes = RouteMap::from_toml(include_str!("routes.toml"), &catalog)?;
 
     let app = Router::new()
         .merge(host::routes(database))

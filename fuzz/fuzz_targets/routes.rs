@@ -13,8 +13,8 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tower_quota::{
-    Amount, Charge, Decoding, Existing, Match, Operation, PathReading, Predicate, Probe, Problem, Resolved,
-    ResourceCatalog, RouteMap, Rule, WorkspaceClaim, WorkspaceFormat, WorkspaceSource,
+    Amount, Charge, Decoding, Error, Existing, Match, Operation, PathReading, Predicate, Probe, Problem, Resolved,
+    ResourceCatalog, ResourceCatalogBuilder, RouteMap, Rule, WorkspaceClaim, WorkspaceFormat, WorkspaceSource,
 };
 
 /// A rule of both maps, and beside it what [`is_path_of`] needs to tell its requests without the map.
@@ -154,17 +154,27 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let Some((choice, rest)) = input.split_first() else { return Corpus::Reject };
     match choice % 3 {
         0 => request(rest),
-        1 => file(rest, RouteMap::from_toml),
-        _ => file(rest, RouteMap::from_json),
+        1 => file(rest, RouteMap::with_types_from_toml, RouteMap::from_toml),
+        _ => file(rest, RouteMap::with_types_from_json, RouteMap::from_json),
     }
 });
 
 /// A map from a file is an error or a map that can be asked, whatever stands in the file.
-fn file(text: &[u8], read: fn(&str, &ResourceCatalog) -> Result<RouteMap, tower_quota::Error>) -> Corpus {
+///
+/// One that declares types makes the same map again of the catalog that it has made.
+fn file(
+    text: &[u8],
+    declare: fn(&str, ResourceCatalogBuilder) -> Result<RouteMap, Error>,
+    read: fn(&str, &ResourceCatalog) -> Result<RouteMap, Error>,
+) -> Corpus {
     let Ok(text) = str::from_utf8(text) else { return Corpus::Reject };
-    match read(text, &ResourceCatalog::default()) {
+    match declare(text, ResourceCatalog::builder()) {
         Ok(map) => {
             let _ = map.find(&Method::POST, "/api/acme/segments", None);
+            let again = read(text, map.catalog()).expect("the catalog has the types of the file");
+            assert_eq!(format!("{map:?}"), format!("{again:?}"));
+            let without = read(text, &ResourceCatalog::default());
+            assert_eq!(without.is_ok(), map.catalog().len() == ResourceCatalog::default().len());
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

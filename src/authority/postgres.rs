@@ -13,11 +13,11 @@ use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Tim
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::workspace::WorkspaceId;
-use crate::sql::postgres::{texts, array, literal, one_message, place, pool_options, quoted, time_outs};
+use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, texts, time_outs};
 use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
 use crate::usage::UsageSource;
+use crate::workspace::WorkspaceId;
 
 /// Beats, chores, and a few requests for units: those that wait for one key ask together.
 const CONNECTIONS: u32 = 6;

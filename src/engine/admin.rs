@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
 use crate::mode::EnforcementMode;
 use crate::policy::{
-    Actor, AuditAction, AuditEntry, Grace, IncreaseRequest, Kin, Lineage, MAX_ANCESTORS, Plan, RequestStatus, TemporaryOverride,
+    Actor, AuditAction, AuditEntry, Grace, IncreaseRequest, Kin, Lineage, MAX_ANCESTORS, Plan, RequestStatus,
+    TemporaryOverride,
 };
 use crate::resource::{ResourceCatalog, ResourceId, shown};
 use crate::store::{Expect, QuotaRecord, StoreTransaction, now};
@@ -141,9 +142,13 @@ impl PolicyChange {
         for name in named.chain(self.grace.iter().flatten().flat_map(|grace| &grace.resources)) {
             catalog.by_name(name)?;
         }
-        if let Some((name, percent)) = self.shares.iter().find(|(_, percent)| percent.is_some_and(|percent| percent > 100)) {
+        if let Some((name, percent)) =
+            self.shares.iter().find(|(_, percent)| percent.is_some_and(|percent| percent > 100))
+        {
             let percent = percent.unwrap_or_default();
-            return Err(Error::invalid(format!("the share of {name} is an integer of 0 to 100, in percent; got {percent}")));
+            return Err(Error::invalid(format!(
+                "the share of {name} is an integer of 0 to 100, in percent; got {percent}"
+            )));
         }
         if let Some(grace) = self.grace.iter().flatten().next() {
             grace.check()?;
@@ -231,7 +236,12 @@ fn with_more(limit: Limit, amount: u64) -> Result<Limit, Error> {
         return Err(Error::invalid("`amount` is an integer of 1 or more: by how many rows the limit is to grow"));
     }
     rows.checked_add(amount).filter(|rows| *rows <= Limit::MAX).map_or_else(
-        || Err(Error::invalid(format!("`amount` is too large: with the limit of {rows} it is more than {}", Limit::MAX))),
+        || {
+            Err(Error::invalid(format!(
+                "`amount` is too large: with the limit of {rows} it is more than {}",
+                Limit::MAX
+            )))
+        },
         Limit::finite,
     )
 }
@@ -436,7 +446,8 @@ impl Admin {
                 )));
             }
             transaction.remove_plan(&name).await?;
-            let entry = AuditEntry::new(&actor, AuditAction::PlanDeleted).change(quota.named(&plan.limits), Value::Null);
+            let entry =
+                AuditEntry::new(&actor, AuditAction::PlanDeleted).change(quota.named(&plan.limits), Value::Null);
             transaction.audit(&entry.reason(format!("plan {name}"))).await?;
             transaction.commit().await
         })
@@ -588,8 +599,10 @@ impl Admin {
         let on = self.on(workspace);
         self.in_a_task(async move {
             let mut transaction = on.begin().await?;
-            let request = transaction.request(id).await?.filter(|request| request.workspace_id == on.workspace.as_str());
-            let mut request = request.ok_or_else(|| Error::not_found(format!("there is no request {id} of this workspace")))?;
+            let request =
+                transaction.request(id).await?.filter(|request| request.workspace_id == on.workspace.as_str());
+            let mut request =
+                request.ok_or_else(|| Error::not_found(format!("there is no request {id} of this workspace")))?;
             if request.status != RequestStatus::Pending {
                 return Err(Error::conflict(format!("request {id} is {} already", request.status.as_str())));
             }
@@ -943,7 +956,9 @@ impl Change {
             return Err(Error::invalid(format!("{parent} can't be the parent of {}: {}", self.workspace, path(&up))));
         }
         if above.record().is_none() {
-            return Err(Error::invalid(format!("there is no workspace {parent:?} that could be the parent: make its quota first")));
+            return Err(Error::invalid(format!(
+                "there is no workspace {parent:?} that could be the parent: make its quota first"
+            )));
         }
         let height = below.iter().map(|(_, depth)| *depth).max().unwrap_or(0);
         if height + above.kin().len() > MAX_ANCESTORS {

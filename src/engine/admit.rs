@@ -17,8 +17,8 @@ use super::{Inner, merged};
 use crate::authority::{LeaseOf, Reply};
 use crate::decision::{DecisionReceipt, Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
-use crate::mode::EnforcementMode;
 use crate::ledger::{Admission, Answer, Ask, Round, Standing, Step, Verdict};
+use crate::mode::EnforcementMode;
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
 

@@ -1,7 +1,7 @@
 //! How an engine is set up.
 
-use std::sync::{Arc, Mutex, RwLock};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -13,8 +13,8 @@ use super::{Inner, ModeCell, Quota, Tenants, maintain};
 use crate::authority::{Authority, Times};
 use crate::clock::CoarseClock;
 use crate::error::Error;
-use crate::policy::Grace;
 use crate::mode::{EnforcementMode, ModeSource};
+use crate::policy::Grace;
 use crate::resource::ResourceCatalog;
 use crate::store::{CachedStore, QuotaStore};
 use crate::usage::UsageSource;

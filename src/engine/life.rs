@@ -277,7 +277,8 @@ impl Inner {
             "Grace period active"
         );
         let entry = AuditEntry::new(&Actor::engine(), AuditAction::GraceUsed).workspace(workspace.as_str());
-        let entry = entry.resource(resource.name()).change(json!(base), json!({"usage": rows, "requested": demand.units}));
+        let entry =
+            entry.resource(resource.name()).change(json!(base), json!({"usage": rows, "requested": demand.units}));
         self.within("write the audit log", || async {
             let mut transaction = self.store.inner().begin().await?;
             transaction.audit(&entry).await?;

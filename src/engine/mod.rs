@@ -14,16 +14,16 @@ use crate::decision::{Check, DecisionReceipt, Demand, ResolvedCharge, Usage};
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
-use crate::policy::Actor;
 use crate::mode::{EnforcementMode, ModeSource, Promise};
+use crate::policy::Actor;
 use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
 use crate::store::{CachedStore, Expect, QuotaRecord, QuotaStore};
 use crate::usage::UsageSource;
 use crate::workspace::{WorkspaceFormat, WorkspaceId};
 
 mod abandoned;
-mod admit;
 mod admin;
+mod admit;
 mod builder;
 mod life;
 mod receipt;
@@ -34,8 +34,8 @@ mod reservation;
 mod simulation;
 mod tenant;
 
-pub use admin::{Admin, PolicyChange};
 pub use abandoned::{Settling, SettlingBarrier};
+pub use admin::{Admin, PolicyChange};
 pub use admit::Decision;
 pub use builder::{Provisioning, QuotaBuilder};
 pub use reservation::Reservation;

@@ -46,15 +46,15 @@ impl Inner {
     }
 
     /// What a demand was refused by: the books of `of`.
-    pub(crate) fn refusal_receipt(
-        &self,
-        of: &WorkspaceId,
-        demand: Demand,
-        standing: Standing,
-    ) -> DecisionReceipt {
+    pub(crate) fn refusal_receipt(&self, of: &WorkspaceId, demand: Demand, standing: Standing) -> DecisionReceipt {
         let limits = self.tenants.get(of.as_str()).and_then(|tenant| tenant.limits());
         let evidence = vec![self.evidence(limits, demand, standing)];
-        DecisionReceipt { workspace: of.top().unwrap_or_else(|| of.clone()), admitted: false, promise: self.promise(), evidence }
+        DecisionReceipt {
+            workspace: of.top().unwrap_or_else(|| of.clone()),
+            admitted: false,
+            promise: self.promise(),
+            evidence,
+        }
     }
 
     fn evidence(&self, limits: Option<Limits>, demand: Demand, standing: Standing) -> Evidence {

@@ -136,9 +136,8 @@ impl Limits {
 
     /// Whether requests have more to do than to take units.
     fn is_special(&self) -> bool {
-        self.resolution().is_some_and(|resolution| {
-            !resolution.above.is_empty() || resolution.in_grace || resolution.modes.is_some()
-        })
+        self.resolution()
+            .is_some_and(|resolution| !resolution.above.is_empty() || resolution.in_grace || resolution.modes.is_some())
     }
 
     /// Whether something that `workspace` has is of consequence here.

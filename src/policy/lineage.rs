@@ -154,7 +154,8 @@ impl Lineage {
 
     /// Whether there is nothing but the limits of the workspace itself.
     pub(crate) fn is_plain(&self) -> bool {
-        let plain = |kin: &Kin| kin.plan.is_none() && kin.record.parent.is_none() && kin.record.settings == Settings::default();
+        let plain =
+            |kin: &Kin| kin.plan.is_none() && kin.record.parent.is_none() && kin.record.settings == Settings::default();
         self.kin.iter().all(plain)
     }
 
@@ -185,7 +186,10 @@ impl Lineage {
     // From the top down, so that no chain is too long for the stack.
     fn limit_from(&self, index: usize, resource: &ResourceType, at: Timestamp) -> Limit {
         let kin = self.kin.get(index..).unwrap_or_default();
-        kin.iter().rev().fold(None, |parent, kin| Some(first(kin, parent, resource, at))).unwrap_or(resource.default_limit())
+        kin.iter()
+            .rev()
+            .fold(None, |parent, kin| Some(first(kin, parent, resource, at)))
+            .unwrap_or(resource.default_limit())
     }
 
     /// All that follows at a time. `strict`: no grace.
@@ -207,9 +211,8 @@ impl Lineage {
             catalog.iter().zip(bases.iter()).map(with_grace).collect()
         };
         let modes = (own.settings.mode.is_some() || !own.settings.modes.is_empty()).then(|| {
-            let mode = |resource: &Arc<ResourceType>| {
-                own.settings.modes.get(resource.name()).copied().or(own.settings.mode)
-            };
+            let mode =
+                |resource: &Arc<ResourceType>| own.settings.modes.get(resource.name()).copied().or(own.settings.mode);
             catalog.iter().map(mode).collect()
         });
         let above = self.kin.iter().map(|kin| Above {
@@ -217,14 +220,22 @@ impl Lineage {
             capped: kin.record.caps(catalog).iter().map(|cap| cap.rows().is_some()).collect(),
         });
         let above = above.filter(|above| above.capped.contains(&true));
-        Resolution { limits, bases, modes, above: above.collect(), until: self.changes_after(at), in_grace: !uses.is_empty() }
+        Resolution {
+            limits,
+            bases,
+            modes,
+            above: above.collect(),
+            until: self.changes_after(at),
+            in_grace: !uses.is_empty(),
+        }
     }
 
     /// When something begins or ends by itself.
     fn changes_after(&self, at: Timestamp) -> Option<Timestamp> {
         let overrides = self.kin.iter().flat_map(|kin| &kin.record.settings.overrides);
         let moments = overrides.flat_map(|temporary| [temporary.starts_at, temporary.expires_at]);
-        let graces = self.record().into_iter().flat_map(|own| own.settings.grace_uses.values()).map(|grace| grace.ends_at);
+        let graces =
+            self.record().into_iter().flat_map(|own| own.settings.grace_uses.values()).map(|grace| grace.ends_at);
         moments.chain(graces).filter(|moment| *moment > at).min()
     }
 
@@ -234,13 +245,15 @@ impl Lineage {
         if let Some(own) = self.kin.first() {
             let id = resource.id();
             let overrides = own.record.settings.overrides.iter();
-            steps.extend(overrides.filter(|of| of.resource_type == resource.name() && of.is_active(at)).map(|of| TraceStep {
-                source: LimitSource::TemporaryOverride {
-                    id: of.id,
-                    expires_at: of.expires_at,
-                    reason: of.reason.clone(),
-                },
-                limit: of.limit,
+            steps.extend(overrides.filter(|of| of.resource_type == resource.name() && of.is_active(at)).map(|of| {
+                TraceStep {
+                    source: LimitSource::TemporaryOverride {
+                        id: of.id,
+                        expires_at: of.expires_at,
+                        reason: of.reason.clone(),
+                    },
+                    limit: of.limit,
+                }
             }));
             steps.extend(own.record.limits.get(id).map(|limit| TraceStep { source: LimitSource::Override, limit }));
             steps.extend(own.plan.as_ref().and_then(|plan| {
@@ -331,7 +344,13 @@ mod tests {
             proptest::option::weighted(0.2, (limits(), 0_i64..10, 1_i64..10)),
             proptest::bool::weighted(0.8),
         )
-            .prop_map(|(own, plan, share, temporary, has_parent)| Member { own, plan, share, temporary, has_parent })
+            .prop_map(|(own, plan, share, temporary, has_parent)| Member {
+                own,
+                plan,
+                share,
+                temporary,
+                has_parent,
+            })
     }
 
     /// As the rule is told: override, else plan, else inherited from the parent, else default.
@@ -415,10 +434,13 @@ mod tests {
     #[test]
     fn grace_is_on_top_of_the_limit_and_never_in_strict() {
         let catalog = catalog();
-        let mut record = lineage(&catalog, &[Member { own: Some(Limit::of(15)), plan: None, share: None, temporary: None, has_parent: false }])
-            .kin
-            .remove(0)
-            .record;
+        let mut record = lineage(
+            &catalog,
+            &[Member { own: Some(Limit::of(15)), plan: None, share: None, temporary: None, has_parent: false }],
+        )
+        .kin
+        .remove(0)
+        .record;
         let grace = GraceUse { started_at: second(0), ends_at: second(10), percentage: 10 };
         record.settings.grace_uses.insert("cats".to_owned(), grace);
         let lineage = Lineage::new(vec![Kin::new(record, None)]);

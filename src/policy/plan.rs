@@ -26,13 +26,7 @@ pub struct Plan {
 
 impl Plan {
     /// A plan as a store holds it.
-    pub fn new(
-        name: Arc<str>,
-        version: u64,
-        limits: LimitSet,
-        created_at: Timestamp,
-        updated_at: Timestamp,
-    ) -> Self {
+    pub fn new(name: Arc<str>, version: u64, limits: LimitSet, created_at: Timestamp, updated_at: Timestamp) -> Self {
         Self { name, version, limits, created_at, updated_at }
     }
 

@@ -1,13 +1,13 @@
 //! Route maps from files: one schema, in TOML and in JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 
 use http::{HeaderName, Method};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -18,13 +18,14 @@ use super::rule::{
     Amount, Charge, OnFailure, Operation, Predicate, Probe, ProbeSource, Resource, Rule, Test, WorkspaceSource,
 };
 use crate::error::Error;
-use crate::resource::ResourceCatalog;
+use crate::limit::Limit;
+use crate::resource::{ResourceCatalog, ResourceCatalogBuilder, ResourceSpec};
 use crate::workspace::WorkspaceFormat;
 
-/// The file, with rules as `R`: each format keeps in its own way where a rule stands.
+/// The file, with resource types as `T` and rules as `R`: each format keeps in its own way where they stand.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, bound(deserialize = "R: Deserialize<'de>"))]
-struct File<R> {
+#[serde(deny_unknown_fields, bound(deserialize = "T: Deserialize<'de>, R: Deserialize<'de>"))]
+struct File<T, R> {
     #[serde(default)]
     path_reading: PathReading,
     workspace_format: Option<Format>,
@@ -34,8 +35,23 @@ struct File<R> {
     #[serde(default)]
     strict_prefixes: Vec<Prefix>,
     #[serde(default = "Vec::new")]
+    resource: Vec<T>,
+    #[serde(default = "Vec::new")]
     rule: Vec<R>,
 }
+
+/// A resource type that the file declares.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypeEntry {
+    name: String,
+    limit_field: String,
+    default: DefaultLimit,
+    label: Option<String>,
+    table: Option<String>,
+}
+
+struct DefaultLimit(Limit);
 
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "snake_case")]
@@ -320,6 +336,53 @@ impl Default for AmountEntry {
     }
 }
 
+impl<'de> Deserialize<'de> for DefaultLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberOrUnlimited;
+
+        impl NumberOrUnlimited {
+            fn number<E: de::Error>(self, rows: Option<u64>) -> Result<DefaultLimit, E> {
+                match rows.map(Limit::finite) {
+                    Some(Ok(limit)) => Ok(DefaultLimit(limit)),
+                    _ => Err(E::custom(format!("a default is {EXPECTED_DEFAULT}"))),
+                }
+            }
+        }
+
+        impl<'de> Visitor<'de> for NumberOrUnlimited {
+            type Value = DefaultLimit;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(EXPECTED_DEFAULT)
+            }
+
+            fn visit_i64<E: de::Error>(self, rows: i64) -> Result<DefaultLimit, E> {
+                self.number(u64::try_from(rows).ok())
+            }
+
+            fn visit_u64<E: de::Error>(self, rows: u64) -> Result<DefaultLimit, E> {
+                self.number(Some(rows))
+            }
+
+            // TOML has no null.
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<DefaultLimit, E> {
+                match word {
+                    "unlimited" => Ok(DefaultLimit(Limit::Unlimited)),
+                    _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+                }
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<DefaultLimit, E> {
+                Ok(DefaultLimit(Limit::Unlimited))
+            }
+        }
+
+        deserializer.deserialize_any(NumberOrUnlimited)
+    }
+}
+
+const EXPECTED_DEFAULT: &str = "a whole number of 0 to 9223372036854775807, or \"unlimited\"";
+
 fn header_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeaderName, D::Error> {
     let name = String::deserialize(deserializer)?;
     name.parse().map_err(|_| de::Error::custom(format!("{name:?} is not the name of a header")))
@@ -414,15 +477,106 @@ impl From<RuleEntry> for Rule {
     }
 }
 
-/// A rule, and the line on which it begins.
-struct Placed {
-    line: usize,
-    rule: Rule,
+impl From<TypeEntry> for ResourceSpec {
+    fn from(entry: TypeEntry) -> Self {
+        let mut spec = Self::new(entry.name, entry.limit_field, entry.default.0);
+        if let Some(label) = entry.label {
+            spec = spec.label(label);
+        }
+        if let Some(table) = entry.table {
+            spec = spec.table(table);
+        }
+        spec
+    }
 }
 
-impl File<Placed> {
-    fn build(self, catalog: &ResourceCatalog) -> Result<RouteMap, Error> {
-        let mut builder = RouteMap::builder(catalog).path_reading(self.path_reading);
+/// An entry of the file, and the line on which it begins.
+struct Placed<T> {
+    line: usize,
+    entry: T,
+}
+
+/// What is in the file several times, by the key that begins each.
+#[derive(Debug, Clone, Copy)]
+enum Entry {
+    Resource,
+    Rule,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resource => "resource",
+            Self::Rule => "rule",
+        })
+    }
+}
+
+/// What the types of the file are held against.
+enum Types<'a> {
+    /// They must be there.
+    In(&'a ResourceCatalog),
+    /// They are added.
+    Beside(ResourceCatalogBuilder),
+}
+
+impl Types<'_> {
+    fn catalog(self, declared: Vec<Placed<ResourceSpec>>) -> Result<ResourceCatalog, Error> {
+        let wrong_at = |Placed { line, entry }: &Placed<ResourceSpec>, message: &str| {
+            wrong(Some(*line), Some((Entry::Resource, entry.name())), message)
+        };
+        let mut names = HashSet::new();
+        for placed in &declared {
+            if !names.insert(placed.entry.name()) {
+                return Err(wrong_at(placed, "it is declared twice in the file"));
+            }
+        }
+        let known: HashMap<String, ResourceSpec> = match &self {
+            Self::In(catalog) => catalog.iter().map(|resource| resource.spec()).map(by_name).collect(),
+            Self::Beside(base) => base.specs().iter().cloned().map(by_name).collect(),
+        };
+        let mut new = Vec::new();
+        for placed in declared {
+            match known.get(placed.entry.name()).map(|known| placed.entry.contradictions(known)) {
+                None => new.push(placed),
+                Some(None) => {}
+                Some(Some(differ)) => {
+                    return Err(wrong_at(&placed, &differ));
+                }
+            }
+        }
+        match self {
+            Self::In(catalog) => match new.first() {
+                None => Ok(catalog.clone()),
+                Some(placed) => Err(wrong_at(
+                    placed,
+                    &format!(
+                        "the catalog doesn't have it, which has {}: add the types of the file to it with \
+                         RouteMap::with_types_from_toml or with_types_from_json",
+                        catalog.names()
+                    ),
+                )),
+            },
+            Self::Beside(base) => {
+                let known = base.specs().len();
+                let builder = new.iter().fold(base, |builder, placed| builder.resource(placed.entry.clone()));
+                builder.checked().map_err(|(at, error)| match at.and_then(|at| new.get(at.checked_sub(known)?)) {
+                    Some(placed) => wrong_at(placed, error.message()),
+                    None => error,
+                })
+            }
+        }
+    }
+}
+
+fn by_name(spec: ResourceSpec) -> (String, ResourceSpec) {
+    (spec.name().to_owned(), spec)
+}
+
+impl File<Placed<ResourceSpec>, Placed<Rule>> {
+    fn build(self, types: Types<'_>) -> Result<RouteMap, Error> {
+        let catalog = types.catalog(self.resource)?;
+        let mut builder = RouteMap::builder(&catalog).path_reading(self.path_reading);
         if let Some(format) = self.workspace_format {
             builder = builder.workspace_format(format.into());
         }
@@ -432,23 +586,28 @@ impl File<Placed> {
         builder = self.workspace.into_iter().map(WorkspaceSource::from).fold(builder, RouteMapBuilder::workspace);
         builder = self.strict_prefixes.into_iter().map(|prefix| prefix.0).fold(builder, RouteMapBuilder::strict_prefix);
         let lines: Vec<usize> = self.rule.iter().map(|placed| placed.line).collect();
-        builder = self.rule.into_iter().map(|placed| placed.rule).fold(builder, RouteMapBuilder::rule);
+        builder = self.rule.into_iter().map(|placed| placed.entry).fold(builder, RouteMapBuilder::rule);
         builder.assemble().map_err(|error| match &error.rule {
-            Some((at, name)) => wrong(lines.get(*at).copied(), Some(name), &error.message),
+            Some((at, name)) => wrong(lines.get(*at).copied(), Some((Entry::Rule, name)), &error.message),
             None => error.into(),
         })
     }
 }
 
-impl<R> File<R> {
-    fn place<E>(self, place: impl FnMut(R) -> Result<Placed, E>) -> Result<File<Placed>, E> {
+impl<T, R> File<T, R> {
+    fn place(
+        self,
+        resource: impl FnMut(T) -> Result<Placed<ResourceSpec>, Error>,
+        rule: impl FnMut(R) -> Result<Placed<Rule>, Error>,
+    ) -> Result<File<Placed<ResourceSpec>, Placed<Rule>>, Error> {
         Ok(File {
             path_reading: self.path_reading,
             workspace_format: self.workspace_format,
             workspace: self.workspace,
             body_cap: self.body_cap,
             strict_prefixes: self.strict_prefixes,
-            rule: self.rule.into_iter().map(place).collect::<Result<_, E>>()?,
+            resource: self.resource.into_iter().map(resource).collect::<Result<_, _>>()?,
+            rule: self.rule.into_iter().map(rule).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -459,21 +618,11 @@ impl RouteMap {
     /// # Errors
     ///
     /// Those of [`RouteMapBuilder::build`], and those of the text itself. The message begins with the line, and names the
-    /// rule: `line 12, rule "create-segment": unknown field …`.
+    /// rule: `line 12, rule "create-segment": unknown field …`. Resource types that the file declares must be in
+    /// `catalog`, as they are declared.
     #[cfg(feature = "toml")]
     pub fn from_toml(text: &str, catalog: &ResourceCatalog) -> Result<Self, Error> {
-        use toml::Spanned;
-
-        let at_line = |span: Option<std::ops::Range<usize>>| span.map(|span| line_of(text, span.start));
-        let file: File<Spanned<RuleEntry>> = toml::from_str(text).map_err(|error| {
-            let name = error.span().and_then(|span| toml_rule_at(text, span.start));
-            wrong(at_line(error.span()), name.as_deref(), error.message())
-        })?;
-        let place = |entry: Spanned<RuleEntry>| {
-            let line = line_of(text, entry.span().start);
-            Ok::<_, Error>(Placed { line, rule: entry.into_inner().into() })
-        };
-        file.place(place)?.build(catalog)
+        read_toml(text)?.build(Types::In(catalog))
     }
 
     /// Builds the map that `text` describes in JSON: see [Route map files](RouteMap#route-map-files).
@@ -481,42 +630,126 @@ impl RouteMap {
     /// # Errors
     ///
     /// Those of [`RouteMapBuilder::build`], and those of the text itself. The message begins with the line, and names the
-    /// rule: `line 12, rule "create-segment": unknown field …`.
+    /// rule: `line 12, rule "create-segment": unknown field …`. Resource types that the file declares must be in
+    /// `catalog`, as they are declared.
     pub fn from_json(text: &str, catalog: &ResourceCatalog) -> Result<Self, Error> {
-        let file: File<&RawValue> =
-            serde_json::from_str(text).map_err(|error| wrong(Some(error.line()), None, &without_place(&error)))?;
-        let place = |raw: &RawValue| {
-            // The raw value is a part of the text.
-            let line = line_of(text, raw.get().as_ptr().addr() - text.as_ptr().addr());
-            match serde_json::from_str::<RuleEntry>(raw.get()) {
-                Ok(entry) => Ok(Placed { line, rule: entry.into() }),
-                Err(error) => {
-                    let named = serde_json::from_str::<Named>(raw.get()).ok().and_then(|named| named.name);
-                    Err(wrong(Some(line + error.line() - 1), named.as_deref(), &without_place(&error)))
-                }
-            }
-        };
-        file.place(place)?.build(catalog)
+        read_json(text)?.build(Types::In(catalog))
+    }
+
+    /// As [`from_toml`](Self::from_toml), with the types of `base` and those that the file declares, which come after them:
+    /// both are in the [catalog](Self::catalog) of the map.
+    ///
+    /// ```
+    /// use tower_quota::{ResourceCatalog, RouteMap};
+    ///
+    /// let routes = RouteMap::with_types_from_toml(
+    ///     r#"
+    ///     [[resource]]
+    ///     name = "webhooks"
+    ///     limit_field = "maxWebhooks"
+    ///     default = 20
+    ///     table = "Webhook"
+    ///
+    ///     [[rule]]
+    ///     name = "create-webhook"
+    ///     methods = ["POST"]
+    ///     paths = ["/api/{ws}/webhooks"]
+    ///     workspace = [{ path = "ws" }]
+    ///     charge = [{ resource = "webhooks" }]
+    ///     "#,
+    ///     ResourceCatalog::builder(),
+    /// )?;
+    /// // For the engine, its store and its counts.
+    /// let catalog = routes.catalog();
+    /// assert_eq!(catalog.len(), 9);
+    /// assert_eq!(catalog.by_name("webhooks")?.table(), Some("Webhook"));
+    /// # Ok::<(), tower_quota::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As there, and those of [`ResourceCatalogBuilder::build`]. One that `base` has too must be declared alike.
+    #[cfg(feature = "toml")]
+    pub fn with_types_from_toml(text: &str, base: ResourceCatalogBuilder) -> Result<Self, Error> {
+        read_toml(text)?.build(Types::Beside(base))
+    }
+
+    /// As [`from_json`](Self::from_json), with the types of `base` and those that the file declares, which come after them:
+    /// both are in the [catalog](Self::catalog) of the map.
+    ///
+    /// # Errors
+    ///
+    /// As there, and those of [`ResourceCatalogBuilder::build`]. One that `base` has too must be declared alike.
+    pub fn with_types_from_json(text: &str, base: ResourceCatalogBuilder) -> Result<Self, Error> {
+        read_json(text)?.build(Types::Beside(base))
     }
 }
 
-/// As much of a rule as it takes to name it in an error.
+#[cfg(feature = "toml")]
+fn read_toml(text: &str) -> Result<File<Placed<ResourceSpec>, Placed<Rule>>, Error> {
+    use toml::Spanned;
+
+    fn placed<E: Into<T>, T>(text: &str, entry: Spanned<E>) -> Result<Placed<T>, Error> {
+        Ok(Placed { line: line_of(text, entry.span().start), entry: entry.into_inner().into() })
+    }
+
+    let file: File<Spanned<TypeEntry>, Spanned<RuleEntry>> = toml::from_str(text).map_err(|error| {
+        let holder = error.span().and_then(|span| toml_entry_at(text, span.start));
+        let line = error.span().map(|span| line_of(text, span.start));
+        wrong(line, holder.as_ref().map(|(entry, name)| (*entry, name.as_str())), error.message())
+    })?;
+    file.place(|entry| placed(text, entry), |entry| placed(text, entry))
+}
+
+fn read_json(text: &str) -> Result<File<Placed<ResourceSpec>, Placed<Rule>>, Error> {
+    fn placed<'a, E: Deserialize<'a> + Into<T>, T>(
+        text: &str,
+        kind: Entry,
+        raw: &'a RawValue,
+    ) -> Result<Placed<T>, Error> {
+        // The raw value is a part of the text.
+        let line = line_of(text, raw.get().as_ptr().addr() - text.as_ptr().addr());
+        match serde_json::from_str::<E>(raw.get()) {
+            Ok(entry) => Ok(Placed { line, entry: entry.into() }),
+            Err(error) => {
+                let named = serde_json::from_str::<Named>(raw.get()).ok().and_then(|named| named.name);
+                let holder = named.as_deref().map(|name| (kind, name));
+                Err(wrong(Some(line + error.line() - 1), holder, &without_place(&error)))
+            }
+        }
+    }
+
+    let file: File<&RawValue, &RawValue> =
+        serde_json::from_str(text).map_err(|error| wrong(Some(error.line()), None, &without_place(&error)))?;
+    file.place(
+        |raw| placed::<TypeEntry, _>(text, Entry::Resource, raw),
+        |raw| placed::<RuleEntry, _>(text, Entry::Rule, raw),
+    )
+}
+
+/// As much of an entry as it takes to name it in an error.
 #[derive(Deserialize)]
 struct Named {
     name: Option<String>,
 }
 
-/// The name of the rule in which the byte at `at` stands, if so much of the text can be read.
+/// The name of the entry in which the byte at `at` stands, if so much of the text can be read.
 #[cfg(feature = "toml")]
-fn toml_rule_at(text: &str, at: usize) -> Option<String> {
+fn toml_entry_at(text: &str, at: usize) -> Option<(Entry, String)> {
     #[derive(Deserialize)]
     struct Outline {
+        #[serde(default)]
+        resource: Vec<toml::Spanned<Named>>,
+        #[serde(default)]
         rule: Vec<toml::Spanned<Named>>,
     }
 
     let outline: Outline = toml::from_str(text).ok()?;
-    let holder = outline.rule.into_iter().rfind(|rule| rule.span().start <= at)?;
-    holder.into_inner().name
+    let entries = [(Entry::Resource, outline.resource), (Entry::Rule, outline.rule)];
+    let entries = entries.into_iter().flat_map(|(kind, entries)| entries.into_iter().map(move |entry| (kind, entry)));
+    let before = entries.filter(|(_, entry)| entry.span().start <= at);
+    let (kind, holder) = before.max_by_key(|(_, entry)| entry.span().start)?;
+    Some((kind, holder.into_inner().name?))
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -530,12 +763,12 @@ fn without_place(error: &serde_json::Error) -> String {
     message.strip_suffix(&place).unwrap_or(&message).to_owned()
 }
 
-fn wrong(line: Option<usize>, rule: Option<&str>, message: &str) -> Error {
+fn wrong(line: Option<usize>, holder: Option<(Entry, &str)>, message: &str) -> Error {
     let message = message.trim_end();
-    Error::config(match (line, rule) {
-        (Some(line), Some(rule)) => format!("line {line}, rule {rule:?}: {message}"),
+    Error::config(match (line, holder) {
+        (Some(line), Some((entry, name))) => format!("line {line}, {entry} {name:?}: {message}"),
         (Some(line), None) => format!("line {line}: {message}"),
-        (None, Some(rule)) => format!("rule {rule:?}: {message}"),
+        (None, Some((entry, name))) => format!("{entry} {name:?}: {message}"),
         (None, None) => message.to_owned(),
     })
 }

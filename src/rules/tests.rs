@@ -953,9 +953,9 @@ mod files {
     }
 
     /// A change to line `line` of a good file, and what the error then says.
-    type Mistake = (usize, &'static str, &'static str);
+    pub(super) type Mistake = (usize, &'static str, &'static str);
 
-    fn assert_told(good: &str, mistakes: &[Mistake], read: impl Fn(&str) -> Result<RouteMap, Error>) {
+    pub(super) fn assert_told(good: &str, mistakes: &[Mistake], read: impl Fn(&str) -> Result<RouteMap, Error>) {
         read(good).unwrap();
         for (line, wrong, says) in mistakes {
             let mut lines: Vec<&str> = good.lines().collect();
@@ -1063,6 +1063,240 @@ amount = 1
             (11, r#""amount": { "length": "x" } }]"#, "line 11, rule \"second\": \"x\" is not a JSON pointer"),
         ];
         assert_told(good, &mistakes, |text| RouteMap::from_json(text, &catalog()));
+    }
+}
+
+mod declared_types {
+    use super::files::{Mistake, assert_told};
+    use super::*;
+    use crate::{Limit, ResourceCatalogBuilder, ResourceSpec};
+
+    const JSON: &str = r#"{
+  "resource": [
+    { "name": "customMetrics", "limit_field": "maxCustomMetrics", "default": 50, "table": "CustomMetric" },
+    {
+      "name": "hooks",
+      "limit_field": "maxHooks",
+      "default": null,
+      "label": "Webhook"
+    }
+  ],
+  "rule": [{ "name": "a", "methods": ["POST"], "paths": ["/a"], "workspace": ["extension"], "charge": [{ "resource": "hooks" }] }]
+}"#;
+
+    fn base() -> ResourceCatalogBuilder {
+        ResourceCatalog::builder()
+    }
+
+    fn metrics() -> ResourceSpec {
+        ResourceSpec::new("customMetrics", "maxCustomMetrics", Limit::of(50)).table("CustomMetric")
+    }
+
+    fn hooks() -> ResourceSpec {
+        ResourceSpec::new("hooks", "maxHooks", Limit::Unlimited).label("Webhook")
+    }
+
+    fn types(map: &RouteMap) -> Vec<String> {
+        map.catalog().iter().map(|resource| format!("{resource:?}")).collect()
+    }
+
+    fn in_code() -> Vec<String> {
+        let catalog = base().resource(metrics()).resource(hooks()).build().unwrap();
+        catalog.iter().map(|resource| format!("{resource:?}")).collect()
+    }
+
+    #[test]
+    fn json_declares_what_code_declares() {
+        let map = RouteMap::with_types_from_json(JSON, base()).unwrap();
+        assert_eq!(types(&map), in_code());
+        let word = JSON.replace("null", "\"unlimited\"");
+        assert_eq!(types(&RouteMap::with_types_from_json(&word, base()).unwrap()), in_code());
+        // The map is one for its own catalog, and rules may charge what the file declares.
+        let again = RouteMap::from_json(JSON, map.catalog()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{map:?}"));
+        let found = map.find(&Method::POST, "/a", None).unwrap().rule().name().to_owned();
+        assert_eq!(found, "a");
+    }
+
+    #[cfg(feature = "toml")]
+    const TOML: &str = r#"[[resource]]
+name = "customMetrics"
+limit_field = "maxCustomMetrics"
+default = 50
+table = "CustomMetric"
+
+[[resource]]
+name = "hooks"
+limit_field = "maxHooks"
+default = "unlimited"
+label = "Webhook"
+
+[[rule]]
+name = "a"
+methods = ["POST"]
+paths = ["/a"]
+workspace = ["extension"]
+charge = [{ resource = "hooks" }]
+"#;
+
+    #[cfg(feature = "toml")]
+    #[test]
+    fn toml_declares_what_code_declares() {
+        let map = RouteMap::with_types_from_toml(TOML, base()).unwrap();
+        assert_eq!(types(&map), in_code());
+        assert_eq!(types(&RouteMap::from_toml(TOML, map.catalog()).unwrap()), in_code());
+    }
+
+    #[test]
+    fn a_base_that_has_them_is_left_as_it_is() {
+        // The order is the base's, and what the file doesn't tell is no contradiction.
+        let base = ResourceCatalog::empty().resource(hooks().table("Hook")).resource(metrics());
+        let map = RouteMap::with_types_from_json(JSON, base).unwrap();
+        let told: Vec<_> = map.catalog().iter().map(|resource| (resource.name(), resource.table())).collect();
+        assert_eq!(told, [("hooks", Some("Hook")), ("customMetrics", Some("CustomMetric"))]);
+    }
+
+    #[test]
+    fn types_alone_are_a_catalog() {
+        let map = RouteMap::with_types_from_json(JSON, ResourceCatalog::empty()).unwrap();
+        assert_eq!(map.catalog().names(), "customMetrics, hooks");
+        let error = RouteMap::with_types_from_json("{}", ResourceCatalog::empty()).unwrap_err();
+        assert!(error.message().contains("at least one"), "{error}");
+    }
+
+    #[test]
+    fn a_catalog_that_lacks_or_contradicts_a_type_is_told() {
+        let own = |label: &str, table: &str, metrics: ResourceSpec| {
+            let hooks = ResourceSpec::new("hooks", "maxHooks", Limit::Unlimited).label(label);
+            let hooks = if table.is_empty() { hooks } else { hooks.table(table) };
+            base().resource(metrics).resource(hooks)
+        };
+        let lacks = RouteMap::from_json(JSON, &base().resource(metrics()).build().unwrap()).unwrap_err();
+        let says = "line 4, resource \"hooks\": the catalog doesn't have it, which has users, segments, journeys";
+        assert!(lacks.is_config() && lacks.message().starts_with(says), "{lacks}");
+        assert!(lacks.message().contains("with_types_from_json"), "{lacks}");
+        for (base, says) in [
+            (
+                own(
+                    "Webhook",
+                    "",
+                    ResourceSpec::new("customMetrics", "mostMetrics", Limit::of(50)).table("CustomMetric"),
+                ),
+                "line 3, resource \"customMetrics\": the limit field is \"maxCustomMetrics\" in the file and \"mostMetrics\" \
+                 in the catalog",
+            ),
+            (
+                own("Webhook", "", ResourceSpec::new("customMetrics", "maxCustomMetrics", Limit::of(40))),
+                "line 3, resource \"customMetrics\": the default is 50 in the file and 40 in the catalog, the table is \
+                 \"CustomMetric\" in the file and none in the catalog",
+            ),
+            (
+                own("Hook", "Hook", metrics()),
+                "line 4, resource \"hooks\": the label is \"Webhook\" in the file and \"Hook\" in the catalog",
+            ),
+        ] {
+            let catalog = base.clone().build().unwrap();
+            for error in [
+                RouteMap::from_json(JSON, &catalog).unwrap_err(),
+                RouteMap::with_types_from_json(JSON, base).unwrap_err(),
+            ] {
+                assert_eq!(error.message(), says);
+                assert!(error.is_config());
+            }
+        }
+        // Also where the base leaves the label to the name.
+        let unnamed = ResourceSpec::new("hooks", "maxHooks", Limit::Unlimited);
+        let error = RouteMap::with_types_from_json(JSON, base().resource(unnamed)).unwrap_err();
+        assert!(
+            error.message().contains("the label is \"Webhook\" in the file and \"Hook\" in the catalog"),
+            "{error}"
+        );
+    }
+
+    #[cfg(feature = "toml")]
+    #[test]
+    fn mistakes_in_toml_are_told_by_line_and_type() {
+        let mistakes: [Mistake; 16] = [
+            (
+                2,
+                "name = \"custom metrics\"",
+                "line 1, resource \"custom metrics\": the resource type \"custom metrics\" is not",
+            ),
+            (
+                3,
+                "limit_field = \"max;\"",
+                "line 1, resource \"customMetrics\": the limit field \"max;\" is not an identifier",
+            ),
+            (3, "limit_field = \"maxUsers\"", "line 1, resource \"customMetrics\": the limit field \"maxUsers\" of"),
+            (3, "limit_field = \"version\"", "line 1, resource \"customMetrics\": the limit field \"version\" of"),
+            (3, "", "line 1, resource \"customMetrics\": missing field `limit_field`"),
+            (4, "", "line 1, resource \"customMetrics\": missing field `default`"),
+            (5, "table = \"a b\"", "line 1, resource \"customMetrics\": the table \"a b\" is not an identifier"),
+            (5, "tabel = \"a\"", "line 5, resource \"customMetrics\": unknown field `tabel`"),
+            (8, "name = \"customMetrics\"", "line 7, resource \"customMetrics\": it is declared twice in the file"),
+            (
+                8,
+                "name = \"Segments\"",
+                "line 7, resource \"Segments\": the resource type \"Segments\" is declared twice",
+            ),
+            (
+                8,
+                "name = \"users\"",
+                "line 7, resource \"users\": the limit field is \"maxHooks\" in the file and \"maxUsers\"",
+            ),
+            (
+                10,
+                "default = -1",
+                "line 10, resource \"hooks\": a default is a whole number of 0 to 9223372036854775807, or \"unlimited\"",
+            ),
+            (
+                10,
+                "default = 1.5",
+                "line 10, resource \"hooks\": invalid type: floating point `1.5`, expected a whole number of 0 to 9223372036854775807, or \"unlimited\"",
+            ),
+            (
+                10,
+                "default = \"many\"",
+                "line 10, resource \"hooks\": invalid value: string \"many\", expected a whole number of 0 to 9223372036854775807, or \"unlimited\"",
+            ),
+            (
+                18,
+                "charge = [{ resource = \"hook\" }]",
+                "line 13, rule \"a\": unknown resource type \"hook\": write one of users",
+            ),
+            (18, "charge = [{ resource = 1 }]", "line 18, rule \"a\": invalid type"),
+        ];
+        assert_told(TOML, &mistakes, |text| RouteMap::with_types_from_toml(text, base()));
+    }
+
+    #[test]
+    fn mistakes_in_json_are_told_by_line_and_type() {
+        let mistakes: [Mistake; 7] = [
+            (
+                3,
+                r#"{ "name": "customMetrics", "default": 50 },"#,
+                "line 3, resource \"customMetrics\": missing field `limit_field`",
+            ),
+            (
+                3,
+                r#"{ "name": "hooks", "limit_field": "maxH", "default": 50 },"#,
+                "line 4, resource \"hooks\": it is declared twice",
+            ),
+            (
+                6,
+                r#""limit_field": "maxUsers","#,
+                "line 4, resource \"hooks\": the limit field \"maxUsers\" of \"hooks\" is taken",
+            ),
+            (7, r#""default": -1,"#, "line 7, resource \"hooks\": a default is a whole number of 0 to"),
+            (
+                7,
+                r#""default": 9223372036854775808,"#,
+                "line 7, resource \"hooks\": a default is a whole number of 0 to",
+            ),
+            (7, "", "line 9, resource \"hooks\": missing field `default`"),
+            (8, r#""lable": "Webhook""#, "line 8, resource \"hooks\": unknown field `lable`"),
+        ];
+        assert_told(JSON, &mistakes, |text| RouteMap::with_types_from_json(text, base()));
     }
 }
 
@@ -1266,9 +1500,10 @@ mod dittofeed {
         }
 
         #[test]
-        fn no_file_panics(text in "(\\[\\[rule\\]\\]\n|name = \"a\"\n|paths = \\[\"/[a{}*]{0,4}\"\\]\n|methods = \\[\"POST\"\\]\n|\\PC){0,8}") {
+        fn no_file_panics(text in "(\\[\\[(rule|resource)\\]\\]\n|limit_field = \"b\"\n|default = -?[0-9]{1,20}\n|name = \"a\"\n|paths = \\[\"/[a{}*]{0,4}\"\\]\n|methods = \\[\"POST\"\\]\n|\\PC){0,8}") {
             let _ = RouteMap::from_toml(&text, &catalog()).is_ok();
             let _ = RouteMap::from_json(&text, &catalog()).is_ok();
+            let _ = RouteMap::with_types_from_toml(&text, ResourceCatalog::builder()).is_ok();
         }
     }
 }

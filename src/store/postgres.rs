@@ -23,7 +23,9 @@ const TAKE_TURNS: &str =
 ///
 /// Any number of processes may open the same one, at the same time too. The tables are made in the first schema of the
 /// role's `search_path`, and the role needs the right to create there; where they are up to date, it needs no more than
-/// `SELECT`, `INSERT` and `UPDATE` on `"WorkspaceQuota"` and `SELECT` on `"_tower_quota_migrations"`.
+/// `SELECT`, `INSERT` and `UPDATE` on `"WorkspaceQuota"` and `SELECT` on `"QuotaPlan"` and `"_tower_quota_migrations"`.
+/// [`Admin`](crate::Admin) needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on `"WorkspaceQuota"`, `"QuotaPlan"`,
+/// `"QuotaRequest"` and `"QuotaProgress"`, and `SELECT` and `INSERT` on `"QuotaAudit"`.
 ///
 /// Nothing is kept in a session, so that a pooler that hands out connections per transaction, such as PgBouncer, may
 /// stand in between. A call waits up to five seconds for a connection, a statement as long for its end and for locks.
@@ -90,6 +92,7 @@ impl Records for Postgres {
         include_str!("../../migrations/postgres/0002_ledger.sql"),
         include_str!("../../migrations/postgres/0003_backstop.sql"),
         include_str!("../../migrations/postgres/0004_policy.sql"),
+        include_str!("../../migrations/postgres/0005_archive.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",
     to_char("createdAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -97,7 +100,8 @@ impl Records for Postgres {
     const AS_UUID: &'static str = "::uuid";
     const AS_TIME: &'static str = "::timestamptz";
     const AS_JSON: &'static str = "::jsonb";
-    const TIME_AS: (&'static str, &'static str) = ("to_char(", " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')");
+    const TIME_AS: (&'static str, &'static str) =
+        ("to_char(", " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')");
     const LOCKED: &'static str = " FOR UPDATE";
     // The number is this crate's own: `tqtree`.
     const LOCK_PARENTS: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(128060827788645)");
@@ -140,7 +144,7 @@ WHERE attrelid = to_regclass('"WorkspaceQuota"') AND attnum > 0 AND NOT attisdro
             Some(Trouble::Denied) => Error::config(
                 "the role may not prepare or use the quota tables: start once as their owner, who adds what is new, \
                  and have the owner run GRANT SELECT, INSERT, UPDATE ON \"WorkspaceQuota\" and GRANT SELECT ON \
-                 \"_tower_quota_migrations\" to the role",
+                 \"QuotaPlan\", \"_tower_quota_migrations\" to the role",
             ),
             Some(Trouble::ReadOnly) => {
                 Error::config("can't prepare the quota tables: the server is read-only; connect to the primary")

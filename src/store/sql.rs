@@ -106,12 +106,7 @@ impl<DB: Records> SqlStore<DB> {
 
     /// The same, but by the first call.
     pub(super) fn unprepared(pool: Pool<DB>, catalog: &ResourceCatalog, guard: DB::Guard) -> Self {
-        Self {
-            texts: Arc::new(Texts::new(catalog)),
-            pool,
-            ready: OnceCell::new(),
-            _guard: guard,
-        }
+        Self { texts: Arc::new(Texts::new(catalog)), pool, ready: OnceCell::new(), _guard: guard }
     }
 
     async fn prepare(&self) -> Result<(), Error> {
@@ -184,7 +179,10 @@ impl<DB: Records> SqlStore<DB> {
 
 impl<DB: Records> fmt::Debug for SqlStore<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqlStore").field("pool", &self.pool).field("catalog", &self.texts.catalog).finish_non_exhaustive()
+        f.debug_struct("SqlStore")
+            .field("pool", &self.pool)
+            .field("catalog", &self.texts.catalog)
+            .finish_non_exhaustive()
     }
 }
 
@@ -328,9 +326,14 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
             query.add(r#""resourceType" = "#, filter.resource.as_deref().map(Value::Text), "");
             query.add(r#""at" >= "#, filter.since.map(|at| Value::Owned(moment(at))), DB::AS_TIME);
             query.add(r#""at" < "#, filter.until.map(|at| Value::Owned(moment(at))), DB::AS_TIME);
-            query.add(r#""seq" < "#, filter.before.map(|seq| Value::Number(i64::try_from(seq).unwrap_or(i64::MAX))), "");
+            query.add(
+                r#""seq" < "#,
+                filter.before.map(|seq| Value::Number(i64::try_from(seq).unwrap_or(i64::MAX))),
+                "",
+            );
             // One more, to know whether there are more.
-            let rows = self.fetch(query.end(r#"ORDER BY "seq" DESC"#, filter.limit.saturating_add(1)), refused::<DB>).await?;
+            let rows =
+                self.fetch(query.end(r#"ORDER BY "seq" DESC"#, filter.limit.saturating_add(1)), refused::<DB>).await?;
             let mut entries = rows.iter().map(audit_entry::<DB>).collect::<Result<Vec<_>, _>>()?;
             let more = entries.len() > filter.limit;
             entries.truncate(filter.limit);
@@ -345,7 +348,9 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
             query.add(&format!(r#""workspaceId"{} > "#, DB::BYTES), after.map(Value::Text), "");
             let order = format!(r#"ORDER BY "workspaceId"{}"#, DB::BYTES);
             let rows = self.fetch(query.end(&order, limit), refused::<DB>).await?;
-            rows.iter().map(|row| self.texts.record(&WorkspaceId::canonical(&text::<DB>(row, WORKSPACE)?), row)).collect()
+            rows.iter()
+                .map(|row| self.texts.record(&WorkspaceId::canonical(&text::<DB>(row, WORKSPACE)?), row))
+                .collect()
         })
     }
 
@@ -385,7 +390,7 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
 }
 
 const GONE: &str = ": the table \"WorkspaceQuota\" is gone; restore it from a backup, or drop \
-                    \"_tower_quota_migrations\" too and start again without records";
+                    \"_tower_quota_migrations\" and the \"Quota…\" tables too and start again without records";
 
 /// Whose versions of the schema have been applied.
 ///
@@ -462,7 +467,8 @@ pub(super) fn failed<DB: Records>(attempt: &str, workspace: &WorkspaceId, error:
         Some(Trouble::ReadOnly) => ": the server is read-only; connect to the primary",
         #[cfg(feature = "postgres")]
         Some(Trouble::Denied) => {
-            ": the role needs GRANT SELECT, INSERT, UPDATE ON \"WorkspaceQuota\" from the table's owner"
+            ": the role needs GRANT SELECT, INSERT, UPDATE ON \"WorkspaceQuota\" and GRANT SELECT ON \"QuotaPlan\" from their \
+             owner"
         }
         _ => "",
     };

@@ -55,7 +55,8 @@ impl<DB: Records> Texts<DB> {
     pub(super) fn new(catalog: &ResourceCatalog) -> Self {
         let (uuid, time, json) = (DB::AS_UUID, DB::AS_TIME, DB::AS_JSON);
         let settings = DB::DOCUMENT.replace("document", "settings");
-        let mut columns = format!(r#"{}, "workspaceId", coalesce("plan", ''), coalesce("parent", ''), {settings}"#, DB::READ);
+        let mut columns =
+            format!(r#"{}, "workspaceId", coalesce("plan", ''), coalesce("parent", ''), {settings}"#, DB::READ);
         let mut set = String::new();
         for (parameter, resource) in (6_usize..).zip(catalog.iter()) {
             let field = quoted(resource.limit_field());
@@ -166,7 +167,8 @@ WHERE "workspaceId" = $1"#,
 
     pub(super) fn plan(&self, name: &str, kept: &str) -> Result<Plan, Error> {
         let PlanDocument { version, limits, created_at, updated_at } = document(kept)?;
-        let known = limits.iter().filter_map(|(field, limit)| Some((self.catalog.by_limit_field(field).ok()?.id(), *limit)));
+        let known =
+            limits.iter().filter_map(|(field, limit)| Some((self.catalog.by_limit_field(field).ok()?.id(), *limit)));
         Ok(Plan::new(name.into(), version, known.collect(), created_at, updated_at))
     }
 

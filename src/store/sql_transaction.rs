@@ -41,14 +41,16 @@ impl<DB: Records> SqlTransaction<DB> {
     async fn record_or_insert(&mut self, workspace: &WorkspaceId) -> Result<(QuotaRecord, bool), Error> {
         let texts = Arc::clone(&self.texts);
         let lock = Statement::recurring(&texts.lock, vec![Value::Text(workspace.as_str())]);
-        let rows = DB::rows(&mut self.transaction, lock).await.map_err(|error| failed::<DB>("reading", workspace, error))?;
+        let rows =
+            DB::rows(&mut self.transaction, lock).await.map_err(|error| failed::<DB>("reading", workspace, error))?;
         if let Some(row) = rows.first() {
             return Ok((texts.record(workspace, row)?, false));
         }
         let (id, time) = (Uuid::now_v7().to_string(), now().to_string());
         let values = vec![Value::Text(&id), Value::Text(workspace.as_str()), Value::Text(&time)];
         let insert = Statement::recurring(&texts.provision, values);
-        let rows = DB::rows(&mut self.transaction, insert).await.map_err(|error| failed::<DB>("making", workspace, error))?;
+        let rows =
+            DB::rows(&mut self.transaction, insert).await.map_err(|error| failed::<DB>("making", workspace, error))?;
         let row = rows.first().ok_or_else(|| failed::<DB>("making", workspace, sqlx::Error::RowNotFound))?;
         let record = texts.record(workspace, row)?;
         // Another may have made it a moment ago.
@@ -115,7 +117,10 @@ impl<DB: Records> StoreTransaction for SqlTransaction<DB> {
         })
     }
 
-    fn members<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<(WorkspaceId, usize)>, Error>> {
+    fn members<'a>(
+        &'a mut self,
+        workspace: &'a WorkspaceId,
+    ) -> BoxFuture<'a, Result<Vec<(WorkspaceId, usize)>, Error>> {
         Box::pin(async move {
             if let Some(lock) = DB::LOCK_PARENTS {
                 self.run(lock, Vec::new()).await?;

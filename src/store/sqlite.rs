@@ -97,6 +97,7 @@ impl Records for Sqlite {
     const SCHEMA: &'static [&'static str] = &[
         include_str!("../../migrations/sqlite/0001_workspace_quota.sql"),
         include_str!("../../migrations/sqlite/0002_policy.sql"),
+        include_str!("../../migrations/sqlite/0003_archive.sql"),
     ];
     const READ: &'static str = r#""id", "version", "createdAt", "updatedAt""#;
     const AS_UUID: &'static str = "";

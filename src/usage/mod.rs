@@ -9,13 +9,19 @@ use crate::workspace::WorkspaceId;
 
 #[cfg(feature = "postgres")]
 mod backstop;
+mod cleanup;
 mod closure;
+mod pages;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_cleanup;
 
 #[cfg(feature = "postgres")]
 pub use backstop::Backstop;
+pub use cleanup::{Cleaned, Cleanup, CleanupPolicy, Excess, Recording};
 pub use closure::ClosureUsage;
+pub use pages::{UsagePages, WorkspaceUsage};
 #[cfg(feature = "postgres")]
 pub use sql::PostgresUsage;
 #[cfg(feature = "sqlite")]
@@ -46,6 +52,28 @@ pub trait UsageSource: Send + Sync + 'static {
         column: &'a str,
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>>;
+
+    /// Workspaces that have rows of `resource`, each with their number: those whose id is greater than `after`, in the order
+    /// of the bytes of their ids, up to `at_most` of them; fewer only where there are no more. [`UsagePages`] goes through
+    /// all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] of a source that can't list workspaces, as it is when it doesn't provide this method.
+    fn page<'a>(
+        &'a self,
+        resource: &'a ResourceType,
+        after: Option<&'a str>,
+        at_most: usize,
+    ) -> BoxFuture<'a, Result<Vec<(String, u64)>, Error>> {
+        let _ = (after, at_most);
+        Box::pin(async move {
+            Err(Error::config(format!(
+                "the workspaces that have {} can't be listed: this usage source only counts; take a SqlUsage, or                  implement UsageSource::page",
+                resource.name()
+            )))
+        })
+    }
 
     /// How the database itself counts the rows of `resource`, where it is Postgres: for a ledger that lives in the same
     /// database, and counts in the same statement in which it decides. `None` for any other source.
@@ -123,6 +151,15 @@ impl<S: UsageSource + ?Sized> UsageSource for Arc<S> {
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
         (**self).existing(workspace, resource, column, values)
+    }
+
+    fn page<'a>(
+        &'a self,
+        resource: &'a ResourceType,
+        after: Option<&'a str>,
+        at_most: usize,
+    ) -> BoxFuture<'a, Result<Vec<(String, u64)>, Error>> {
+        (**self).page(resource, after, at_most)
     }
 
     fn count_sql(&self, resource: &ResourceType) -> Option<CountSql> {

@@ -14,10 +14,13 @@ use crate::sql::{Dialect, Statement, Trouble, Value};
 use crate::workspace::WorkspaceId;
 
 /// Values looked up by one statement; an old SQLite takes no more than 999 parameters.
-const LOOKED_UP_AT_ONCE: usize = 500;
+pub(super) const LOOKED_UP_AT_ONCE: usize = 500;
 
 /// How long a server goes on with a statement that nobody may be waiting for any more.
-const LONGEST: Duration = Duration::from_secs(30);
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
+
+/// The same for a page of workspaces, which may take a walk through a large table.
+const LONGEST_LISTING: Duration = Duration::from_secs(300);
 
 /// Where the rows of a resource type are.
 #[derive(Debug, Clone)]
@@ -26,12 +29,26 @@ pub struct SqlTable {
     pub(super) workspace_column: String,
     pub(super) workspace_type: Option<String>,
     pub(super) filter: Option<String>,
+    pub(super) newest: Option<Newest>,
+}
+
+/// The columns that tell which rows are the newest.
+#[derive(Debug, Clone)]
+pub(super) struct Newest {
+    pub(super) order: String,
+    pub(super) id: String,
 }
 
 impl SqlTable {
     /// All rows of the table `name`, whose column `workspaceId` tells whose they are.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), workspace_column: "workspaceId".to_owned(), workspace_type: None, filter: None }
+        Self {
+            name: name.into(),
+            workspace_column: "workspaceId".to_owned(),
+            workspace_type: None,
+            filter: None,
+            newest: None,
+        }
     }
 
     /// The column that holds the workspace id, as text in its canonical form.
@@ -62,23 +79,43 @@ impl SqlTable {
         self
     }
 
+    /// Lets a [`Cleanup`](crate::Cleanup) remove rows above a limit: those first that are greatest by the column `order`, such
+    /// as the time at which they were made, and among equals by `id`, which identifies a row. Rows without an order are the
+    /// oldest.
+    #[must_use]
+    pub fn newest_first(mut self, order: impl Into<String>, id: impl Into<String>) -> Self {
+        self.newest = Some(Newest { order: order.into(), id: id.into() });
+        self
+    }
+
+    /// A quoted column that doesn't exist is a text to SQLite, unless its table is named too.
+    pub(super) fn column(&self, name: &str) -> String {
+        format!(r#""{}"."{name}""#, self.name)
+    }
+
     fn statements<DB: Counts>(&self, resource: &ResourceType) -> Result<Statements, Error> {
         check_identifier("table", &self.name)?;
         check_identifier("workspace column", &self.workspace_column)?;
-        let Self { name, workspace_column, .. } = self;
-        // A quoted column that doesn't exist is a text to SQLite, unless its table is named too.
-        let mut counted = format!(r#"FROM "{name}" WHERE "{name}"."{workspace_column}" = $1"#);
+        if let Some(newest) = &self.newest {
+            check_identifier("order column", &newest.order)?;
+            check_identifier("id column", &newest.id)?;
+        }
+        let mut counted = format!(r#"FROM "{}" WHERE {} = $1"#, self.name, self.column(&self.workspace_column));
         if let Some(workspace_type) = &self.workspace_type {
             check_identifier("workspace type", workspace_type)?;
             counted.push_str(&DB::cast(workspace_type)?);
         }
-        if let Some(filter) = &self.filter {
-            let condition = DB::condition(filter)
-                .map_err(|problem| Error::config(format!("the filter {filter:?} of {}: {problem}", resource.name())))?;
-            counted.push_str(&format!(" AND ({condition})"));
+        let mut filter = String::new();
+        if let Some(written) = &self.filter {
+            let condition = DB::condition(written).map_err(|problem| {
+                Error::config(format!("the filter {written:?} of {}: {problem}", resource.name()))
+            })?;
+            filter = format!(" AND ({condition})");
+            counted.push_str(&filter);
         }
         Ok(Statements {
             table: self.clone(),
+            filter,
             count: CountSql::new(
                 format!("SELECT count(*) {counted}"),
                 format!(r#"SELECT count(*) FROM (SELECT 1 {counted} LIMIT $2) AS "counted""#),
@@ -102,8 +139,26 @@ pub trait Counts: Dialect {
     /// Whether a column can hold that text at all.
     fn can_hold(value: &str) -> bool;
 
+    /// How the workspaces of a table are listed behind `after`.
+    fn listing<'a>(
+        connection: &'a mut Self::Connection,
+        table: &'a SqlTable,
+        after: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Listing, sqlx::Error>>;
+
     /// Which database the pool leads to, where [`CountSql`] can have the statements.
     fn place(pool: &Pool<Self>) -> Option<String>;
+}
+
+/// Pieces of SQL by which workspaces are listed in the order of the bytes of their ids.
+#[derive(Debug)]
+pub struct Listing {
+    /// What makes a workspace, and puts it in its place.
+    key: String,
+    /// What the parameter `$1` is to the key.
+    bound: &'static str,
+    /// The condition that a row has a workspace.
+    placed: String,
 }
 
 #[cfg(feature = "sqlite")]
@@ -123,6 +178,29 @@ impl Counts for sqlx::Sqlite {
 
     fn can_hold(_value: &str) -> bool {
         true
+    }
+
+    // A column of text holds no numbers, and an index on it serves. Numbers have an order of their own, which isn't that of
+    // their texts.
+    fn listing<'a>(
+        connection: &'a mut Self::Connection,
+        table: &'a SqlTable,
+        _after: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Listing, sqlx::Error>> {
+        const TYPE: &str = "SELECT type FROM pragma_table_info($1) WHERE name = $2 COLLATE NOCASE";
+        Box::pin(async move {
+            let values = vec![Value::Text(&table.name), Value::Text(&table.workspace_column)];
+            let declared = Self::rows(connection, Statement::once(TYPE, values)).await?;
+            let declared = declared.first().map(|row| Self::text(row, 0)).transpose()?.unwrap_or_default();
+            let declared = declared.to_ascii_uppercase();
+            // https://www.sqlite.org/datatype3.html#determination_of_column_affinity
+            let is_text =
+                !declared.contains("INT") && ["CHAR", "CLOB", "TEXT"].iter().any(|text| declared.contains(text));
+            let column = table.column(&table.workspace_column);
+            let placed = format!("typeof({column}) NOT IN ('null', 'blob')");
+            let text = if is_text { column } else { format!("CAST({column} AS TEXT)") };
+            Ok(Listing { key: format!("{text} COLLATE BINARY"), bound: "$1", placed })
+        })
     }
 
     fn place(_: &Pool<Self>) -> Option<String> {
@@ -148,6 +226,26 @@ impl Counts for sqlx::Postgres {
 
     fn can_hold(value: &str) -> bool {
         !value.contains('\0')
+    }
+
+    // UUIDs have the order of their texts, and an index on the column serves. The order of texts is a matter of their
+    // collation.
+    fn listing<'a>(
+        _connection: &'a mut Self::Connection,
+        table: &'a SqlTable,
+        after: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Listing, sqlx::Error>> {
+        let column = table.column(&table.workspace_column);
+        let is_uuid = table.workspace_type.as_deref().is_some_and(|name| name.eq_ignore_ascii_case("uuid"));
+        use crate::workspace::WorkspaceFormat;
+
+        let uuid = |text: &str| WorkspaceFormat::Uuid.parse(text).is_ok_and(|id| id.as_str() == text);
+        let placed = format!("{column} IS NOT NULL");
+        let listing = match is_uuid && after.is_none_or(uuid) {
+            true => Listing { key: column, bound: "$1::uuid", placed },
+            false => Listing { key: format!(r#"CAST({column} AS TEXT) COLLATE "C""#), bound: "$1", placed },
+        };
+        Box::pin(async move { Ok(listing) })
     }
 
     fn place(pool: &Pool<Self>) -> Option<String> {
@@ -192,11 +290,13 @@ fn rewritten(condition: &str, quotes: &[(char, char)], strict: bool) -> Result<S
 }
 
 #[derive(Debug)]
-struct Statements {
-    table: SqlTable,
-    count: CountSql,
+pub(super) struct Statements {
+    pub(super) table: SqlTable,
+    pub(super) count: CountSql,
+    /// The filter, with an `AND` before it.
+    filter: String,
     /// From `FROM` on: which rows are counted.
-    counted: String,
+    pub(super) counted: String,
 }
 
 /// Counts the rows in the host's SQL database, with one query per count.
@@ -204,7 +304,7 @@ struct Statements {
 /// Each resource type has a table: the catalog's, or that of [`SqlUsageBuilder::table`]. An index that starts with the
 /// workspace column keeps a count cheap.
 pub struct SqlUsage<DB: Counts> {
-    pool: Pool<DB>,
+    pub(super) pool: Pool<DB>,
     // By name, not by id: an id of another catalog would count another type's rows.
     tables: BTreeMap<String, Statements>,
 }
@@ -333,7 +433,7 @@ impl<DB: Counts> SqlUsageBuilder<DB> {
 }
 
 impl<DB: Counts> SqlUsage<DB> {
-    /// Counts on `pool` the resource types of `catalog`. The pool is only read from.
+    /// Counts on `pool` the resource types of `catalog`. The pool is only read from, but for a [`Cleanup`](crate::Cleanup).
     pub fn builder(pool: Pool<DB>, catalog: &ResourceCatalog) -> SqlUsageBuilder<DB> {
         SqlUsageBuilder { pool, catalog: catalog.clone(), tables: BTreeMap::new() }
     }
@@ -352,7 +452,7 @@ impl<DB: Counts> SqlUsage<DB> {
         Ok(())
     }
 
-    fn statements(&self, resource: &ResourceType) -> Result<&Statements, Error> {
+    pub(super) fn statements(&self, resource: &ResourceType) -> Result<&Statements, Error> {
         self.tables.get(resource.name()).ok_or_else(|| {
             Error::config(format!(
                 "{} can't be counted: its SqlUsage was built without a table for that resource type",
@@ -389,6 +489,31 @@ impl<DB: Counts> SqlUsage<DB> {
         counted.ok_or(sqlx::Error::RowNotFound)
     }
 
+    async fn list_workspaces(
+        &self,
+        statements: &Statements,
+        after: Option<&str>,
+        at_most: usize,
+    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
+        let Statements { table, filter, .. } = statements;
+        let mut transaction = DB::begin(&self.pool, LONGEST_LISTING).await?;
+        let Listing { key, bound, placed } = DB::listing(&mut transaction, table, after).await?;
+        let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
+        let (behind, values) = match after {
+            None => (String::new(), Vec::new()),
+            Some(after) => (format!(" AND {key} > {bound}"), vec![Value::Text(after)]),
+        };
+        let sql = format!(
+            r#"SELECT CAST({key} AS TEXT), count(*) FROM "{}" WHERE {placed}{behind}{filter} GROUP BY {key}
+ORDER BY {key} LIMIT {at_most}"#,
+            table.name
+        );
+        let rows = DB::rows(&mut transaction, Statement::once(sql, values)).await?;
+        transaction.commit().await?;
+        let counted = |row| Ok((DB::text(row, 0)?, DB::number(row, 1)?.ok_or(sqlx::Error::RowNotFound)?));
+        rows.iter().map(counted).collect()
+    }
+
     async fn find_rows(
         &self,
         statements: &Statements,
@@ -397,7 +522,7 @@ impl<DB: Counts> SqlUsage<DB> {
         values: &[String],
     ) -> Result<HashSet<String>, sqlx::Error> {
         let Statements { table, counted, .. } = statements;
-        let column = format!(r#""{}"."{column}""#, table.name);
+        let column = table.column(column);
         let mut found = HashSet::with_capacity(values.len());
         let possible: Vec<&String> = values.iter().filter(|value| DB::can_hold(value)).collect();
         let mut transaction = DB::begin(&self.pool, LONGEST).await?;
@@ -453,6 +578,26 @@ impl<DB: Counts> UsageSource for SqlUsage<DB> {
                 .await
                 .map_err(|error| failed::<DB>(resource.name(), statements, error))?;
             Ok(values.iter().map(|value| found.contains(value)).collect())
+        })
+    }
+
+    /// On SQLite, an index that starts with the workspace column keeps a page cheap, where that is a column of text. So it does
+    /// on Postgres for a [`workspace_type`](SqlTable::workspace_type) of `uuid`. For other types each page goes through the
+    /// whole table, unless there is an index on the text of the column by its bytes, `("workspaceId" COLLATE "C")`.
+    fn page<'a>(
+        &'a self,
+        resource: &'a ResourceType,
+        after: Option<&'a str>,
+        at_most: usize,
+    ) -> BoxFuture<'a, Result<Vec<(String, u64)>, Error>> {
+        Box::pin(async move {
+            let statements = self.statements(resource)?;
+            let listed = self
+                .list_workspaces(statements, after, at_most)
+                .await
+                .map_err(|error| failed::<DB>(resource.name(), statements, error))?;
+            // A count is never negative.
+            Ok(listed.into_iter().map(|(workspace, rows)| (workspace, rows.unsigned_abs())).collect())
         })
     }
 

@@ -35,3 +35,4 @@ mod limits;
 mod paths;
 mod starts;
 mod storms;
+mod types;

@@ -170,7 +170,7 @@ fn a_role_without_rights_is_told_which_it_needs() {
         r#"CREATE ROLE {role} LOGIN;
            GRANT SELECT, INSERT ON "Segment" TO {role};
            GRANT SELECT, INSERT, UPDATE ON "WorkspaceQuota" TO {role};
-           GRANT SELECT ON "_tower_quota_migrations" TO {role}"#
+           GRANT SELECT ON "_tower_quota_migrations", "QuotaPlan" TO {role}"#
     ));
     let theirs = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     let replica = Replica::start(&theirs);

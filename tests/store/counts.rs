@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tower_quota::{Error, Limit, ResourceCatalog, ResourceSpec, SqlTable, UsageSource};
+use tower_quota::{Cleanup, Error, Limit, ResourceCatalog, ResourceSpec, SqlTable, UsageSource};
 
 use crate::workspace;
 
@@ -23,8 +23,32 @@ pub(crate) trait Host {
 
     async fn start() -> Self;
 
+    /// How a column of text is declared that isn't ordered, or compared, by its bytes.
+    const COLLATED: &'static str;
+
+    /// Counts the types of a catalog in these tables.
+    fn usage_of(
+        &self,
+        catalog: &ResourceCatalog,
+        tables: impl IntoIterator<Item = (&'static str, SqlTable)>,
+    ) -> Result<Arc<dyn UsageSource>, Error>;
+
     /// Counts segments in this table. The other type has its own.
-    fn usage(&self, table: SqlTable) -> Result<Arc<dyn UsageSource>, Error>;
+    fn usage(&self, table: SqlTable) -> Result<Arc<dyn UsageSource>, Error> {
+        self.usage_of(&metered(), [("segments", table)])
+    }
+
+    /// The migration that makes the archive.
+    const ARCHIVE: &'static str;
+
+    /// A type of bytes, some of them, and what the archive has for them.
+    const BYTES: [&'static str; 3];
+
+    /// Removes segments of this table.
+    fn cleanup(&self, table: SqlTable) -> Result<Arc<dyn Cleanup>, Error>;
+
+    /// The texts that a query has in its one column.
+    async fn texts(&self, sql: &str) -> Vec<String>;
 
     /// Has the database check the queries.
     async fn check(&self, table: SqlTable) -> Result<(), Error>;
@@ -32,7 +56,7 @@ pub(crate) trait Host {
     /// What a set-up without tables of its own says.
     fn unmapped(&self) -> Error;
 
-    async fn run(&self, sql: &'static str);
+    async fn run(&self, sql: &str);
 
     async fn close(&self);
 }
@@ -152,18 +176,38 @@ macro_rules! counts {
     ($host:ty) => {
         counts!(
             $host,
+            counts,
             counts_are_of_one_workspace_and_may_stop_early,
             a_filter_narrows_the_count,
             what_cannot_be_counted_is_an_error_and_never_zero,
             an_incomplete_mapping_is_told_at_the_start,
             existing_rows_are_found_among_thousands_of_values,
         );
+        counts!(
+            $host,
+            cleanup,
+            the_newest_go_first_and_what_is_kept_stays,
+            the_archive_has_the_whole_row,
+            what_is_given_up_in_the_middle_is_all_or_nothing,
+            what_fails_in_the_middle_changes_nothing,
+            several_at_once_never_leave_less_than_is_kept,
+            rows_that_others_refer_to_stay,
+            what_cannot_be_cleaned_up_is_an_error,
+        );
+        counts!(
+            $host,
+            pages,
+            all_workspaces_are_listed_by_their_bytes,
+            rows_may_be_written_meanwhile,
+            workspaces_that_are_no_texts_are_listed_by_their_texts,
+            what_cannot_be_listed_is_an_error,
+        );
     };
-    ($host:ty, $($test:ident,)+) => {
+    ($host:ty, $suite:ident, $($test:ident,)+) => {
         $(
-            #[tokio::test]
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
-                crate::counts::$test(<$host as crate::counts::Host>::start().await).await;
+                crate::$suite::$test(<$host as crate::counts::Host>::start().await).await;
             }
         )+
     };
@@ -173,9 +217,20 @@ pub(crate) use counts;
 /// The methods that are the same with any pool.
 macro_rules! host {
     ($usage:ty) => {
-        fn usage(&self, table: SqlTable) -> Result<Arc<dyn UsageSource>, Error> {
-            let usage = <$usage>::builder(self.pool.clone(), &metered()).table("segments", table).build()?;
-            Ok(Arc::new(usage))
+        fn usage_of(
+            &self,
+            catalog: &ResourceCatalog,
+            tables: impl IntoIterator<Item = (&'static str, SqlTable)>,
+        ) -> Result<Arc<dyn UsageSource>, Error> {
+            Ok(Arc::new(<$usage>::builder(self.pool.clone(), catalog).tables(tables).build()?))
+        }
+
+        fn cleanup(&self, table: SqlTable) -> Result<Arc<dyn Cleanup>, Error> {
+            Ok(Arc::new(<$usage>::builder(self.pool.clone(), &metered()).table("segments", table).build()?))
+        }
+
+        async fn texts(&self, sql: &str) -> Vec<String> {
+            sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
         }
 
         async fn check(&self, table: SqlTable) -> Result<(), Error> {
@@ -191,8 +246,8 @@ macro_rules! host {
             builder.build().unwrap_err()
         }
 
-        async fn run(&self, sql: &'static str) {
-            sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
+        async fn run(&self, sql: &str) {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&self.pool).await.unwrap();
         }
 
         async fn close(&self) {

@@ -65,7 +65,11 @@ macro_rules! conforms {
 #[cfg(feature = "postgres")]
 mod backstop;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod cleanup;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod counts;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod pages;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -1,14 +1,18 @@
 //! Postgres.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Column, Row};
+use sqlx::{AssertSqlSafe, Column, Postgres, Row, Transaction};
+use tokio::task::JoinHandle;
 use tower_quota::{
-    Error, Expect, Limit, PostgresStore, PostgresUsage, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable,
-    UsageSource, WorkspaceFormat,
+    Cleaned, Cleanup, CleanupPolicy, Error, Excess, Expect, Limit, PostgresStore, PostgresUsage, QuotaStore,
+    ResourceCatalog, ResourceSpec, SqlTable, UsagePages, UsageSource, WorkspaceFormat,
 };
 
+use crate::cleanup;
 use crate::counts::{Host, TABLES, count, counts, host, metered, segments};
 use crate::schema::{self, hosts_migrations};
 use crate::support::postgres::{Durability, Server, shared};
@@ -197,7 +201,7 @@ async fn a_role_needs_few_rights_and_is_told_which() {
     PostgresStore::new(owner.clone(), &catalog()).await.unwrap();
     let error = PostgresStore::connect(&url_of_role, &catalog()).await.unwrap_err();
     assert!(error.is_config() && error.message().contains("GRANT SELECT ON"), "{error}");
-    run(&owner, &format!(r#"GRANT SELECT ON "_tower_quota_migrations" TO "{role}""#)).await;
+    run(&owner, &format!(r#"GRANT SELECT ON "_tower_quota_migrations", "QuotaPlan" TO "{role}""#)).await;
     let store = PostgresStore::connect(&url_of_role, &catalog()).await.unwrap();
     let error = store.provision(&workspace("acme")).await.unwrap_err();
     assert!(error.is_unavailable() && error.message().contains("GRANT SELECT, INSERT, UPDATE"), "{error}");
@@ -372,8 +376,8 @@ async fn it_can_be_opened_before_the_database_is_there() {
     assert!(PostgresStore::connect_lazy("sqlite://quota.db", &catalog()).unwrap_err().is_config());
 }
 
-struct Hosted {
-    pool: PgPool,
+pub(crate) struct Hosted {
+    pub(crate) pool: PgPool,
 }
 
 impl Host for Hosted {
@@ -381,6 +385,10 @@ impl Host for Hosted {
         (r#""name" = ANY (ARRAY['s1', 's[2'']', 's3'])"#, 2),
         (r#""archived"::text = '1' AND 1 = ("ws" <> 'x')::int"#, 200),
     ];
+
+    const ARCHIVE: &'static str = include_str!("../../migrations/postgres/0005_archive.sql");
+    const BYTES: [&'static str; 3] = ["bytea", r"'\x00ff'", r#""\\x00ff""#];
+    const COLLATED: &'static str = r#"text COLLATE "und-x-icu""#;
 
     async fn start() -> Self {
         let pool = pool(&shared().database()).await;
@@ -439,6 +447,186 @@ async fn ids_of_another_type_are_cast_so_that_an_index_serves() {
     assert!(error.is_unavailable() && error.message().contains("workspace_type"), "{error}");
     let Err(error) = host.usage(SqlTable::new("Journey").workspace_type("uuid; --")) else { panic!("it was taken") };
     assert!(error.is_config() && error.message().contains("not an identifier"), "{error}");
+}
+
+#[tokio::test]
+async fn uuids_are_listed_like_texts() {
+    let host = Hosted::start().await;
+    run(&host.pool, r#"CREATE TABLE "Journey" ("workspaceId" uuid); CREATE TABLE "Hook" ("workspaceId" text)"#).await;
+    let mut ids: Vec<String> = Vec::new();
+    for number in 0..40_u128 {
+        let id = uuid::Uuid::from_u128(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834)).to_string();
+        run(&host.pool, &format!(r#"INSERT INTO "Journey" VALUES ('{id}'); INSERT INTO "Hook" VALUES ('{id}')"#)).await;
+        ids.push(id);
+    }
+    run(&host.pool, r#"INSERT INTO "Journey" VALUES (NULL)"#).await;
+    ids.sort();
+    let of = |name, field| ResourceSpec::new(name, field, Limit::of(1));
+    let catalog = ResourceCatalog::empty().resource(of("journeys", "maxJourneys")).resource(of("hooks", "maxHooks"));
+    let catalog = catalog.build().unwrap();
+    let tables = [("journeys", SqlTable::new("Journey").workspace_type("uuid")), ("hooks", SqlTable::new("Hook"))];
+    let usage = host.usage_of(&catalog, tables).unwrap();
+    let upper = ids[20].to_uppercase();
+    for after in [None, Some(ids[7].as_str()), Some("8"), Some("zebra"), Some(&upper)] {
+        let mut pages = UsagePages::new(Arc::clone(&usage), &catalog).page(NonZeroUsize::new(7).unwrap());
+        if let Some(after) = after {
+            pages = pages.after(after);
+        }
+        let mut listed = Vec::new();
+        loop {
+            let batch = pages.next().await.unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            assert!(batch.iter().all(|usage| usage.rows == [1, 1]));
+            listed.extend(batch.into_iter().map(|usage| usage.workspace));
+        }
+        let behind: Vec<&String> = ids.iter().filter(|id| Some(id.as_str()) > after).collect();
+        assert_eq!(listed.iter().collect::<Vec<_>>(), behind, "{after:?}");
+    }
+}
+
+/// Waits until another session waits for a lock of that kind.
+async fn until_one_waits(pool: &PgPool, kind: &str) -> i32 {
+    let waiting = r#"SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE NOT l.granted AND l.locktype = $1 AND a.datname = current_database()"#;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let pid: Option<i32> = sqlx::query_scalar(waiting).bind(kind).fetch_optional(pool).await.unwrap();
+        if let Some(pid) = pid {
+            return pid;
+        }
+        assert!(Instant::now() < deadline, "nobody waits for a lock of kind {kind}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A cleanup that is held up where it has removed rows, and hasn't committed.
+struct HeldUp {
+    host: Hosted,
+    holder: Transaction<'static, Postgres>,
+    cleaning: JoinHandle<Result<Cleaned, Error>>,
+    session: i32,
+}
+
+impl HeldUp {
+    async fn start() -> Self {
+        let host = Hosted::start().await;
+        cleanup::fill(&host, 20).await;
+        run(&host.pool, Hosted::ARCHIVE).await;
+        let mut holder = host.pool.begin().await.unwrap();
+        sqlx::raw_sql(r#"LOCK TABLE "Log""#).execute(&mut *holder).await.unwrap();
+        let removes = host.cleanup(cleanup::table()).unwrap();
+        let cleaning = tokio::spawn(async move { cleanup::clean_and_log(&*removes, 10, 4).await });
+        let session = until_one_waits(&host.pool, "relation").await;
+        Self { host, holder, cleaning, session }
+    }
+}
+
+#[tokio::test]
+async fn a_cleanup_that_is_killed_in_the_middle_has_changed_nothing() {
+    for by_the_server in [true, false] {
+        let HeldUp { host, holder, cleaning, session } = HeldUp::start().await;
+        if by_the_server {
+            let killed: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1)")
+                .bind(session)
+                .fetch_one(&host.pool)
+                .await
+                .unwrap();
+            assert!(killed);
+            let error = cleaning.await.unwrap().unwrap_err();
+            assert!(error.is_unavailable(), "{error}");
+        } else {
+            cleaning.abort();
+            assert!(cleaning.await.unwrap_err().is_cancelled());
+        }
+        holder.rollback().await.unwrap();
+        assert_eq!(cleanup::left(&host).await.len(), 20);
+        assert_eq!(cleanup::archived(&host).await, (vec![], vec![]));
+        let removes = host.cleanup(cleanup::table()).unwrap();
+        while !cleanup::clean_and_log(&*removes, 10, 4).await.unwrap().rows.is_empty() {}
+        let (mut moved, logged) = cleanup::archived(&host).await;
+        moved.sort_unstable_by(|one, other| other.cmp(one));
+        let newest: Vec<u32> = (11..=20).rev().collect();
+        assert_eq!((moved, logged), (newest.clone(), newest), "each once");
+        assert_eq!(cleanup::left(&host).await, (1..=10).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn cleanups_of_the_same_rows_take_turns() {
+    let HeldUp { host, holder, cleaning, .. } = HeldUp::start().await;
+    // Newer than all that the first has locked.
+    run(&host.pool, r#"INSERT INTO "Event" VALUES (31, 'acme', '2027', 0), (32, 'acme', '2027', 0)"#).await;
+    let removes = host.cleanup(cleanup::table()).unwrap();
+    let second = tokio::spawn(async move { cleanup::clean(&*removes, 10, 100, CleanupPolicy::Delete).await });
+    until_one_waits(&host.pool, "advisory").await;
+    // Another workspace's rows are nobody's turn.
+    let removes = host.cleanup(cleanup::table()).unwrap();
+    let (other, catalog) = (workspace("other"), metered());
+    let excess = Excess::new(&other, catalog.by_name("segments").unwrap(), 2, 9).policy(CleanupPolicy::Delete);
+    assert_eq!(removes.clean(excess).await.unwrap().rows, ["20003"]);
+    holder.rollback().await.unwrap();
+    assert_eq!(cleaning.await.unwrap().unwrap().rows, ["20", "19", "18", "17"]);
+    let second = second.await.unwrap().unwrap();
+    assert_eq!((second.above, second.rows.len(), &*second.rows[0], &*second.rows[2]), (8, 8, "32", "16"));
+    assert_eq!(cleanup::left(&host).await, (1..=10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn rows_that_the_host_deletes_meanwhile_are_not_removed_twice() {
+    let host = Hosted::start().await;
+    cleanup::fill(&host, 12).await;
+    let mut deletes = host.pool.begin().await.unwrap();
+    sqlx::raw_sql(r#"DELETE FROM "Event" WHERE "id" IN (11, 12)"#).execute(&mut *deletes).await.unwrap();
+    let removes = host.cleanup(cleanup::table()).unwrap();
+    let cleaning = tokio::spawn(async move { cleanup::clean(&*removes, 10, 5, CleanupPolicy::Delete).await });
+    until_one_waits(&host.pool, "transactionid").await;
+    deletes.commit().await.unwrap();
+    let cleaned = cleaning.await.unwrap().unwrap();
+    assert_eq!((cleaned.above, cleaned.rows), (0, vec![]));
+    assert_eq!(cleanup::left(&host).await, (1..=10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn ids_of_another_type_are_removed_too() {
+    let host = Hosted::start().await;
+    let id = "0190163d-8694-739b-aea5-966c26f8ad91";
+    run(
+        &host.pool,
+        &format!(
+            r#"CREATE TABLE "Journey" ("id" uuid PRIMARY KEY DEFAULT gen_random_uuid(), "workspaceId" uuid, "made" timestamptz,
+                 "more" jsonb);
+               INSERT INTO "Journey" ("workspaceId", "made", "more")
+                 SELECT '{id}', now() + i * interval '1 second', '{{"a": [1, null]}}' FROM generate_series(1, 5) i"#
+        ),
+    )
+    .await;
+    run(&host.pool, Hosted::ARCHIVE).await;
+    let expected = host.texts(r#"SELECT "id"::text FROM "Journey" ORDER BY "made" DESC LIMIT 3"#).await;
+    let removes = host.cleanup(SqlTable::new("Journey").workspace_type("uuid").newest_first("made", "id")).unwrap();
+    let (owner, catalog) = (WorkspaceFormat::Uuid.parse(id).unwrap(), metered());
+    let excess = Excess::new(&owner, catalog.by_name("segments").unwrap(), 2, 9).policy(CleanupPolicy::Archive);
+    assert_eq!(removes.clean(excess).await.unwrap().rows, expected);
+    let same = r#"SELECT "row" ->> 'id' FROM "QuotaArchive" WHERE "row" -> 'more' -> 'a' ->> 0 = '1' AND "workspaceId" = "row" ->> 'workspaceId'"#;
+    assert_eq!(host.texts(same).await.len(), 3);
+}
+
+#[tokio::test]
+async fn rows_that_a_trigger_keeps_are_told() {
+    let host = Hosted::start().await;
+    cleanup::fill(&host, 12).await;
+    run(&host.pool, Hosted::ARCHIVE).await;
+    run(
+        &host.pool,
+        r#"CREATE FUNCTION keeps() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+           CREATE TRIGGER keeps BEFORE DELETE ON "Event" FOR EACH ROW WHEN (OLD."id" = 11) EXECUTE FUNCTION keeps()"#,
+    )
+    .await;
+    let removes = host.cleanup(cleanup::table()).unwrap();
+    let error = cleanup::clean(&*removes, 10, 5, CleanupPolicy::Archive).await.unwrap_err();
+    assert!(error.is_config() && error.message().contains("trigger"), "{error}");
+    assert_eq!((cleanup::left(&host).await.len(), cleanup::archived(&host).await), (12, (vec![], vec![])));
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use tower_quota::{Expect, Limit, QuotaStore, ResourceCatalog};
+use tower_quota::{Expect, Limit, QuotaStore, ResourceCatalog, RouteMap};
 
-use crate::{catalog, limits, workspace};
+use crate::{limits, workspace};
 
 /// Migrations that a host has of its own.
 pub(crate) fn hosts_migrations() -> Migrator {
@@ -17,9 +17,15 @@ pub(crate) fn hosts_migrations() -> Migrator {
     ])
 }
 
+/// The catalogs that a file of rules makes which declares `customMetrics`, and one that doesn't.
+fn declared() -> [ResourceCatalog; 2] {
+    let file = r#"{ "resource": [{ "name": "customMetrics", "limit_field": "maxCustomMetrics", "default": 50 }] }"#;
+    [file, "{}"].map(|file| RouteMap::with_types_from_json(file, ResourceCatalog::builder()).unwrap().catalog().clone())
+}
+
 /// The same database, opened with more resource types and with fewer.
 pub(crate) async fn types_come_and_go_and_data_stays<S: QuotaStore>(open: impl AsyncFn(&ResourceCatalog) -> S) {
-    let (small, large, acme) = (ResourceCatalog::default(), catalog(), workspace("acme"));
+    let ([large, small], acme) = (declared(), workspace("acme"));
     let users = [("maxUsers", Limit::of(5))];
     let made = open(&small).await.update(&acme, &limits(&small, &users), &Expect::Anything).await.unwrap();
     let store = open(&large).await;

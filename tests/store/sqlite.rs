@@ -7,7 +7,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{Column, Row};
 use tempfile::TempDir;
 use tower_quota::{
-    Error, Expect, Limit, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable, SqliteStore, SqliteUsage, UsageSource,
+    Cleanup, CleanupPolicy, Error, Excess, Expect, Limit, QuotaStore, ResourceCatalog, ResourceSpec, SqlTable,
+    SqliteStore, SqliteUsage, UsageSource,
 };
 
 use crate::counts::{Host, TABLES, count, counts, host, metered, segments};
@@ -173,7 +174,7 @@ async fn the_hosts_migrations_are_left_alone() {
         assert_eq!(hosts, [1, 2]);
         let ours: Vec<i64> =
             sqlx::query_scalar("SELECT version FROM _tower_quota_migrations").fetch_all(&pool).await.unwrap();
-        assert_eq!(ours, [1, 2]);
+        assert_eq!(ours, [1, 2, 3]);
     }
 }
 
@@ -245,8 +246,12 @@ async fn a_lost_table_or_pool_is_told() {
     drop(store);
     let error = SqliteStore::connect(&url(&directory), &catalog()).await.unwrap_err();
     assert!(error.is_config() && error.message().contains("_tower_quota_migrations"), "{error}");
-    run(&pool, r#"DROP TABLE _tower_quota_migrations; DROP TABLE "QuotaPlan"; DROP TABLE "QuotaRequest";
-        DROP TABLE "QuotaAudit"; DROP TABLE "QuotaProgress"; DROP TABLE "QuotaArchive""#).await;
+    run(
+        &pool,
+        r#"DROP TABLE _tower_quota_migrations; DROP TABLE "QuotaPlan"; DROP TABLE "QuotaRequest";
+        DROP TABLE "QuotaAudit"; DROP TABLE "QuotaProgress"; DROP TABLE "QuotaArchive""#,
+    )
+    .await;
     let again = SqliteStore::connect(&url(&directory), &catalog()).await.unwrap();
     assert_eq!(again.load(&workspace("acme")).await.unwrap(), None);
 
@@ -263,6 +268,10 @@ struct File {
 
 impl Host for File {
     const FILTERS: &'static [(&'static str, u64)] = &[(r#"[archived] = 1 AND `name` LIKE 's%'"#, 200)];
+
+    const COLLATED: &'static str = "TEXT COLLATE NOCASE";
+    const ARCHIVE: &'static str = include_str!("../../migrations/sqlite/0003_archive.sql");
+    const BYTES: [&'static str; 3] = ["BLOB", "x'00ff'", r#"{"blob":"00FF"}"#];
 
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -284,6 +293,20 @@ async fn a_type_of_ids_is_for_postgres() {
     let catalog = metered();
     let segments = catalog.by_name("segments").unwrap();
     assert_eq!(host.usage(SqlTable::new("Segment")).unwrap().count_sql(segments), None);
+}
+
+#[tokio::test]
+async fn a_pool_that_only_reads_is_told() {
+    let host = File::start().await;
+    let options = SqliteConnectOptions::new().filename(host._directory.path().join("host.db")).read_only(true);
+    let reader =
+        File { pool: SqlitePool::connect_with(options).await.unwrap(), _directory: tempfile::tempdir().unwrap() };
+    let cleanup = reader.cleanup(segments().newest_first("id", "id")).unwrap();
+    let (acme, catalog) = (workspace("acme"), metered());
+    let excess = Excess::new(&acme, catalog.by_name("segments").unwrap(), 1999, 5);
+    assert_eq!(cleanup.clean(excess).await.unwrap().rows, ["1999"]);
+    let error = cleanup.clean(excess.policy(CleanupPolicy::Delete)).await.unwrap_err();
+    assert!(error.is_unavailable() && error.message().contains("only reads"), "{error}");
 }
 
 #[tokio::test]
