@@ -10,7 +10,7 @@ use crate::error::Error;
 /// The environment variable that [`EnforcementMode::from_env`] reads.
 pub const MODE_VARIABLE: &str = "QUOTA_ENFORCEMENT_MODE";
 
-/// How strictly limits are enforced.
+/// How strictly limits are enforced; the stricter is the greater.
 ///
 /// | mode | at the limit | when the store can't answer |
 /// |---|---|---|
@@ -18,7 +18,7 @@ pub const MODE_VARIABLE: &str = "QUOTA_ENFORCEMENT_MODE";
 /// | `warn` | passes with a warning (event, response header `quota-warning`) | passes |
 /// | `enforce` | refuses new creations | last known limits, then [`OnFailure`](crate::OnFailure) (default: passes) |
 /// | `strict` | refuses, also a create under a declared prefix that no rule maps | 503 |
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EnforcementMode {
     /// Nothing is checked.

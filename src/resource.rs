@@ -189,8 +189,8 @@ const GUIDE: [(&str, &str, u32, &str); 8] = [
 ];
 
 /// Fields of a quota object that are not limits.
-const RESERVED_FIELDS: [&str; 8] =
-    ["id", "workspaceId", "createdAt", "updatedAt", "version", "plan", "parent", "settings"];
+const RESERVED_FIELDS: [&str; 9] =
+    ["id", "workspaceId", "createdAt", "updatedAt", "version", "plan", "parent", "settings", "reason"];
 
 impl ResourceCatalog {
     /// The eight types of the quota guide, to be added to.

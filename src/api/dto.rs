@@ -1,26 +1,28 @@
 //! The bodies of requests and answers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::decision::{Check, Demand, Usage};
-use crate::engine::{Correction, Quota, QuotaView, Recount};
+use crate::engine::{Correction, PolicyChange, Quota, QuotaView, Recount};
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet, kind_of};
 use crate::mode::{EnforcementMode, ModeSource, Promise};
+use crate::policy::{CapOver, Grace, LimitSource, TemporaryOverride, Trace, TraceStep};
 use crate::problem::{ErrorCode, Problem};
-use crate::resource::{ResourceCatalog, shown};
+use crate::resource::{ResourceCatalog, ResourceId, shown};
 use crate::workspace::WorkspaceId;
 
 fn invalid(message: impl Into<String>) -> Problem {
     Problem::new(ErrorCode::InvalidRequest, message)
 }
 
-/// The fields of a request body, which is a JSON object of scalars in every operation.
+/// The fields of a request body, which is a JSON object in every operation.
 #[derive(Debug)]
 pub(super) struct Object(Map<String, Value>);
 
@@ -51,6 +53,35 @@ impl Object {
         }
     }
 
+    /// Takes a field that may be a string, or missing, or null.
+    pub(super) fn take_optional(&mut self, field: &str) -> Result<Option<String>, Problem> {
+        match self.0.get(field) {
+            None | Some(Value::Null) => {
+                self.0.remove(field);
+                Ok(None)
+            }
+            Some(_) => self.take_string(field).map(Some),
+        }
+    }
+
+    /// Takes a field that has to be a time.
+    fn take_time(&mut self, field: &str) -> Result<Option<Timestamp>, Problem> {
+        let read = |text: String| {
+            text.parse()
+                .map_err(|_| invalid(format!("`{field}` is a time such as 2026-01-31T10:00:00Z; got {}", shown(&text))))
+        };
+        self.take_optional(field)?.map(read).transpose()
+    }
+
+    /// Takes a field that may be an object, or missing; with what `null` stands for where it is that.
+    fn take_object(&mut self, field: &str) -> Result<Option<Map<String, Value>>, Problem> {
+        match self.0.remove(field) {
+            None => Ok(None),
+            Some(Value::Object(fields)) => Ok(Some(fields)),
+            Some(other) => Err(invalid(format!("`{field}` is an object; got {}", kind_of(&other)))),
+        }
+    }
+
     /// Refuses the fields that nobody took.
     fn finish(self, known: &str) -> Result<(), Problem> {
         match self.0.keys().next() {
@@ -78,7 +109,8 @@ impl<'de> Deserialize<'de> for ParsedObject {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ParsedObject, A::Error> {
                 let mut parsed = ParsedObject { fields: Map::new(), repeated: None };
-                while let Some((field, Scalar(value))) = map.next_entry::<String, Scalar>()? {
+                while let Some(field) = map.next_key::<String>()? {
+                    let value = map.next_value_seed(Nested { depth: DEEPEST, repeated: &mut parsed.repeated })?;
                     if parsed.fields.contains_key(&field) {
                         parsed.repeated.get_or_insert(field);
                     } else {
@@ -93,57 +125,82 @@ impl<'de> Deserialize<'de> for ParsedObject {
     }
 }
 
-/// A field's value, of which arrays and objects keep only that they were there: no field takes one, and what is not kept
-/// costs neither memory nor stack, however deep it is.
-struct Scalar(Value);
+/// How deep the fields of a body are read.
+const DEEPEST: u8 = 2;
 
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AnyScalar;
+/// A field's value. Of arrays and objects that are deeper than any field takes, it keeps only that they were there: what is
+/// not kept costs neither memory nor stack.
+struct Nested<'a> {
+    depth: u8,
+    repeated: &'a mut Option<String>,
+}
 
-        impl<'de> Visitor<'de> for AnyScalar {
-            type Value = Scalar;
+impl<'de> DeserializeSeed<'de> for Nested<'_> {
+    type Value = Value;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Nested<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        if let Some(depth) = self.depth.checked_sub(1) {
+            while let Some(value) = seq.next_element_seed(Nested { depth, repeated: self.repeated })? {
+                values.push(value);
             }
-
-            fn visit_unit<E>(self) -> Result<Scalar, E> {
-                Ok(Scalar(Value::Null))
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
-                Ok(Scalar(value.into()))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Scalar, E> {
-                Ok(Scalar(value.into()))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
-                Ok(Scalar(value.into()))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
-                Ok(Scalar(value.into()))
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
-                Ok(Scalar(value.into()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Scalar(Value::Array(Vec::new())))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Scalar(Value::Object(Map::new())))
-            }
+        } else {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
         }
+        Ok(Value::Array(values))
+    }
 
-        deserializer.deserialize_any(AnyScalar)
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        if let Some(depth) = self.depth.checked_sub(1) {
+            while let Some(field) = map.next_key::<String>()? {
+                let value = map.next_value_seed(Nested { depth, repeated: self.repeated })?;
+                if fields.contains_key(&field) {
+                    self.repeated.get_or_insert(field);
+                } else {
+                    fields.insert(field, value);
+                }
+            }
+        } else {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        }
+        Ok(Value::Object(fields))
     }
 }
 
@@ -156,7 +213,9 @@ pub(super) fn limit_changes(
     catalog: &ResourceCatalog,
     workspace: &WorkspaceId,
     canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
-) -> Result<LimitSet, Problem> {
+) -> Result<(LimitSet, Option<String>), Problem> {
+    let mut body = body;
+    let reason = body.take_optional("reason")?;
     let Object(mut fields) = body;
     match fields.remove("workspaceId") {
         None => {}
@@ -173,8 +232,13 @@ pub(super) fn limit_changes(
     for read_only in ["id", "createdAt", "updatedAt", "version"] {
         fields.remove(read_only);
     }
+    Ok((limit_set(&fields, catalog)?, reason))
+}
+
+/// Limits by their fields.
+pub(super) fn limit_set(fields: &Map<String, Value>, catalog: &ResourceCatalog) -> Result<LimitSet, Problem> {
     let mut changes = LimitSet::new();
-    for (field, value) in &fields {
+    for (field, value) in fields {
         let resource = catalog.by_limit_field(field).map_err(|error| Problem::from(&error))?;
         let limit = Limit::from_json(value).map_err(|error| invalid(format!("`{field}`: {}", error.message())))?;
         changes.set(resource.id(), limit);
@@ -195,14 +259,180 @@ pub(super) fn demand(mut body: Object, catalog: &ResourceCatalog) -> Result<Dema
     Ok(Demand::new(resource.id(), units))
 }
 
-/// The mode in the body of a `PUT …/quota-enforcement`.
-pub(super) fn mode(mut body: Object) -> Result<EnforcementMode, Problem> {
-    let name = body.take_string("mode")?;
-    body.finish("`mode`")?;
+/// The mode of all, and those of some resource types, by id.
+pub(super) type Modes = (Option<EnforcementMode>, Vec<(ResourceId, Option<EnforcementMode>)>);
+
+/// The modes in the body of a `PUT …/quota-enforcement`.
+pub(super) fn modes(mut body: Object, catalog: &ResourceCatalog) -> Result<Modes, Problem> {
+    let types = body.take_object("types")?.unwrap_or_default();
+    let mode = match body.take_optional("mode")? {
+        Some(name) => Some(named_mode("mode", &name)?),
+        // One of the two is what the body is for.
+        None if !types.is_empty() => None,
+        None => return Err(invalid("`mode` is missing: it is a string")),
+    };
+    body.finish("`mode` and `types`")?;
+    let types = types.iter().map(|(name, value)| {
+        let resource = catalog.by_name(name).map_err(|error| Problem::from(&error))?;
+        Ok((resource.id(), mode_or_null(&format!("types.{name}"), value)?))
+    });
+    Ok((mode, types.collect::<Result<_, Problem>>()?))
+}
+
+fn named_mode(field: &str, name: &str) -> Result<EnforcementMode, Problem> {
     name.parse().map_err(|_| {
         let names = EnforcementMode::ALL.map(EnforcementMode::as_str).join(", ");
-        invalid(format!("`mode` can't be {}: write one of {names}", shown(&name)))
+        invalid(format!("`{field}` can't be {}: write one of {names}", shown(name)))
     })
+}
+
+fn mode_or_null(field: &str, value: &Value) -> Result<Option<EnforcementMode>, Problem> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(name) => named_mode(field, name).map(Some),
+        other => Err(invalid(format!("`{field}` is a string or null; got {}", kind_of(other)))),
+    }
+}
+
+/// One of the objects in a body, of which each field belongs to a resource type.
+fn by_type<T>(
+    body: &mut Object,
+    field: &str,
+    read: impl Fn(&str, &Value) -> Result<T, Problem>,
+) -> Result<Vec<(String, T)>, Problem> {
+    let fields = body.take_object(field)?.unwrap_or_default();
+    fields.iter().map(|(name, value)| Ok((name.clone(), read(&format!("{field}.{name}"), value)?))).collect()
+}
+
+fn limit(field: &str, value: &Value) -> Result<Limit, Problem> {
+    Limit::from_json(value).map_err(|error| invalid(format!("`{field}`: {}", error.message())))
+}
+
+fn percent(field: &str, value: &Value) -> Result<Option<u32>, Problem> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let percent = value.as_u64().and_then(|percent| u32::try_from(percent).ok()).filter(|percent| *percent <= 100);
+    percent.map(Some).ok_or_else(|| invalid(format!("`{field}` is an integer of 0 to 100, in percent, or null")))
+}
+
+/// What the body of a `PUT …/settings` changes, and the parent that it names.
+pub(super) fn policy_change(
+    mut body: Object,
+    canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
+) -> Result<(PolicyChange, Option<WorkspaceId>), Problem> {
+    let mut change = PolicyChange::new();
+    if body.0.contains_key("plan") {
+        change = change.plan(body.take_optional("plan")?.as_deref());
+    }
+    let mut parent = None;
+    if body.0.contains_key("parent") {
+        let named = body.take_optional("parent")?;
+        let named = named.map(|raw| canonical(&raw).map_err(|error| invalid(format!("`parent`: {}", error.message()))));
+        parent = named.transpose()?;
+        change = change.parent(parent.clone());
+    }
+    for (name, share) in by_type(&mut body, "shares", percent)? {
+        change = change.share(name, share);
+    }
+    for (name, cap) in by_type(&mut body, "caps", limit)? {
+        change = change.cap(name, cap);
+    }
+    if let Some(mode) = body.0.remove("mode") {
+        change = change.mode(mode_or_null("mode", &mode)?);
+    }
+    for (name, mode) in by_type(&mut body, "modes", mode_or_null)? {
+        change = change.mode_of(name, mode);
+    }
+    if let Some(grace) = body.0.remove("grace") {
+        let hint = "`grace` is null or {\"enabled\", \"percentage\", \"duration\" (seconds), \"resources\"}";
+        let grace: Option<Grace> =
+            serde_json::from_value(grace).map_err(|error| invalid(format!("{hint}: {error}")))?;
+        change = change.grace(grace);
+    }
+    if let Some(reason) = body.take_optional("reason")? {
+        change = change.reason(reason);
+    }
+    body.finish("`plan`, `parent`, `shares`, `caps`, `mode`, `modes`, `grace` and `reason`")?;
+    Ok((change, parent))
+}
+
+/// The body of a `PUT …/quotas`: whose, which limits, and why.
+pub(super) fn bulk(
+    mut body: Object,
+    catalog: &ResourceCatalog,
+    canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
+) -> Result<(Vec<WorkspaceId>, LimitSet, Option<String>), Problem> {
+    let workspaces = match body.0.remove("workspaces") {
+        Some(Value::Array(workspaces)) => workspaces,
+        Some(other) => return Err(invalid(format!("`workspaces` is an array of ids; got {}", kind_of(&other)))),
+        None => return Err(invalid("`workspaces` is missing: it is an array of ids")),
+    };
+    let workspace = |value: &Value| match value {
+        Value::String(raw) => canonical(raw).map_err(|error| invalid(format!("`workspaces`: {}", error.message()))),
+        other => Err(invalid(format!("`workspaces` is an array of ids; got {} in it", kind_of(other)))),
+    };
+    let workspaces = workspaces.iter().map(workspace).collect::<Result<Vec<_>, _>>()?;
+    let limits = limits_field(&mut body, catalog)?;
+    let reason = body.take_optional("reason")?;
+    body.finish("`workspaces`, `limits` and `reason`")?;
+    Ok((workspaces, limits, reason))
+}
+
+fn limits_field(body: &mut Object, catalog: &ResourceCatalog) -> Result<LimitSet, Problem> {
+    let limits = body.take_object("limits")?;
+    let limits =
+        limits.ok_or_else(|| invalid("`limits` is missing: it is an object such as {\"maxSegments\": 100}"))?;
+    limit_set(&limits, catalog)
+}
+
+/// The body of a `PUT …/plans/{name}`. A plan that was read may be sent back.
+pub(super) fn plan_limits(mut body: Object, catalog: &ResourceCatalog) -> Result<LimitSet, Problem> {
+    for read_only in ["name", "version", "createdAt", "updatedAt"] {
+        body.0.remove(read_only);
+    }
+    let limits = limits_field(&mut body, catalog)?;
+    body.finish("`limits`")?;
+    Ok(limits)
+}
+
+/// The body of a `POST …/overrides`.
+pub(super) fn temporary_override(mut body: Object) -> Result<TemporaryOverride, Problem> {
+    let resource = body.take_string("resourceType")?;
+    let given =
+        body.0.remove("limit").ok_or_else(|| invalid("`limit` is missing: it is an integer, or null for unlimited"))?;
+    let limit = limit("limit", &given)?;
+    let starts_at = body.take_time("startsAt")?.unwrap_or_else(Timestamp::now);
+    let expires_at = body.take_time("expiresAt")?.ok_or_else(|| invalid("`expiresAt` is missing: it is a time"))?;
+    let reason = body.take_string("reason")?;
+    body.finish("`resourceType`, `limit`, `startsAt`, `expiresAt` and `reason`")?;
+    Ok(TemporaryOverride::new(resource, limit, starts_at, expires_at, reason))
+}
+
+/// The body of a `POST …/requests`: how many more of what, and why.
+pub(super) fn increase(mut body: Object, catalog: &ResourceCatalog) -> Result<(Demand, String), Problem> {
+    let resource = body.take_string("resourceType")?;
+    let amount =
+        body.0.remove("amount").and_then(|value| value.as_u64()).filter(|units| (1..=Limit::MAX).contains(units));
+    let amount = amount.ok_or_else(|| invalid(format!("`amount` is an integer of 1 to {}", Limit::MAX)))?;
+    let reason = body.take_string("reason")?;
+    body.finish("`resourceType`, `amount` and `reason`")?;
+    let resource = catalog.by_name(&resource).map_err(|error| Problem::from(&error))?;
+    Ok((Demand::new(resource.id(), amount), reason))
+}
+
+/// The body of a `POST …/approve`.
+pub(super) fn approval(mut body: Object) -> Result<(Option<String>, Option<Timestamp>), Problem> {
+    let (note, expires_at) = (body.take_optional("note")?, body.take_time("expiresAt")?);
+    body.finish("`note` and `expiresAt`")?;
+    Ok((note, expires_at))
+}
+
+/// The body of a `POST …/deny`.
+pub(super) fn denial(mut body: Object) -> Result<Option<String>, Problem> {
+    let note = body.take_optional("note")?;
+    body.finish("`note`")?;
+    Ok(note)
 }
 
 /// The `quota` object.
@@ -244,10 +474,17 @@ pub(super) struct QuotaAnswer<'a> {
     quota: QuotaObject<'a>,
     usage: ByType<'a>,
     percentages: ByType<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explain: Option<Explained<'a>>,
 }
 
 impl<'a> QuotaAnswer<'a> {
-    pub(super) fn new(catalog: &'a ResourceCatalog, view: &'a QuotaView, usage: &[Usage]) -> Self {
+    pub(super) fn new(
+        catalog: &'a ResourceCatalog,
+        view: &'a QuotaView,
+        usage: &[Usage],
+        traces: Option<&'a [Trace]>,
+    ) -> Self {
         // The limits are those that the answer shows, not those of the moment when the rows were counted: an update in
         // between would make the answer contradict itself.
         let percentages =
@@ -256,8 +493,46 @@ impl<'a> QuotaAnswer<'a> {
             quota: QuotaObject { catalog, view },
             usage: ByType { catalog, numbers: usage.iter().map(|usage| usage.current).collect() },
             percentages: ByType { catalog, numbers: percentages.collect() },
+            explain: traces.map(Explained),
         }
     }
+}
+
+/// Why limits are what they are, by resource type.
+struct Explained<'a>(&'a [Trace]);
+
+impl Serialize for Explained<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|trace| (trace.resource.name(), explained(trace))))
+    }
+}
+
+fn explained(trace: &Trace) -> Value {
+    let step = |step: &TraceStep| {
+        let limit = step.limit;
+        match &step.source {
+            LimitSource::TemporaryOverride { id, expires_at, reason } => {
+                json!({"source": "temporaryOverride", "limit": limit, "id": id, "expiresAt": expires_at, "reason": reason})
+            }
+            LimitSource::Override => json!({"source": "override", "limit": limit}),
+            LimitSource::Plan { name } => json!({"source": "plan", "limit": limit, "plan": &**name}),
+            LimitSource::Inherited { parent, percent, of } => json!({
+                "source": "inherited", "limit": limit, "parent": parent.as_str(), "percent": percent, "parentLimit": of
+            }),
+            LimitSource::Default => json!({"source": "default", "limit": limit}),
+        }
+    };
+    let steps: Vec<_> = trace.steps.iter().map(step).collect();
+    let caps = trace
+        .caps
+        .iter()
+        .map(|cap| json!({"workspaceId": cap.workspace.as_str(), "cap": cap.cap, "exceeded": cap.exceeded}));
+    let mut explained =
+        json!({"limit": trace.limit, "source": steps[0]["source"], "trace": steps, "caps": caps.collect::<Vec<_>>()});
+    if let Some((limit, until)) = &trace.grace {
+        explained["grace"] = json!({"limit": limit, "endsAt": until});
+    }
+    explained
 }
 
 /// Answers `PUT …/quota`.
@@ -286,6 +561,17 @@ pub(super) fn below_usage(catalog: &ResourceCatalog, changes: &LimitSet, usage: 
         ))
     };
     changes.iter().filter_map(warning).collect()
+}
+
+/// Tells which of the limits that were just set are above a cap.
+pub(super) fn above_caps(changes: &LimitSet, traces: &[Trace]) -> Vec<String> {
+    let set = traces.iter().filter(|trace| changes.get(trace.resource.id()).is_some());
+    let above = set.flat_map(|trace| trace.caps.iter().filter(|cap| cap.exceeded).map(move |cap| (trace, cap)));
+    let warning = |(trace, cap): (&Trace, &CapOver)| {
+        let (field, limit, cap, top) = (trace.resource.limit_field(), trace.limit, cap.cap, &cap.workspace);
+        format!("{field} is {limit}, above the cap of {cap} on workspace {top} and all below it: that counts too")
+    };
+    above.map(warning).collect()
 }
 
 /// Answers `POST …/quota/validate`, unless the answer is a refusal.
@@ -372,11 +658,17 @@ pub(super) struct EnforcementAnswer {
     mode: EnforcementMode,
     source: ModeSource,
     promise: Promise,
+    /// By resource type.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    types: BTreeMap<String, EnforcementMode>,
 }
 
 impl EnforcementAnswer {
     pub(super) fn of(quota: &Quota) -> Self {
-        Self { mode: quota.mode(), source: quota.mode_source(), promise: quota.promise() }
+        let modes = quota.modes_by_type();
+        let types = quota.catalog().iter().zip(modes);
+        let types = types.filter_map(|(resource, mode)| Some((resource.name().to_owned(), mode?)));
+        Self { mode: quota.mode(), source: quota.mode_source(), promise: quota.promise(), types: types.collect() }
     }
 }
 
@@ -390,7 +682,6 @@ pub(super) struct HealthAnswer {
 mod tests {
     use std::sync::Arc;
 
-    use serde_json::json;
     use uuid::Uuid;
 
     use super::*;
@@ -407,6 +698,7 @@ mod tests {
 
     fn changes(body: &str) -> Result<LimitSet, Problem> {
         limit_changes(object(body), &ResourceCatalog::default(), &acme(), |raw| WorkspaceFormat::Lowercase.parse(raw))
+            .map(|(changes, _)| changes)
     }
 
     fn code_and_message<T: fmt::Debug>(result: Result<T, Problem>) -> (ErrorCode, String) {
@@ -517,14 +809,27 @@ mod tests {
     }
 
     #[test]
-    fn modes() {
-        assert_eq!(mode(object(r#"{"mode": "warn"}"#)), Ok(EnforcementMode::Warn));
+    fn modes_are_named() {
+        let catalog = ResourceCatalog::default();
+        let mode = |body| modes(body, &catalog);
+        assert_eq!(mode(object(r#"{"mode": "warn"}"#)), Ok((Some(EnforcementMode::Warn), Vec::new())));
+        let segments = catalog.by_name("segments").unwrap().id();
+        let types = Ok((None, vec![(segments, Some(EnforcementMode::Strict))]));
+        assert_eq!(mode(object(r#"{"types": {"segments": "strict"}}"#)), types);
+        assert_eq!(code_and_message(mode(object(r#"{"types": {"cats": "warn"}}"#))).0, ErrorCode::InvalidResourceType);
         for bad in [r#"{"mode": "Warn"}"#, r#"{"mode": "on"}"#, r#"{"mode": ""}"#] {
             let (code, message) = code_and_message(mode(object(bad)));
             assert_eq!(code, ErrorCode::InvalidRequest);
             assert!(message.contains("off, warn, enforce, strict"), "{message}");
         }
-        for bad in ["{}", r#"{"mode": null}"#, r#"{"mode": 1}"#, r#"{"mode": "warn", "source": "x"}"#] {
+        for bad in [
+            "{}",
+            r#"{"types": 1}"#,
+            r#"{"types": {"segments": 1}}"#,
+            r#"{"mode": null}"#,
+            r#"{"mode": 1}"#,
+            r#"{"mode": "warn", "source": "x"}"#,
+        ] {
             assert_eq!(code_and_message(mode(object(bad))).0, ErrorCode::InvalidRequest);
         }
     }
@@ -542,7 +847,7 @@ mod tests {
         limits[2] = Limit::Unlimited;
         let usage: Vec<Usage> = limits.iter().map(|limit| Usage { current: 45, limit: *limit }).collect();
         let view = view(&limits);
-        let text = serde_json::to_string(&QuotaAnswer::new(&catalog, &view, &usage)).unwrap();
+        let text = serde_json::to_string(&QuotaAnswer::new(&catalog, &view, &usage, None)).unwrap();
         assert_eq!(
             text,
             concat!(

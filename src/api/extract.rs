@@ -3,34 +3,46 @@
 
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use http::request::Parts;
+use jiff::Timestamp;
 
 use super::Api;
 use super::dto::Object;
 use super::etag;
 use super::failure::Failure;
 use crate::body;
+use crate::policy::Actor;
 use crate::principal::Principal;
 use crate::problem::{ErrorCode, Problem};
+use crate::resource::shown;
 use crate::store::Expect;
 use crate::workspace::WorkspaceId;
 
 /// The name of the path's parameter.
 const WORKSPACE_PARAMETER: &str = "workspaceId";
 
+/// The name of the parameter behind it.
+const NAME_PARAMETER: &str = "name";
+
 /// Anybody who is authenticated.
-pub(super) struct Caller(Principal);
+pub(super) struct Caller {
+    pub(super) principal: Principal,
+    /// The same for the audit log.
+    pub(super) actor: Actor,
+}
 
 impl FromRequestParts<Api> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
-        Ok(Self(api.authenticator().authenticate(parts).await?))
+        let principal = api.authenticator().authenticate(parts).await?;
+        let actor = Actor::new(principal.subject(), api.origin(parts));
+        Ok(Self { principal, actor })
     }
 }
 
 /// A caller to whom the path's workspace is open.
 pub(super) struct Reader {
-    caller: Principal,
+    pub(super) caller: Caller,
     pub(super) workspace: WorkspaceId,
 }
 
@@ -38,22 +50,38 @@ impl FromRequestParts<Api> for Reader {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
-        let Caller(caller) = Caller::from_request_parts(parts, api).await?;
-        let params = RawPathParams::from_request_parts(parts, api)
-            .await
-            .map_err(|_| Problem::new(ErrorCode::InvalidRequest, "the path is not valid UTF-8 once it is decoded"))?;
-        let raw = params.iter().find(|(name, _)| *name == WORKSPACE_PARAMETER).map(|(_, value)| value);
-        let workspace = api.quota().workspace(raw.unwrap_or_default())?;
-        if !caller.may_access(workspace.as_str()) {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        let raw = parameter(parts, api, WORKSPACE_PARAMETER).await?;
+        let workspace = api.quota().workspace(&raw)?;
+        if !caller.principal.may_access(workspace.as_str()) {
             return Err(forbidden("this workspace is not open to the caller"));
         }
         Ok(Self { caller, workspace })
     }
 }
 
+/// A parameter of the path, decoded.
+async fn parameter(parts: &mut Parts, api: &Api, name: &str) -> Result<String, Failure> {
+    let params = RawPathParams::from_request_parts(parts, api)
+        .await
+        .map_err(|_| Problem::new(ErrorCode::InvalidRequest, "the path is not valid UTF-8 once it is decoded"))?;
+    Ok(params.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_owned()).unwrap_or_default())
+}
+
+/// What the path names behind the workspace, or without one.
+pub(super) struct Named(pub(super) String);
+
+impl FromRequestParts<Api> for Named {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        Ok(Self(parameter(parts, api, NAME_PARAMETER).await?))
+    }
+}
+
 /// An admin of the path's workspace.
 pub(super) struct Admin {
-    pub(super) caller: Principal,
+    pub(super) caller: Caller,
     pub(super) workspace: WorkspaceId,
 }
 
@@ -62,7 +90,7 @@ impl FromRequestParts<Api> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
         let Reader { caller, workspace } = Reader::from_request_parts(parts, api).await?;
-        if !caller.is_admin() {
+        if !caller.principal.is_admin() {
             return Err(forbidden("this needs an admin of the workspace"));
         }
         Ok(Self { caller, workspace })
@@ -70,14 +98,14 @@ impl FromRequestParts<Api> for Admin {
 }
 
 /// Somebody who may change what all workspaces share.
-pub(super) struct Operator(pub(super) Principal);
+pub(super) struct Operator(pub(super) Caller);
 
 impl FromRequestParts<Api> for Operator {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
-        let Caller(caller) = Caller::from_request_parts(parts, api).await?;
-        if !caller.is_operator() {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        if !caller.principal.is_operator() {
             return Err(forbidden("this needs an admin of all workspaces"));
         }
         Ok(Self(caller))
@@ -99,21 +127,98 @@ impl FromRequestParts<Api> for IfMatch {
     }
 }
 
+/// The query. Each name is given once.
+#[derive(Debug)]
+pub(super) struct Pairs(Vec<(String, String)>);
+
+impl Pairs {
+    /// The most entries of a list that are answered at once.
+    const MOST: usize = 1000;
+
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut taken = None;
+        while let Some(at) = self.0.iter().position(|(given, _)| given == name) {
+            if taken.replace(self.0.remove(at).1).is_some() {
+                return Err(invalid(format!("`{name}` is given twice")));
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_flag(&mut self, name: &str) -> Result<bool, Problem> {
+        let malformed = || invalid(format!("`{name}` is true or false, and given once"));
+        match self.take(name).map_err(|_| malformed())?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(malformed()),
+        }
+    }
+
+    pub(super) fn take_time(&mut self, name: &str) -> Result<Option<Timestamp>, Problem> {
+        let read = |text: String| {
+            text.parse().map_err(|_| invalid(format!("`{name}` is a time such as 2026-01-31T10:00:00Z")))
+        };
+        self.take(name)?.map(read).transpose()
+    }
+
+    pub(super) fn take_number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
+        let read = |text: String| text.parse().map_err(|_| invalid(format!("`{name}` is what came as `next`")));
+        self.take(name)?.map(read).transpose()
+    }
+
+    /// How many entries of a list are asked for.
+    pub(super) fn take_limit(&mut self) -> Result<usize, Problem> {
+        match self.take("limit")? {
+            None => Ok(100),
+            Some(text) => {
+                let limit = text.parse().ok().filter(|limit| (1..=Self::MOST).contains(limit));
+                limit.ok_or_else(|| invalid(format!("`limit` is an integer of 1 to {}", Self::MOST)))
+            }
+        }
+    }
+
+    /// Refuses the names that nobody took.
+    pub(super) fn finish(self, known: &str) -> Result<(), Problem> {
+        match self.0.first() {
+            Some((name, _)) => Err(invalid(format!("unknown parameter {}: the query has {known}", shown(name)))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Problem {
+    Problem::new(ErrorCode::InvalidRequest, message)
+}
+
+impl FromRequestParts<Api> for Pairs {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Failure> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|_| invalid("the query is malformed: write name=value pairs"))?;
+        Ok(Self(pairs))
+    }
+}
+
 /// `?soft=true`: a refusal is told in the body instead of the status.
 pub(super) struct Soft(pub(super) bool);
 
 impl FromRequestParts<Api> for Soft {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Failure> {
-        let malformed = || Problem::new(ErrorCode::InvalidRequest, "`soft` is true or false, and given once");
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|_| malformed())?;
-        let mut given = pairs.iter().filter(|(name, _)| name == "soft").map(|(_, value)| value.as_str());
-        match (given.next(), given.next()) {
-            (None | Some("false"), None) => Ok(Self(false)),
-            (Some("true"), None) => Ok(Self(true)),
-            _ => Err(malformed().into()),
-        }
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        Ok(Self(Pairs::from_request_parts(parts, api).await?.take_flag("soft")?))
+    }
+}
+
+/// `?explain=true`: why limits are what they are.
+pub(super) struct Explain(pub(super) bool);
+
+impl FromRequestParts<Api> for Explain {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        Ok(Self(Pairs::from_request_parts(parts, api).await?.take_flag("explain")?))
     }
 }
 
@@ -125,5 +230,17 @@ impl FromRequest<Api> for Object {
     async fn from_request(request: Request, api: &Api) -> Result<Self, Failure> {
         let body = body::read(request.into_body(), api.body_cap()).await?;
         Ok(Self::parse(&body.to_bytes())?)
+    }
+}
+
+/// A body that may be left out where all of its fields may.
+pub(super) struct MaybeEmpty(pub(super) Object);
+
+impl FromRequest<Api> for MaybeEmpty {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Failure> {
+        let body = body::read(request.into_body(), api.body_cap()).await?.to_bytes();
+        Ok(Self(Object::parse(if body.is_empty() { b"{}" } else { &body })?))
     }
 }

@@ -9,16 +9,22 @@ use jiff::Timestamp;
 use super::Api;
 use super::dto::{self, EnforcementAnswer, HealthAnswer, Object, QuotaAnswer, RecountAnswer, UpdateAnswer, Verdict};
 use super::etag;
-use super::extract::{Admin, Caller, IfMatch, Operator, Reader, Soft};
+use super::extract::{Admin, Caller, Explain, IfMatch, Operator, Reader, Soft};
 use super::failure::Failure;
 use crate::problem::{ErrorCode, Problem};
 
-pub(super) async fn read_quota(State(api): State<Api>, reader: Reader) -> Result<Response, Failure> {
+pub(super) async fn read_quota(
+    State(api): State<Api>,
+    reader: Reader,
+    Explain(explain): Explain,
+) -> Result<Response, Failure> {
     let quota = api.quota();
     let view = quota.record(&reader.workspace).await?;
     let usage = quota.usage(&reader.workspace).await?;
     let tag = etag::of_version(view.record.version);
-    Ok(([(header::ETAG, tag)], Json(QuotaAnswer::new(quota.catalog(), &view, &usage))).into_response())
+    let traces = if explain { Some(quota.explain(&reader.workspace).await?) } else { None };
+    let answer = QuotaAnswer::new(quota.catalog(), &view, &usage, traces.as_deref());
+    Ok(([(header::ETAG, tag)], Json(answer)).into_response())
 }
 
 pub(super) async fn update_quota(
@@ -29,14 +35,15 @@ pub(super) async fn update_quota(
 ) -> Result<Response, Failure> {
     let quota = api.quota();
     let catalog = quota.catalog();
-    let changes = dto::limit_changes(body, catalog, &workspace, |raw| quota.workspace(raw))?;
-    let view = quota.update_limits(&workspace, &changes, &expect).await?;
+    let (changes, reason) = dto::limit_changes(body, catalog, &workspace, |raw| quota.workspace(raw))?;
+    let Caller { principal, actor } = caller;
+    let view = quota.admin(actor).set_limits(&workspace, &changes, &expect, reason).await?;
     let version = view.record.version;
     if !changes.is_empty() {
-        tracing::info!(%workspace, %caller, version, "quota limits set");
+        tracing::info!(%workspace, caller = %principal, version, "quota limits set");
     }
     // The change stands whether or not rows can be counted now, so that a failed count is no failure of the request.
-    let warnings = if changes.iter().any(|(_, limit)| limit.rows().is_some()) {
+    let mut warnings = if changes.iter().any(|(_, limit)| limit.rows().is_some()) {
         match quota.usage(&workspace).await {
             Ok(usage) => dto::below_usage(catalog, &changes, &usage),
             Err(error) => {
@@ -47,6 +54,10 @@ pub(super) async fn update_quota(
     } else {
         Vec::new()
     };
+    if !changes.is_empty() {
+        let traces = quota.explain(&workspace).await.unwrap_or_default();
+        warnings.extend(dto::above_caps(&changes, &traces));
+    }
     let answer = UpdateAnswer::new(catalog, &view, &warnings);
     Ok(([(header::ETAG, etag::of_version(version))], Json(answer)).into_response())
 }
@@ -60,7 +71,8 @@ pub(super) async fn validate(
     let quota = api.quota();
     let demand = dto::demand(body, quota.catalog())?;
     let check = quota.check(&reader.workspace, demand).await?;
-    let refusal = check.refusal.as_ref().filter(|_| quota.mode().refuses());
+    let refuses = quota.mode_of(&reader.workspace, demand.resource).refuses();
+    let refusal = check.refusal.as_ref().filter(|_| refuses);
     match refusal {
         Some(refusal) if !soft => Err(Problem::from(refusal).into()),
         _ => Ok(Json(Verdict::new(&check, demand.units, refusal.is_none()))),
@@ -72,8 +84,9 @@ pub(super) async fn recalculate(
     Admin { caller, workspace }: Admin,
 ) -> Result<Response, Failure> {
     let quota = api.quota();
-    let recount = quota.recount(&workspace).await?;
-    tracing::info!(%workspace, %caller, corrections = recount.corrections.len(), "usage recalculated");
+    let Caller { principal, actor } = caller;
+    let recount = quota.admin(actor).recount(&workspace).await?;
+    tracing::info!(%workspace, caller = %principal, corrections = recount.corrections.len(), "usage recalculated");
     let answer = RecountAnswer::new(quota.catalog(), &workspace, &recount, Timestamp::now());
     Ok(Json(answer).into_response())
 }
@@ -87,9 +100,15 @@ pub(super) async fn update_enforcement(
     Operator(caller): Operator,
     body: Object,
 ) -> Result<Json<EnforcementAnswer>, Failure> {
-    let mode = dto::mode(body)?;
-    api.quota().set_mode(mode);
-    tracing::info!(%caller, %mode, "enforcement mode set");
+    let (mode, types) = dto::modes(body, api.quota().catalog())?;
+    let admin = api.quota().admin(caller.actor);
+    if let Some(mode) = mode {
+        admin.set_mode(mode).await?;
+        tracing::info!(caller = %caller.principal, %mode, "enforcement mode set");
+    }
+    for (resource, mode) in types {
+        admin.set_mode_of(resource, mode).await?;
+    }
     Ok(Json(EnforcementAnswer::of(api.quota())))
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::handler::Handler;
 use axum::middleware::from_fn;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
+
+use http::request::Parts;
 
 use crate::engine::Quota;
 
@@ -17,6 +19,7 @@ mod extract;
 mod failure;
 mod handlers;
 mod layer;
+mod policy;
 
 pub use auth::{Authenticator, StaticTokens, StaticTokensBuilder, TrustExtension, bearer_token};
 pub use layer::{Auth, AuthLayer};
@@ -26,9 +29,23 @@ pub use layer::{Auth, AuthLayer};
 /// | path | method | who |
 /// |---|---|---|
 /// | `/workspaces/{workspaceId}/quota` | `GET` | any caller to whom the workspace is open |
-/// | `/workspaces/{workspaceId}/quota` | `PUT` | its admins |
+/// | `/workspaces/{workspaceId}/quota` | `PUT`, `DELETE` | its admins |
+/// | `…/quota/settings` | `GET` | any caller to whom the workspace is open |
+/// | `…/quota/settings` | `PUT` | its admins |
+/// | `…/quota/limits/{resourceType}` | `DELETE` | its admins |
+/// | `…/quota/overrides` | `GET` | any caller to whom the workspace is open |
+/// | `…/quota/overrides` | `POST` | its admins |
+/// | `…/quota/overrides/{id}` | `DELETE` | its admins |
+/// | `…/quota/requests` | `GET`, `POST` | any caller to whom the workspace is open |
+/// | `…/quota/requests/{id}/approve`, `…/deny` | `POST` | its admins |
+/// | `…/quota/requests/{id}/withdraw` | `POST` | who made it, and its admins |
+/// | `…/quota/audit` | `GET` | its admins |
 /// | `/workspaces/{workspaceId}/quota/validate` | `POST` | any caller to whom the workspace is open |
 /// | `/workspaces/{workspaceId}/quota/recalculate` | `POST` | its admins |
+/// | `/plans`, `/plans/{name}` | `GET` | any caller |
+/// | `/plans/{name}` | `PUT`, `DELETE` | admins of all workspaces |
+/// | `/system/quotas` | `PUT` | admins of all workspaces |
+/// | `/system/quota-requests`, `/system/quota-audit` | `GET` | admins of all workspaces |
 /// | `/system/config/quota-enforcement` | `GET` | any caller |
 /// | `/system/config/quota-enforcement` | `PUT` | admins of all workspaces |
 /// | `/system/health` | `GET` | anybody |
@@ -70,7 +87,11 @@ pub struct QuotaApi {
     authenticator: Arc<dyn Authenticator>,
     body_cap: usize,
     not_found: bool,
+    origin: Arc<Origin>,
 }
+
+/// Where a request comes from.
+type Origin = dyn Fn(&Parts) -> String + Send + Sync;
 
 impl QuotaApi {
     /// The largest body that is read unless [`QuotaApi::body_cap`] says otherwise, in bytes.
@@ -78,7 +99,21 @@ impl QuotaApi {
 
     /// An API on `quota`, for callers whom `authenticator` knows.
     pub fn new(quota: Quota, authenticator: impl Authenticator) -> Self {
-        Self { quota, authenticator: Arc::new(authenticator), body_cap: Self::DEFAULT_BODY_CAP, not_found: false }
+        Self {
+            quota,
+            authenticator: Arc::new(authenticator),
+            body_cap: Self::DEFAULT_BODY_CAP,
+            not_found: false,
+            origin: Arc::new(|_| "api".to_owned()),
+        }
+    }
+
+    /// From where a change was made, as the audit log has it; `api` by default. Only the host knows which address of a
+    /// request is the client's, and which of its proxies to believe.
+    #[must_use]
+    pub fn origin(mut self, origin: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
+        self.origin = Arc::new(origin);
+        self
     }
 
     /// The largest body that is read, in bytes; a larger one is answered with 413.
@@ -103,9 +138,41 @@ impl QuotaApi {
     where
         S: Clone + Send + Sync + 'static,
     {
-        let Self { quota, authenticator, body_cap, not_found } = self;
+        let Self { quota, authenticator, body_cap, not_found, origin } = self;
         let mut router = Router::new()
-            .route("/workspaces/{workspaceId}/quota", operations(get(handlers::read_quota).put(handlers::update_quota)))
+            .route(
+                "/workspaces/{workspaceId}/quota",
+                operations(get(handlers::read_quota).put(handlers::update_quota).delete(policy::delete_quota)),
+            )
+            .route(
+                "/workspaces/{workspaceId}/quota/settings",
+                operations(get(policy::read_settings).put(policy::update_settings)),
+            )
+            .route("/workspaces/{workspaceId}/quota/limits/{name}", operations(delete(policy::clear_limit)))
+            .route(
+                "/workspaces/{workspaceId}/quota/overrides",
+                operations(get(policy::list_overrides).post(policy::add_override)),
+            )
+            .route("/workspaces/{workspaceId}/quota/overrides/{name}", operations(delete(policy::end_override)))
+            .route(
+                "/workspaces/{workspaceId}/quota/requests",
+                operations(get(policy::list_requests).post(policy::make_request)),
+            )
+            .route("/workspaces/{workspaceId}/quota/requests/{name}/approve", operations(post(policy::approve_request)))
+            .route("/workspaces/{workspaceId}/quota/requests/{name}/deny", operations(post(policy::deny_request)))
+            .route(
+                "/workspaces/{workspaceId}/quota/requests/{name}/withdraw",
+                operations(post(policy::withdraw_request)),
+            )
+            .route("/workspaces/{workspaceId}/quota/audit", operations(get(policy::read_audit)))
+            .route("/plans", operations(get(policy::list_plans)))
+            .route(
+                "/plans/{name}",
+                operations(get(policy::read_plan).put(policy::put_plan).delete(policy::delete_plan)),
+            )
+            .route("/system/quotas", operations(put(policy::bulk)))
+            .route("/system/quota-requests", operations(get(policy::all_requests)))
+            .route("/system/quota-audit", operations(get(policy::all_audit)))
             .route("/workspaces/{workspaceId}/quota/validate", operations(post(handlers::validate)))
             .route("/workspaces/{workspaceId}/quota/recalculate", operations(post(handlers::recalculate)))
             .route(
@@ -116,7 +183,7 @@ impl QuotaApi {
         if not_found {
             router = router.fallback(handlers::not_found.layer(from_fn(failure::finish)));
         }
-        router.with_state(Api(Arc::new(Shared { quota, authenticator, body_cap })))
+        router.with_state(Api(Arc::new(Shared { quota, authenticator, body_cap, origin })))
     }
 }
 
@@ -143,9 +210,14 @@ struct Shared {
     quota: Quota,
     authenticator: Arc<dyn Authenticator>,
     body_cap: usize,
+    origin: Arc<Origin>,
 }
 
 impl Api {
+    fn origin(&self, parts: &Parts) -> String {
+        (self.0.origin)(parts)
+    }
+
     fn quota(&self) -> &Quota {
         &self.0.quota
     }

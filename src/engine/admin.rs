@@ -498,6 +498,18 @@ impl Admin {
         .await
     }
 
+    /// Takes out temporary overrides that are over.
+    pub(crate) async fn retire_overrides(&self, workspace: &WorkspaceId) -> Result<(), Error> {
+        let retired = self.change(workspace, move |on: Change| async move {
+            on.record(&Expect::Existing, |record, told| {
+                on.retire_overrides(record, told);
+                Ok(())
+            })
+            .await
+        });
+        retired.await.map(drop)
+    }
+
     /// Asks for a limit that is higher by `amount` rows.
     ///
     /// # Errors
@@ -557,7 +569,7 @@ impl Admin {
         note: Option<String>,
         expires_at: Option<Timestamp>,
     ) -> Result<IncreaseRequest, Error> {
-        let decided = Decided { status: RequestStatus::Approved, note, expires_at };
+        let decided = Decided { status: RequestStatus::Approved, note, expires_at, by: None };
         self.decide(workspace, request, decided, AuditAction::RequestApproved).await
     }
 
@@ -572,17 +584,23 @@ impl Admin {
         request: Uuid,
         note: Option<String>,
     ) -> Result<IncreaseRequest, Error> {
-        let decided = Decided { status: RequestStatus::Denied, note, expires_at: None };
+        let decided = Decided { status: RequestStatus::Denied, note, expires_at: None, by: None };
         self.decide(workspace, request, decided, AuditAction::RequestDenied).await
     }
 
-    /// Withdraws a request.
+    /// Withdraws a request; only one that was made by `by`, where that is given.
     ///
     /// # Errors
     ///
     /// As [`approve`](Self::approve).
-    pub async fn withdraw(&self, workspace: &WorkspaceId, request: Uuid) -> Result<IncreaseRequest, Error> {
-        let decided = Decided { status: RequestStatus::Withdrawn, note: None, expires_at: None };
+    pub async fn withdraw(
+        &self,
+        workspace: &WorkspaceId,
+        request: Uuid,
+        by: Option<&str>,
+    ) -> Result<IncreaseRequest, Error> {
+        let by = by.map(str::to_owned);
+        let decided = Decided { status: RequestStatus::Withdrawn, note: None, expires_at: None, by };
         self.decide(workspace, request, decided, AuditAction::RequestWithdrawn).await
     }
 
@@ -601,6 +619,7 @@ impl Admin {
             let mut transaction = on.begin().await?;
             let request =
                 transaction.request(id).await?.filter(|request| request.workspace_id == on.workspace.as_str());
+            let request = request.filter(|request| decided.by.as_ref().is_none_or(|by| *by == request.requested_by));
             let mut request =
                 request.ok_or_else(|| Error::not_found(format!("there is no request {id} of this workspace")))?;
             if request.status != RequestStatus::Pending {
@@ -690,8 +709,8 @@ impl Admin {
         let before = self.quota.modes_by_type()[resource.index()];
         let entry = AuditEntry::new(&self.actor, AuditAction::ModeSet).resource(name);
         self.tell(entry.change(json!(before), json!(mode))).await?;
-        let mut modes = self.quota.0.type_modes.write().unwrap_or_else(PoisonError::into_inner);
-        modes[resource.index()] = mode;
+        self.quota.0.type_modes.write().unwrap_or_else(PoisonError::into_inner)[resource.index()] = mode;
+        self.quota.0.mode_changed();
         Ok(())
     }
 
@@ -772,6 +791,8 @@ struct Decided {
     status: RequestStatus,
     note: Option<String>,
     expires_at: Option<Timestamp>,
+    /// Only where it was made by this one.
+    by: Option<String>,
 }
 
 /// A change of a workspace by somebody.

@@ -7,16 +7,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::Inner;
-use super::QuotaView;
 use super::reservation::Unit;
 use super::tenant::{Limits, Policy, Tenant};
+use super::{Inner, Quota, QuotaView};
 use crate::decision::{DecisionReceipt, Demand, Refusal};
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::Limit;
 use crate::mode::EnforcementMode;
-use crate::policy::{Actor, AuditAction, AuditEntry, GraceUse, Lineage, raised};
+use crate::policy::{Actor, AuditAction, AuditEntry, GraceUse, Kin, Lineage, raised};
 use crate::resource::ResourceId;
 use crate::store::{QuotaStore, now};
 use crate::workspace::WorkspaceId;
@@ -27,6 +26,11 @@ const LONGEST_NAP: Duration = Duration::from_secs(60);
 impl Inner {
     /// The mode of a resource type where `limits` are in force. Where the mode of all is `off`, it is that.
     pub(crate) fn mode_of(&self, limits: Option<&Limits>, resource: ResourceId) -> EnforcementMode {
+        self.mode_over(limits.and_then(|limits| limits.mode(resource)), resource)
+    }
+
+    /// The mode of a resource type where a workspace has this one for it, or none.
+    fn mode_over(&self, of_workspace: Option<EnforcementMode>, resource: ResourceId) -> EnforcementMode {
         let mode = self.mode();
         if mode == EnforcementMode::Off {
             return mode;
@@ -35,7 +39,15 @@ impl Inner {
             let modes = self.type_modes.read().unwrap_or_else(PoisonError::into_inner);
             modes.get(resource.index()).copied().flatten()
         };
-        limits.and_then(|limits| limits.mode(resource)).or_else(of_type).unwrap_or(mode)
+        of_workspace.or_else(of_type).unwrap_or(mode)
+    }
+
+    /// Grace counts where it didn't, or doesn't any more: a mode has changed.
+    pub(crate) fn mode_changed(&self) {
+        self.outdate(|tenant| {
+            let limits = tenant.limits();
+            limits.as_ref().and_then(Limits::resolution).is_some_and(|resolution| resolution.in_grace)
+        });
     }
 
     /// The mode of a resource type of a workspace, as far as its limits are known.
@@ -56,8 +68,8 @@ impl Inner {
             let by_resource = record.caps(&self.catalog);
             return Limits { record: Some(record.id), version: record.version, by_resource, policy: None };
         }
-        let strict = self.mode() == EnforcementMode::Strict;
-        let resolution = lineage.resolve(&self.catalog, Timestamp::now(), strict);
+        let grace = |mode, resource| self.mode_over(mode, resource) != EnforcementMode::Strict;
+        let resolution = lineage.resolve(&self.catalog, Timestamp::now(), grace);
         let by_resource = Arc::clone(&resolution.limits);
         let policy = (!lineage.is_plain()).then(|| Arc::new(Policy { lineage: Arc::clone(lineage), resolution }));
         Limits { record: Some(record.id), version: record.version, by_resource, policy }
@@ -72,10 +84,26 @@ impl Inner {
                 return self.move_tenant(tenant, &limits);
             }
         }
+        self.retire_overrides(lineage);
         let until = limits.resolution().and_then(|resolution| resolution.until);
         if let (Some(install), Some(until)) = (tenant.install(limits, since), until) {
             let work = change_at(until, install, Arc::downgrade(tenant), Arc::downgrade(self));
             self.runtime.spawn(work);
+        }
+    }
+
+    /// Takes out temporary overrides that are over, and tells that they are. They count no more in any case.
+    fn retire_overrides(self: &Arc<Self>, lineage: &Lineage) {
+        let now = Timestamp::now();
+        let over = |kin: &&Kin| kin.record.settings.overrides.iter().any(|temporary| temporary.expires_at <= now);
+        for kin in lineage.kin().iter().filter(over) {
+            let admin = Quota(Arc::clone(self)).admin(Actor::engine());
+            let workspace = kin.record.workspace.clone();
+            self.runtime.spawn(async move {
+                if let Err(error) = admin.retire_overrides(&workspace).await {
+                    tracing::warn!(error = %error, %workspace, "overrides that are over could not be taken out");
+                }
+            });
         }
     }
 
@@ -167,32 +195,7 @@ impl Inner {
         let above = limits.map(Limits::above).unwrap_or_default();
         above.iter().filter(|above| above.capped[resource.index()]).map(|above| above.workspace.subtree()).collect()
     }
-}
 
-/// Something of what limits come from begins or ends at `until`.
-async fn change_at(until: Timestamp, install: u32, tenant: Weak<Tenant>, quota: Weak<Inner>) {
-    loop {
-        let left = until.duration_since(Timestamp::now());
-        match Duration::try_from(left) {
-            Ok(left) if !left.is_zero() => sleep(left.min(LONGEST_NAP)).await,
-            _ => break,
-        }
-        // Others are in force: they have a task of their own.
-        if tenant.upgrade().is_none_or(|tenant| tenant.installs() != install || tenant.retired()) {
-            return;
-        }
-    }
-    let (Some(tenant), Some(quota)) = (tenant.upgrade(), quota.upgrade()) else { return };
-    if tenant.installs() == install {
-        quota.store.forget(&tenant.id);
-        tenant.outdate();
-        if let Err(error) = quota.fresh(&tenant.id).await {
-            tracing::warn!(error = %error, workspace = %tenant.id, "the limits could not be read again");
-        }
-    }
-}
-
-impl Inner {
     /// Lets grace begin for a demand that is over the limit; whether there is more now than before.
     pub(crate) async fn begin_grace(
         self: &Arc<Self>,
@@ -247,7 +250,7 @@ impl Inner {
 
     /// A demand was met in a workspace where grace has begun: it was used, or isn't needed any more.
     pub(crate) async fn heed_grace(
-        &self,
+        self: &Arc<Self>,
         workspace: &WorkspaceId,
         demand: Demand,
         limits: &Limits,
@@ -293,7 +296,12 @@ impl Inner {
     }
 
     /// Usage may have fallen below the limit: if it has, grace can begin anew.
-    async fn rearm_grace(&self, workspace: &WorkspaceId, resource: ResourceId, base: u64) -> Result<(), Error> {
+    async fn rearm_grace(
+        self: &Arc<Self>,
+        workspace: &WorkspaceId,
+        resource: ResourceId,
+        base: u64,
+    ) -> Result<(), Error> {
         // The books of a replica may be behind: rows are the truth.
         if self.count_rows(workspace, resource, Some(base)).await? >= base {
             return Ok(());
@@ -311,7 +319,31 @@ impl Inner {
             transaction.commit().await
         });
         rearmed.await?;
+        self.changed(workspace, None);
         tracing::info!(%workspace, resource_type = name, "grace can begin again");
         Ok(())
+    }
+}
+
+/// Something of what limits come from begins or ends at `until`.
+async fn change_at(until: Timestamp, install: u32, tenant: Weak<Tenant>, quota: Weak<Inner>) {
+    loop {
+        let left = until.duration_since(Timestamp::now());
+        match Duration::try_from(left) {
+            Ok(left) if !left.is_zero() => sleep(left.min(LONGEST_NAP)).await,
+            _ => break,
+        }
+        // Others are in force: they have a task of their own.
+        if tenant.upgrade().is_none_or(|tenant| tenant.installs() != install || tenant.retired()) {
+            return;
+        }
+    }
+    let (Some(tenant), Some(quota)) = (tenant.upgrade(), quota.upgrade()) else { return };
+    if tenant.installs() == install {
+        quota.store.forget(&tenant.id);
+        tenant.outdate();
+        if let Err(error) = quota.fresh(&tenant.id).await {
+            tracing::warn!(error = %error, workspace = %tenant.id, "the limits could not be read again");
+        }
     }
 }

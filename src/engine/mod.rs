@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::clock::{CoarseClock, millis};
-use crate::decision::{Check, DecisionReceipt, Demand, ResolvedCharge, Usage};
+use crate::decision::{Check, DecisionReceipt, Demand, Refusal, ResolvedCharge, Usage};
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
 use crate::mode::{EnforcementMode, ModeSource, Promise};
-use crate::policy::Actor;
+use crate::policy::{Actor, AuditFilter, AuditPage, IncreaseRequest, Plan, RequestStatus, Trace};
 use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
 use crate::store::{CachedStore, Expect, QuotaRecord, QuotaStore};
 use crate::usage::UsageSource;
@@ -171,6 +173,7 @@ impl Quota {
             // What was counted meanwhile was counted without those that still passed.
             self.0.forget_all();
         }
+        self.0.mode_changed();
         tracing::info!(%before, now = %mode, "enforcement mode changed");
     }
 
@@ -229,19 +232,13 @@ impl Quota {
     pub async fn check(&self, workspace: &WorkspaceId, demand: Demand) -> Result<Check, Error> {
         self.0.catalog.check(demand.resource)?;
         let tenant = self.0.fresh(workspace).await?;
-        let current = self.0.count(&tenant, demand.resource, None).await?;
-        let limit = self.0.limits_of(&tenant)?.by_resource[demand.resource.index()];
-        let usage = Usage { current, limit };
-        let Some(limit) = limit.rows() else { return Ok(Check { usage, refusal: None }) };
-        let reserved = tenant.key(demand.resource).map_or(0, |key| key.cell.reserved());
-        let remaining = limit.saturating_sub(current.saturating_add(reserved));
-        let (counted, counted_at) = (Some(current), self.0.clock.ticks());
-        let standing = Standing { counted, posted: 0, reserved, limit: Some(limit), remaining, counted_at };
-        let refusal = if usage.would_exceed(demand.units) {
-            Some(self.0.refusal(workspace, workspace, demand, standing))
-        } else {
-            (demand.units > remaining).then(|| self.0.blocked(workspace, workspace, demand, standing))
-        };
+        let (usage, mut refusal) = self.0.check_books(&tenant, workspace, demand).await?;
+        for books in Inner::charged_above(tenant.limits().as_ref(), demand.resource) {
+            if refusal.is_none() {
+                let tenant = self.0.fresh(&books).await?;
+                refusal = self.0.check_books(&tenant, workspace, demand).await?.1;
+            }
+        }
         Ok(Check { usage, refusal })
     }
 
@@ -292,6 +289,55 @@ impl Quota {
             lineage = self.0.reread(workspace).await?;
         }
         self.0.view(workspace, &lineage)
+    }
+
+    /// Why the limits of a workspace are what they are, by resource type in the catalog's order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`].
+    pub async fn explain(&self, workspace: &WorkspaceId) -> Result<Vec<Trace>, Error> {
+        let lineage = self.0.reread(workspace).await?;
+        let now = Timestamp::now();
+        Ok(self.0.catalog.iter().map(|resource| lineage.trace(resource, now)).collect())
+    }
+
+    /// All plans, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`]; [`Error::is_config`] for a store that keeps limits only.
+    pub async fn plans(&self) -> Result<Vec<Plan>, Error> {
+        self.0.within("read the plans", || self.0.store.inner().plans()).await
+    }
+
+    /// Requests for more; see [`QuotaStore::requests`].
+    ///
+    /// # Errors
+    ///
+    /// As [`plans`](Self::plans).
+    pub async fn requests(
+        &self,
+        workspace: Option<&WorkspaceId>,
+        status: Option<RequestStatus>,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<IncreaseRequest>, Error> {
+        self.0.within("read the requests", || self.0.store.inner().requests(workspace, status, before, limit)).await
+    }
+
+    /// Entries of the audit log, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`plans`](Self::plans).
+    pub async fn audit(&self, filter: &AuditFilter) -> Result<AuditPage, Error> {
+        self.0.within("read the audit log", || self.0.store.inner().audit(filter)).await
+    }
+
+    /// The mode of a resource type of a workspace, as far as its limits are in memory; else that of all.
+    pub fn mode_of(&self, workspace: &WorkspaceId, resource: ResourceId) -> EnforcementMode {
+        self.0.mode_in(workspace, resource)
     }
 
     /// Changes the limits in `changes` and leaves the others as they are; makes the record if there is none.
@@ -414,6 +460,29 @@ impl Inner {
                 return Ok(tenant);
             }
         }
+    }
+
+    /// Whether a demand for rows of `workspace` fits into the books of a tenant now.
+    async fn check_books(
+        &self,
+        tenant: &Arc<Tenant>,
+        workspace: &WorkspaceId,
+        demand: Demand,
+    ) -> Result<(Usage, Option<Refusal>), Error> {
+        let current = self.count(tenant, demand.resource, None).await?;
+        let limit = self.limits_of(tenant)?.by_resource[demand.resource.index()];
+        let usage = Usage { current, limit };
+        let Some(limit) = limit.rows() else { return Ok((usage, None)) };
+        let reserved = tenant.key(demand.resource).map_or(0, |key| key.cell.reserved());
+        let remaining = limit.saturating_sub(current.saturating_add(reserved));
+        let (counted, counted_at) = (Some(current), self.clock.ticks());
+        let standing = Standing { counted, posted: 0, reserved, limit: Some(limit), remaining, counted_at };
+        let refusal = if usage.would_exceed(demand.units) {
+            Some(self.refusal(&tenant.id, workspace, demand, standing))
+        } else {
+            (demand.units > remaining).then(|| self.blocked(&tenant.id, workspace, demand, standing))
+        };
+        Ok((usage, refusal))
     }
 
     /// Reads limits that are not known or too old, and has rows counted anew before anything is granted.

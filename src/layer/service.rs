@@ -449,7 +449,9 @@ impl Shared {
             }
             Ok(Decision::Refused(refusal)) => Err(Denied::Refused(refusal)),
             Err(error) => {
-                let mode = self.quota.mode();
+                let modes = charges.iter().map(|charge| self.quota.mode_of(&workspace, charge.resource));
+                // The strictest of them.
+                let mode = modes.max().unwrap_or_else(|| self.quota.mode());
                 // A workspace without a record is the client's fault, and no failure of the store.
                 if error.is_not_found() && mode.refuses() || self.is_closed(mode, rule.on_failure()) {
                     tracing::error!(error = %error, %workspace, rule = rule.name(), "the quota can't be checked: refused");

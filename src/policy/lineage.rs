@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Plan, Settings, percent_of};
 use crate::limit::Limit;
 use crate::mode::EnforcementMode;
-use crate::resource::{ResourceCatalog, ResourceType};
+use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
 use crate::store::QuotaRecord;
 use crate::workspace::WorkspaceId;
 
@@ -192,29 +192,33 @@ impl Lineage {
             .unwrap_or(resource.default_limit())
     }
 
-    /// All that follows at a time. `strict`: no grace.
-    pub(crate) fn resolve(&self, catalog: &ResourceCatalog, at: Timestamp, strict: bool) -> Resolution {
+    /// All that follows at a time. `grace` says whether there is any for a resource type, by the workspace's own mode for it.
+    pub(crate) fn resolve(
+        &self,
+        catalog: &ResourceCatalog,
+        at: Timestamp,
+        grace: impl Fn(Option<EnforcementMode>, ResourceId) -> bool,
+    ) -> Resolution {
         let Some(own) = self.kin.first().map(|kin| &kin.record) else {
             let limits = catalog.default_limits();
             let bases = Arc::clone(&limits);
             return Resolution { limits, bases, modes: None, above: Arc::default(), until: None, in_grace: false };
         };
+        let settings = &own.settings;
+        let mode = |resource: &ResourceType| settings.modes.get(resource.name()).copied().or(settings.mode);
+        let has_modes = settings.mode.is_some() || !settings.modes.is_empty();
         let bases: Arc<[Limit]> = catalog.iter().map(|resource| self.limit(resource, at)).collect();
-        let uses = &own.settings.grace_uses;
-        let limits = if strict || uses.is_empty() {
+        let limits = if settings.grace_uses.is_empty() {
             Arc::clone(&bases)
         } else {
             let with_grace = |(resource, base): (&Arc<ResourceType>, &Limit)| {
-                let grace = uses.get(resource.name()).filter(|grace| grace.is_active(at));
-                grace.map_or(*base, |grace| raised(*base, grace.percentage))
+                let used = settings.grace_uses.get(resource.name()).filter(|used| used.is_active(at));
+                let used = used.filter(|_| grace(mode(resource), resource.id()));
+                used.map_or(*base, |used| raised(*base, used.percentage))
             };
             catalog.iter().zip(bases.iter()).map(with_grace).collect()
         };
-        let modes = (own.settings.mode.is_some() || !own.settings.modes.is_empty()).then(|| {
-            let mode =
-                |resource: &Arc<ResourceType>| own.settings.modes.get(resource.name()).copied().or(own.settings.mode);
-            catalog.iter().map(mode).collect()
-        });
+        let modes = has_modes.then(|| catalog.iter().map(|resource| mode(resource)).collect());
         let above = self.kin.iter().map(|kin| Above {
             workspace: kin.record.workspace.clone(),
             capped: kin.record.caps(catalog).iter().map(|cap| cap.rows().is_some()).collect(),
@@ -226,7 +230,7 @@ impl Lineage {
             modes,
             above: above.collect(),
             until: self.changes_after(at),
-            in_grace: !uses.is_empty(),
+            in_grace: !settings.grace_uses.is_empty(),
         }
     }
 
@@ -411,7 +415,7 @@ mod tests {
             let cats = catalog.by_name("cats").unwrap();
             let lineage = lineage(&catalog, &family);
             let expected = plain(&family, at, Limit::of(7));
-            prop_assert_eq!(lineage.resolve(&catalog, second(at), false).limits[0], expected);
+            prop_assert_eq!(lineage.resolve(&catalog, second(at), |_, _| true).limits[0], expected);
             let trace = lineage.trace(cats, second(at));
             prop_assert_eq!(trace.limit, expected);
             prop_assert_eq!(trace.steps[0].limit, expected);
@@ -422,11 +426,11 @@ mod tests {
         fn nothing_changes_before_it_is_told(family in proptest::collection::vec(member(), 1..9), at in 0_i64..20) {
             let catalog = catalog();
             let lineage = lineage(&catalog, &family);
-            let now = lineage.resolve(&catalog, second(at), false);
+            let now = lineage.resolve(&catalog, second(at), |_, _| true);
             let until = now.until.map_or(40, Timestamp::as_second);
             prop_assert!(until > at);
             for later in at..until {
-                prop_assert_eq!(&lineage.resolve(&catalog, second(later), false).limits, &now.limits);
+                prop_assert_eq!(&lineage.resolve(&catalog, second(later), |_, _| true).limits, &now.limits);
             }
         }
     }
@@ -444,7 +448,7 @@ mod tests {
         let grace = GraceUse { started_at: second(0), ends_at: second(10), percentage: 10 };
         record.settings.grace_uses.insert("cats".to_owned(), grace);
         let lineage = Lineage::new(vec![Kin::new(record, None)]);
-        let at = |second_at, strict| lineage.resolve(&catalog, second(second_at), strict);
+        let at = |second_at, strict: bool| lineage.resolve(&catalog, second(second_at), |_, _| !strict);
         // 16.5, rounded down.
         assert_eq!((at(9, false).limits[0], at(9, false).bases[0]), (Limit::of(16), Limit::of(15)));
         assert_eq!(at(9, false).until, Some(second(10)));

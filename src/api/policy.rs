@@ -1,0 +1,295 @@
+//! The operations on what limits come from: plans, settings, overrides, requests, the audit log.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::Api;
+use super::dto::{self, Object, UpdateAnswer};
+use super::etag;
+use super::extract::{Admin, Caller, IfMatch, MaybeEmpty, Named, Operator, Pairs, Reader};
+use super::failure::Failure;
+use crate::engine::QuotaView;
+use crate::error::Error;
+use crate::limit::LimitSet;
+use crate::policy::{AuditFilter, AuditPage, IncreaseRequest, Plan, RequestStatus};
+use crate::problem::{ErrorCode, Problem};
+use crate::resource::{ResourceCatalog, shown};
+use crate::store::QuotaRecord;
+use crate::workspace::WorkspaceId;
+
+/// A workspace that isn't there has a code of its own; other things that aren't haven't.
+fn missing(error: Error) -> Failure {
+    if error.is_not_found() {
+        return Problem::new(ErrorCode::NotFound, error.message()).into();
+    }
+    error.into()
+}
+
+fn tagged(version: u64, body: Value) -> Response {
+    ([(header::ETAG, etag::of_version(version))], Json(body)).into_response()
+}
+
+fn updated(catalog: &ResourceCatalog, view: &QuotaView) -> Response {
+    let tag = etag::of_version(view.record.version);
+    ([(header::ETAG, tag)], Json(UpdateAnswer::new(catalog, view, &[]))).into_response()
+}
+
+/// An id in a path: one that isn't a UUID names nothing.
+fn id(raw: &str) -> Result<Uuid, Failure> {
+    Uuid::try_parse(raw).map_err(|_| Problem::new(ErrorCode::NotFound, "there is nothing with this id").into())
+}
+
+fn settings(record: &QuotaRecord) -> Value {
+    let mut settings = json!(record.settings);
+    for part in ["shares", "caps", "modes"] {
+        if settings.get(part).is_none() {
+            settings[part] = json!({});
+        }
+    }
+    settings["overrides"] = json!(record.settings.overrides);
+    settings["mode"] = json!(record.settings.mode);
+    settings["grace"] = json!(record.settings.grace);
+    settings["plan"] = json!(record.plan.as_deref());
+    settings["parent"] = json!(record.parent.as_ref().map(WorkspaceId::as_str));
+    json!({"workspaceId": record.workspace.as_str(), "settings": settings})
+}
+
+pub(super) async fn read_settings(State(api): State<Api>, reader: Reader) -> Result<Response, Failure> {
+    let view = api.quota().record(&reader.workspace).await?;
+    Ok(tagged(view.record.version, settings(&view.record)))
+}
+
+pub(super) async fn update_settings(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    IfMatch(expect): IfMatch,
+    body: Object,
+) -> Result<Response, Failure> {
+    let quota = api.quota();
+    let (change, parent) = dto::policy_change(body, |raw| quota.workspace(raw))?;
+    // Its limits would be shared, and its cap used up.
+    if parent.is_some_and(|parent| !caller.principal.may_access(parent.as_str())) {
+        return Err(Problem::new(ErrorCode::InsufficientPermissions, "the parent is not open to the caller").into());
+    }
+    let view = quota.admin(caller.actor).configure(&workspace, change, &expect).await?;
+    Ok(tagged(view.record.version, settings(&view.record)))
+}
+
+pub(super) async fn clear_limit(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    Named(name): Named,
+    IfMatch(expect): IfMatch,
+) -> Result<Response, Failure> {
+    let quota = api.quota();
+    let resource = quota.catalog().by_name(&name)?.id();
+    let view = quota.admin(caller.actor).clear_limits(&workspace, &[resource], &expect).await?;
+    Ok(updated(quota.catalog(), &view))
+}
+
+pub(super) async fn delete_quota(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    IfMatch(expect): IfMatch,
+) -> Result<Json<Value>, Failure> {
+    api.quota().admin(caller.actor).delete_workspace(&workspace, &expect).await?;
+    Ok(Json(json!({"deleted": workspace.as_str()})))
+}
+
+pub(super) async fn bulk(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    body: Object,
+) -> Result<Json<Value>, Failure> {
+    let quota = api.quota();
+    let (workspaces, limits, reason) = dto::bulk(body, quota.catalog(), |raw| quota.workspace(raw))?;
+    quota.admin(caller.actor).set_limits_of_all(&workspaces, &limits, reason).await?;
+    Ok(Json(json!({"updated": workspaces.len()})))
+}
+
+fn plan_object(catalog: &ResourceCatalog, plan: &Plan) -> Value {
+    let field = |(id, limit)| (catalog.get(id).limit_field().to_owned(), json!(limit));
+    let limits: serde_json::Map<String, Value> = plan.limits.iter().map(field).collect();
+    json!({
+        "name": &*plan.name,
+        "version": plan.version,
+        "limits": limits,
+        "createdAt": plan.created_at,
+        "updatedAt": plan.updated_at,
+    })
+}
+
+pub(super) async fn list_plans(State(api): State<Api>, _: Caller) -> Result<Json<Value>, Failure> {
+    let quota = api.quota();
+    let plans = quota.plans().await?;
+    let plans: Vec<_> = plans.iter().map(|plan| plan_object(quota.catalog(), plan)).collect();
+    Ok(Json(json!({"plans": plans})))
+}
+
+pub(super) async fn read_plan(State(api): State<Api>, _: Caller, Named(name): Named) -> Result<Response, Failure> {
+    let quota = api.quota();
+    let plan = quota.plans().await?.into_iter().find(|plan| *plan.name == *name);
+    let plan = plan.ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("there is no plan {}", shown(&name))))?;
+    Ok(tagged(plan.version, json!({"plan": plan_object(quota.catalog(), &plan)})))
+}
+
+pub(super) async fn put_plan(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    Named(name): Named,
+    IfMatch(expect): IfMatch,
+    body: Object,
+) -> Result<Response, Failure> {
+    let quota = api.quota();
+    let limits: LimitSet = dto::plan_limits(body, quota.catalog())?;
+    let plan = quota.admin(caller.actor).put_plan(&name, &limits, &expect).await?;
+    Ok(tagged(plan.version, json!({"plan": plan_object(quota.catalog(), &plan)})))
+}
+
+pub(super) async fn delete_plan(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    Named(name): Named,
+) -> Result<Json<Value>, Failure> {
+    api.quota().admin(caller.actor).delete_plan(&name).await.map_err(missing)?;
+    Ok(Json(json!({"deleted": name})))
+}
+
+pub(super) async fn list_overrides(State(api): State<Api>, reader: Reader) -> Result<Json<Value>, Failure> {
+    let view = api.quota().record(&reader.workspace).await?;
+    Ok(Json(json!({"overrides": view.record.settings.overrides})))
+}
+
+pub(super) async fn add_override(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    body: Object,
+) -> Result<Response, Failure> {
+    let quota = api.quota();
+    let temporary = dto::temporary_override(body)?;
+    let added = quota.admin(caller.actor).add_override(&workspace, temporary).await?;
+    Ok((StatusCode::CREATED, Json(json!({"override": added}))).into_response())
+}
+
+pub(super) async fn end_override(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    Named(raw): Named,
+) -> Result<Response, Failure> {
+    let quota = api.quota();
+    let view = quota.admin(caller.actor).end_override(&workspace, id(&raw)?).await.map_err(missing)?;
+    Ok(updated(quota.catalog(), &view))
+}
+
+async fn requests(api: &Api, workspace: Option<&WorkspaceId>, mut pairs: Pairs) -> Result<Json<Value>, Failure> {
+    let status = pairs.take("status")?.map(|name| {
+        let known = RequestStatus::ALL.into_iter().find(|status| status.as_str() == name);
+        let names = RequestStatus::ALL.map(RequestStatus::as_str).join(", ");
+        known.ok_or_else(|| {
+            Problem::new(ErrorCode::InvalidRequest, format!("`status` is one of {names}; got {}", shown(&name)))
+        })
+    });
+    let before = pairs.take("cursor")?.map(|raw| {
+        Uuid::try_parse(&raw).map_err(|_| Problem::new(ErrorCode::InvalidRequest, "`cursor` is what came as `next`"))
+    });
+    let limit = pairs.take_limit()?;
+    pairs.finish("`status`, `cursor` and `limit`")?;
+    let (status, before) = (status.transpose()?, before.transpose()?);
+    let mut requests = api.quota().requests(workspace, status, before, limit.saturating_add(1)).await?;
+    let more = requests.len() > limit;
+    requests.truncate(limit);
+    let next = requests.last().filter(|_| more).map(|request| request.id);
+    Ok(Json(json!({"requests": requests, "next": next})))
+}
+
+pub(super) async fn list_requests(
+    State(api): State<Api>,
+    reader: Reader,
+    pairs: Pairs,
+) -> Result<Json<Value>, Failure> {
+    requests(&api, Some(&reader.workspace), pairs).await
+}
+
+pub(super) async fn all_requests(State(api): State<Api>, _: Operator, pairs: Pairs) -> Result<Json<Value>, Failure> {
+    requests(&api, None, pairs).await
+}
+
+pub(super) async fn make_request(State(api): State<Api>, reader: Reader, body: Object) -> Result<Response, Failure> {
+    let quota = api.quota();
+    let (demand, reason) = dto::increase(body, quota.catalog())?;
+    let admin = quota.admin(reader.caller.actor);
+    let request = admin.request_increase(&reader.workspace, demand.resource, demand.units, &reason).await?;
+    Ok((StatusCode::CREATED, Json(json!({"request": request}))).into_response())
+}
+
+fn decided(request: &IncreaseRequest) -> Json<Value> {
+    Json(json!({"request": request}))
+}
+
+pub(super) async fn approve_request(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    Named(raw): Named,
+    MaybeEmpty(body): MaybeEmpty,
+) -> Result<Json<Value>, Failure> {
+    let (note, expires_at) = dto::approval(body)?;
+    let admin = api.quota().admin(caller.actor);
+    let request = admin.approve(&workspace, id(&raw)?, note, expires_at).await.map_err(missing)?;
+    Ok(decided(&request))
+}
+
+pub(super) async fn deny_request(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    Named(raw): Named,
+    MaybeEmpty(body): MaybeEmpty,
+) -> Result<Json<Value>, Failure> {
+    let note = dto::denial(body)?;
+    let request = api.quota().admin(caller.actor).deny(&workspace, id(&raw)?, note).await.map_err(missing)?;
+    Ok(decided(&request))
+}
+
+pub(super) async fn withdraw_request(
+    State(api): State<Api>,
+    reader: Reader,
+    Named(raw): Named,
+) -> Result<Json<Value>, Failure> {
+    let quota = api.quota();
+    let request = id(&raw)?;
+    // A member withdraws what it has asked for itself, and an admin what anybody has.
+    let by = (!reader.caller.principal.is_admin()).then(|| reader.caller.principal.subject().to_owned());
+    let admin = quota.admin(reader.caller.actor);
+    let request = admin.withdraw(&reader.workspace, request, by.as_deref()).await.map_err(missing)?;
+    Ok(decided(&request))
+}
+
+async fn audit(api: &Api, workspace: Option<String>, mut pairs: Pairs) -> Result<Json<Value>, Failure> {
+    let resource = pairs.take("resourceType")?;
+    if let Some(name) = &resource {
+        api.quota().catalog().by_name(name)?;
+    }
+    let filter = AuditFilter {
+        workspace,
+        resource,
+        since: pairs.take_time("since")?,
+        until: pairs.take_time("until")?,
+        before: pairs.take_number("cursor")?,
+        limit: pairs.take_limit()?,
+    };
+    pairs.finish("`resourceType`, `since`, `until`, `cursor` and `limit`")?;
+    let AuditPage { entries, next } = api.quota().audit(&filter).await?;
+    Ok(Json(json!({"entries": entries, "next": next.map(|next| next.to_string())})))
+}
+
+pub(super) async fn read_audit(State(api): State<Api>, reader: Admin, pairs: Pairs) -> Result<Json<Value>, Failure> {
+    audit(&api, Some(reader.workspace.as_str().to_owned()), pairs).await
+}
+
+pub(super) async fn all_audit(State(api): State<Api>, _: Operator, mut pairs: Pairs) -> Result<Json<Value>, Failure> {
+    let workspace = pairs.take("workspaceId")?.map(|raw| api.quota().workspace(&raw)).transpose()?;
+    audit(&api, workspace.map(|workspace| workspace.as_str().to_owned()), pairs).await
+}

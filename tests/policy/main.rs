@@ -1,0 +1,54 @@
+//! The life of a limit, through the HTTP API: on SQLite, and on two replicas that share a Postgres database.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod host;
+mod suite;
+
+/// Runs the suite on hosts that `$start` makes.
+macro_rules! lives {
+    ($module:ident, $start:expr) => {
+        lives!(
+            $module,
+            $start,
+            an_explanation_names_what_wins,
+            a_plan_is_in_force_at_once,
+            a_plan_that_changes_under_load_keeps_its_promise,
+            a_plan_is_not_deleted_from_under_a_workspace,
+            a_share_follows_the_parent,
+            a_parent_that_is_lowered_below_use_lets_nothing_more_in,
+            parents_that_make_no_tree_are_refused_with_the_path,
+            an_override_reverts_by_itself_in_the_midst_of_a_burst,
+            an_override_is_ended_by_hand,
+            grace_is_shared_audited_and_armed_again_only_below_the_limit,
+            grace_ends_in_the_midst_of_a_burst,
+            strict_has_no_grace,
+            modes_of_workspaces_and_types_go_over_the_mode_of_all,
+            a_request_is_decided_once_and_raises_the_limit,
+            a_request_may_be_approved_for_a_time,
+            an_approval_and_a_put_are_one_after_the_other,
+            the_audit_log_is_paged_filtered_and_only_added_to,
+            a_recount_with_drift_is_audited,
+            many_workspaces_are_set_at_once_or_none,
+            changes_of_another_version_change_nothing,
+            bad_input_changes_nothing,
+            a_deleted_workspace_is_back_at_the_defaults,
+        );
+    };
+    ($module:ident, $start:expr, $($test:ident,)+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::suite::$test($start.await).await;
+                }
+            )+
+        }
+    };
+}
+
+lives!(on_sqlite, crate::host::Host::sqlite());
+lives!(on_two_replicas, crate::host::Host::postgres());
