@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::routing::{delete, get};
+use axum::routing::{get, patch};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -753,9 +753,9 @@ async fn workspace_ids_have_one_canonical_form() {
 #[tokio::test]
 async fn other_methods_and_paths_are_answered_in_the_contracts_form() {
     let server = Server::start().await;
-    let response = server.request(Method::DELETE, QUOTA, ROOT).send().await.unwrap();
+    let response = server.request(Method::PATCH, QUOTA, ROOT).send().await.unwrap();
     let allow = response.headers()["allow"].to_str().unwrap().to_owned();
-    for method in ["GET", "HEAD", "PUT"] {
+    for method in ["GET", "HEAD", "PUT", "DELETE"] {
         assert!(allow.contains(method), "{allow}");
     }
     refused(response, 405, "METHOD_NOT_ALLOWED").await;
@@ -772,14 +772,14 @@ async fn a_merged_router_leaves_the_hosts_routes_alone() {
     let host = || {
         Router::new()
             .route("/workspaces/{id}", get(|| async { "the host's" }))
-            .route("/workspaces/{workspaceId}/quota", delete(|| async { "deleted by the host" }))
+            .route("/workspaces/{workspaceId}/quota", patch(|| async { "patched by the host" }))
     };
     let merged = |quota: Quota| host().merge(QuotaApi::new(quota, tokens()).into_router());
     let server = Server::mounted(ResourceCatalog::default(), |builder| builder, merged).await;
     assert_eq!(server.get("/workspaces/acme", ACME).await.text().await.unwrap(), "the host's");
     assert_eq!(server.get("/workspaces/acme/quota", ACME).await.status(), StatusCode::OK);
-    let deleted = server.request(Method::DELETE, "/workspaces/acme/quota", ROOT).send().await.unwrap();
-    assert_eq!(deleted.text().await.unwrap(), "deleted by the host");
+    let patched = server.request(Method::PATCH, "/workspaces/acme/quota", ROOT).send().await.unwrap();
+    assert_eq!(patched.text().await.unwrap(), "patched by the host");
     let response = server.get("/nothing", ROOT).await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert!(!response.headers().contains_key("cache-control"));
@@ -791,7 +791,7 @@ async fn a_merged_router_leaves_the_hosts_routes_alone() {
     };
     let server = Server::mounted(ResourceCatalog::default(), |builder| builder, merged).await;
     assert_eq!(server.get("/nothing", ROOT).await.text().await.unwrap(), "the host's fallback");
-    let response = server.request(Method::DELETE, "/workspaces/acme/quota", ROOT).send().await.unwrap();
+    let response = server.request(Method::PATCH, "/workspaces/acme/quota", ROOT).send().await.unwrap();
     refused(response, 405, "METHOD_NOT_ALLOWED").await;
 }
 
@@ -848,7 +848,7 @@ async fn errors_are_problem_json_where_it_is_asked_for() {
     expect(validate().body("{"), 400, "INVALID_REQUEST").await;
     expect(validate().body(vec![b' '; 70_000]), 413, "PAYLOAD_TOO_LARGE").await;
     expect(asked(Method::PUT, QUOTA), 403, "INSUFFICIENT_PERMISSIONS").await;
-    expect(asked(Method::DELETE, QUOTA), 405, "METHOD_NOT_ALLOWED").await;
+    expect(asked(Method::PATCH, QUOTA), 405, "METHOD_NOT_ALLOWED").await;
     expect(asked(Method::GET, "/api/nothing"), 404, "NOT_FOUND").await;
     let stranger = server.anonymous(Method::GET, QUOTA).header("accept", "application/problem+json");
     expect(stranger, 401, "UNAUTHENTICATED").await;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -63,13 +63,11 @@ pub(crate) struct Tenant {
     /// Requests have more to do than to take units: see [`Limits::is_special`].
     special: AtomicBool,
     /// How often something has changed that the limits depend on.
-    changes: AtomicU64,
+    changes: AtomicU32,
     state: Mutex<State>,
     /// Units are on lease.
     pub(crate) leased: bool,
     keys: Box<[OnceBox<Key>]>,
-    /// What its requests in flight may still become, in books that they were not charged to.
-    dues: Mutex<Vec<Unit>>,
 }
 
 #[derive(Debug, Default)]
@@ -169,23 +167,16 @@ impl Tenant {
             refreshing: AtomicBool::new(false),
             used: AtomicBool::new(false),
             special: AtomicBool::new(false),
-            changes: AtomicU64::new(0),
+            changes: AtomicU32::new(0),
             state: Mutex::default(),
             leased,
             keys: (0..resources).map(|_| OnceBox::new()).collect(),
-            dues: Mutex::default(),
         }
     }
 
-    /// Ends what is owed once the last of its requests has ended; whether it has.
-    fn pay(&self) -> bool {
-        let idle = self.keys().all(|(_, key)| key.cell.is_idle());
-        if idle {
-            // They may be rows by now: a count is to tell.
-            let dues = std::mem::take(&mut *self.dues.lock().unwrap_or_else(PoisonError::into_inner));
-            dues.into_iter().for_each(Unit::post);
-        }
-        idle
+    /// No request of it is in flight.
+    fn is_idle(&self) -> bool {
+        self.keys().all(|(_, key)| key.cell.is_idle())
     }
 
     /// The key of `resource`, if it is in use.
@@ -268,7 +259,7 @@ impl Tenant {
     }
 
     /// How often something has changed that the limits depend on: to be asked before they are read.
-    pub(crate) fn changes(&self) -> u64 {
+    pub(crate) fn changes(&self) -> u32 {
         self.changes.load(Ordering::Acquire)
     }
 
@@ -292,7 +283,7 @@ impl Tenant {
     }
 
     /// What was read is good until then, unless something has changed since there had been `changes`.
-    pub(crate) fn set_due(&self, due: u64, changes: u64) {
+    pub(crate) fn set_due(&self, due: u64, changes: u32) {
         self.due.store(due, Ordering::Release);
         if self.changes() != changes {
             self.expire();
@@ -382,8 +373,8 @@ pub(crate) struct Tenants {
     abandoned: mpsc::UnboundedSender<Abandoned>,
     /// Tenants that are out of use, and have leases to be ended.
     parted: Mutex<Vec<Arc<Tenant>>>,
-    /// Tenants that are out of use, and owe units.
-    indebted: Mutex<Vec<Arc<Tenant>>>,
+    /// Tenants that are out of use, with what their requests in flight may still become, in books that they were not charged to.
+    indebted: Mutex<Vec<(Arc<Tenant>, Vec<Unit>)>>,
 }
 
 impl Tenants {
@@ -492,8 +483,7 @@ impl Tenants {
         let waiters: Vec<_> = tenant.keys().flat_map(|(_, key)| key.cell.retire()).collect();
         let dues = hand_over(&new);
         if !dues.is_empty() {
-            *tenant.dues.lock().unwrap_or_else(PoisonError::into_inner) = dues;
-            self.indebted.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(tenant));
+            self.indebted.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::clone(tenant), dues));
         }
         self.index.pin().insert(tenant.id.clone(), Arc::clone(&new));
         drop(state);
@@ -530,7 +520,11 @@ impl Tenants {
     pub(crate) fn maintain(&self) {
         /// At a hundred nanoseconds each, the lock is held for less than a millisecond.
         const LOOKS: usize = 4096;
-        self.indebted.lock().unwrap_or_else(PoisonError::into_inner).retain(|tenant| !tenant.pay());
+        let mut indebted = self.indebted.lock().unwrap_or_else(PoisonError::into_inner);
+        let paid: Vec<_> = indebted.extract_if(.., |(tenant, _)| tenant.is_idle()).collect();
+        drop(indebted);
+        // They may be rows by now: a count is to tell.
+        paid.into_iter().flat_map(|(_, dues)| dues).for_each(Unit::post);
         let mut ring = self.ring();
         let looks = ring.len().min(LOOKS);
         self.evict(&mut ring, looks);

@@ -147,8 +147,7 @@ impl Book {
     pub(crate) fn limit_changed(&mut self) {
         match self {
             Self::Own(_) => {}
-            // Granted under the old limit: whatever is handed out from now on is asked for under the new one.
-            Self::Leased(lease) => lease.return_idle(),
+            Self::Leased(lease) => lease.limit_changed(),
         }
     }
 

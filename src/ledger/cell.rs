@@ -345,6 +345,9 @@ impl<W> Cell<W> {
             lease.answered(ask, answer);
         }
         ledger.serve(verdicts);
+        if let Book::Leased(lease) = &mut ledger.book {
+            lease.served();
+        }
         if answer.counted {
             ledger.end_over(answer.known.counted, verdicts);
         }

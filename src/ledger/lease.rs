@@ -89,6 +89,8 @@ pub(crate) struct LeaseState {
     answered: u64,
     /// One more is under way, or was lost on it.
     asking: bool,
+    /// What it is granted is of before a change of the limit: for those who wait, and not to be kept in store.
+    late: bool,
     /// How much to ask for in store. Doubles with every request.
     spare: u64,
     /// Nothing is granted before the rows were counted.
@@ -197,6 +199,19 @@ impl LeaseState {
     pub(crate) fn return_idle(&mut self) {
         self.totals.returned = self.totals.returned.saturating_add(self.idle());
         self.spare = 1;
+    }
+
+    /// The limit has changed: whatever is handed out from now on is asked for under the new one.
+    pub(crate) fn limit_changed(&mut self) {
+        self.return_idle();
+        self.late |= self.asking;
+    }
+
+    /// Those who waited for an answer have been served.
+    pub(crate) fn served(&mut self) {
+        if std::mem::take(&mut self.late) {
+            self.return_idle();
+        }
     }
 
     /// Gives idle units back if none was used since the last look.
