@@ -13,13 +13,14 @@ use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
 use axum::routing::{Route, post};
 use http::{Method, Request, Response, StatusCode, header};
+use sqlx::sqlite::SqlitePoolOptions;
 use tokio::runtime::Runtime;
 use tokio::task::yield_now;
 use tower::util::ServiceFn;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_quota::{
-    AxumBody, Charge, ClosureUsage, EnforcementMode, Limit, MemoryStore, Quota, QuotaLayer, ResourceCatalog,
-    ResourceSpec, RouteMap, Rule, WorkspaceSource,
+    Actor, AxumBody, Charge, ClosureUsage, EnforcementMode, Expect, Limit, LimitSet, MemoryStore, PolicyChange, Quota,
+    QuotaLayer, ResourceCatalog, ResourceSpec, RouteMap, Rule, SqliteStore, WorkspaceSource,
 };
 
 use crate::peers::{LimitadorLayer, NoopLayer, governor, governor_by_workspace};
@@ -28,10 +29,12 @@ use crate::rounds::Variant;
 pub(crate) const WORKSPACE: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
 
 /// What ours is measured as, and the bare variant with the same requests.
-pub(crate) const OURS: [(&str, &str); 8] = [
+pub(crate) const OURS: [(&str, &str); 10] = [
     ("unmapped_method", "bare_unmapped_method"),
     ("unmapped_path", "bare_unmapped_path"),
     ("admitted", "bare"),
+    ("admitted_with_plan_and_parent", "bare"),
+    ("admitted_under_cap", "bare"),
     ("admitted_unlimited", "bare"),
     ("admitted_voided", "bare_conflict"),
     ("admitted_with_headers", "bare"),
@@ -145,6 +148,25 @@ pub(crate) fn quota(limit: Limit, rows: u64) -> Quota {
         .expect("a quota")
 }
 
+/// A quota whose workspace has its limit from its parent, which has it from a plan; and maybe a cap above.
+async fn inherited(cap: Limit) -> Quota {
+    let catalog = catalog(Limit::of(1));
+    let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.expect("a database");
+    let usage = ClosureUsage::new(|_workspace, _resource, _at_most| async { Ok::<_, Infallible>(0) });
+    let store = SqliteStore::new(pool, &catalog).await.expect("a store");
+    let quota =
+        Quota::builder(catalog).store(store).usage(usage).mode(EnforcementMode::Enforce).build().expect("a quota");
+    let (child, parent) = (quota.workspace(WORKSPACE).expect("an id"), quota.workspace("parent").expect("an id"));
+    let segments = quota.catalog().by_name("segments").expect("a type").id();
+    let admin = quota.admin(Actor::library());
+    admin.put_plan("large", &LimitSet::new().with(segments, large()), &Expect::Anything).await.expect("a plan");
+    let above = PolicyChange::new().plan("large").cap("segments", cap);
+    admin.configure(&parent, above, &Expect::Anything).await.expect("a parent");
+    let below = PolicyChange::new().parent(parent).share("segments", 50);
+    admin.configure(&child, below, &Expect::Anything).await.expect("a child");
+    quota
+}
+
 fn handler(status: StatusCode) -> impl Fn() -> Ready<StatusCode> + Clone + Send + Sync + 'static {
     move || ready(status)
 }
@@ -193,6 +215,8 @@ pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
     let finite = layer(&quota(large, 0));
     let unlimited = layer(&quota(Limit::Unlimited, 0));
     let with_headers = layer(&quota(large, 0)).rate_limit_headers(true);
+    let with_parent = layer(&runtime.block_on(inherited(Limit::Unlimited)));
+    let under_cap = layer(&runtime.block_on(inherited(large)));
     let full = layer(&quota(Limit::of(50), 50));
     vec![
         bed.bare("bare", Shape::Create),
@@ -201,6 +225,8 @@ pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
         bed.under(governor_by_workspace(), "governor_by_workspace", Shape::Create),
         bed.under(LimitadorLayer::new(), "limitador", Shape::Create),
         bed.under(finite.clone(), "admitted", Shape::Create),
+        bed.under(with_parent, "admitted_with_plan_and_parent", Shape::Create),
+        bed.under(under_cap, "admitted_under_cap", Shape::Create),
         bed.under(unlimited, "admitted_unlimited", Shape::Create),
         bed.under(with_headers, "admitted_with_headers", Shape::Create),
         bed.refused(full, "refused", Shape::Create),
