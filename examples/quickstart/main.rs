@@ -15,10 +15,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::http::request::Parts;
 use tokio::net::TcpListener;
 use tower_quota::{
     AuthLayer, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap,
@@ -85,13 +88,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .merge(host::routes(database))
         .layer(QuotaLayer::for_axum(quota.clone(), routes)?)
         .layer(AuthLayer::new(Arc::clone(&tokens)))
-        .nest("/api", QuotaApi::new(quota.clone(), tokens).into_router());
+        .nest("/api", QuotaApi::new(quota.clone(), tokens).origin(client).into_router())
+        .into_make_service_with_connect_info::<SocketAddr>();
 
     let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
     print_introduction(&format!("http://{}", listener.local_addr()?), &admin_token, &member_tokens, &quota);
     axum::serve(listener, app).with_graceful_shutdown(told_to_go()).await?;
     quota.shutdown(Duration::from_secs(10)).await?;
     Ok(())
+}
+
+/// From where a request came, for the audit log: nothing stands in front of this server.
+fn client(request: &Parts) -> String {
+    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or_else(|| "api".to_owned(), |ConnectInfo(peer)| format!("api {}", peer.ip()))
 }
 
 fn setting(name: &str, default: &str) -> String {

@@ -13,6 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_scalar};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tower_quota::{
     Charge, Fence, Limit, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaBuilder, QuotaLayer,
     ResourceCatalog, ResourceSpec, RouteMap, Rule, Settling, SqliteStore, SqliteUsage, StaticTokens, WorkspaceSource,
@@ -32,7 +33,8 @@ pub(crate) struct Host {
     pub(crate) quotas: Vec<Quota>,
     client: Client,
     pub(crate) rows: Rows,
-    _directory: Option<TempDir>,
+    servers: Vec<JoinHandle<()>>,
+    directory: Option<TempDir>,
 }
 
 #[derive(Clone)]
@@ -74,13 +76,35 @@ fn catalog() -> ResourceCatalog {
 impl Host {
     /// One process with its own books.
     pub(crate) async fn sqlite() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::sqlite_in(tempfile::tempdir().unwrap()).await
+    }
+
+    /// The same process, started again on what it has left.
+    pub(crate) async fn restarted(mut self) -> Self {
+        for server in self.servers.drain(..) {
+            server.abort();
+            let _ = server.await;
+        }
+        self.quotas.clear();
+        // With it end its connections, and so what the server still has of them.
+        self.client = Client::new();
+        Self::sqlite_in(self.directory.take().unwrap()).await
+    }
+
+    async fn sqlite_in(directory: TempDir) -> Self {
         let options = SqliteConnectOptions::new().filename(directory.path().join("host.db")).create_if_missing(true);
         let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_secs(20));
         let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
         let rows = Rows::Sqlite(pool.clone());
         rows.make_tables().await;
-        let store = SqliteStore::new(pool.clone(), &catalog()).await.unwrap();
+        // One that was here before lets go of the file when the last of its requests has.
+        let mut store = None;
+        until("the file is free", async || {
+            store = SqliteStore::new(pool.clone(), &catalog()).await.ok();
+            store.is_some()
+        })
+        .await;
+        let store = store.unwrap();
         let usage = SqliteUsage::builder(pool, &catalog()).build().unwrap();
         let quota = built(Quota::builder(catalog()).store(store).usage(usage));
         Self::serve(vec![quota], rows, Some(directory)).await
@@ -102,7 +126,7 @@ impl Host {
     }
 
     async fn serve(quotas: Vec<Quota>, rows: Rows, directory: Option<TempDir>) -> Self {
-        let mut addresses = Vec::new();
+        let (mut addresses, mut servers) = (Vec::new(), Vec::new());
         for quota in &quotas {
             let tokens = StaticTokens::builder()
                 .token(ROOT, tower_quota::Principal::admin("root"))
@@ -126,9 +150,9 @@ impl Host {
             let app = app.nest("/api", api.with_not_found().into_router());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             addresses.push(listener.local_addr().unwrap());
-            tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+            servers.push(tokio::spawn(async move { axum::serve(listener, app).await.unwrap() }));
         }
-        Self { addresses, quotas, client: Client::new(), rows, _directory: directory }
+        Self { addresses, quotas, client: Client::new(), rows, servers, directory }
     }
 
     /// How many processes there are.
@@ -267,7 +291,8 @@ fn built(builder: QuotaBuilder) -> Quota {
 impl Rows {
     async fn make_tables(&self) {
         for table in ["Segment", "User"] {
-            let table = format!(r#"CREATE TABLE "{table}" ("id" TEXT PRIMARY KEY, "workspaceId" TEXT NOT NULL)"#);
+            let table =
+                format!(r#"CREATE TABLE IF NOT EXISTS "{table}" ("id" TEXT PRIMARY KEY, "workspaceId" TEXT NOT NULL)"#);
             self.run(table).await.unwrap();
         }
     }

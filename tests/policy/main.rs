@@ -52,3 +52,8 @@ macro_rules! lives {
 
 lives!(on_sqlite, crate::host::Host::sqlite());
 lives!(on_two_replicas, crate::host::Host::postgres());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_begun_goes_on_after_a_restart() {
+    crate::suite::what_was_begun_goes_on_after_a_restart(crate::host::Host::sqlite().await).await;
+}

@@ -705,3 +705,20 @@ pub(crate) async fn a_deleted_workspace_is_back_at_the_defaults(host: Host) {
     assert_eq!(host.told("acme", "workspace_deleted").await, 1);
     host.delete("/api/workspaces/top/quota").await.expect(200);
 }
+
+pub(crate) async fn what_was_begun_goes_on_after_a_restart(host: Host) {
+    host.settings("acme", grace(3600)).await;
+    for turn in 0..6 {
+        host.create(turn, "acme").await.expect(201);
+    }
+    let temporary =
+        json!({"resourceType": "users", "limit": 7, "expiresAt": after(Duration::from_secs(2)), "reason": "x"});
+    host.post(ROOT, &format!("{ACME}/overrides"), temporary).await.expect(201);
+    let started = host.get(ROOT, &format!("{ACME}/settings")).await.expect(200).body["settings"]["graceUses"].clone();
+    let host = host.restarted().await;
+    host.admits("acme", 1).await;
+    let settings = host.get(ROOT, &format!("{ACME}/settings")).await.expect(200).body["settings"].clone();
+    assert_eq!((&settings["graceUses"], host.told("acme", "grace_started").await), (&started, 1));
+    until("the override has reverted", async || host.told("acme", "override_expired").await == 1).await;
+    assert_eq!(host.get(ROOT, ACME).await.expect(200).body["quota"]["maxUsers"], 100);
+}
