@@ -121,6 +121,8 @@ impl Inner {
             before.iter().any(|before| before.workspace == *above && before.capped[resource])
         };
         self.tenants.replace(tenant, |new| {
+            // Else it would be moved itself, when it is loaded with units in its books.
+            new.install(limits.clone(), None);
             let mut dues = Vec::new();
             let mut owe = |to: &Arc<Tenant>, resource: ResourceId, units: u64| {
                 if let Some(key) = to.use_key(resource) {

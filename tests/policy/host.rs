@@ -110,13 +110,13 @@ impl Host {
         Self::serve(vec![quota], rows, Some(directory)).await
     }
 
-    /// Two replicas of one service.
-    pub(crate) async fn postgres() -> Self {
+    /// So many replicas of one service.
+    pub(crate) async fn postgres(replicas: usize) -> Self {
         let url = shared().database();
         let rows = Rows::Postgres(PgPool::connect(&url).await.unwrap());
         rows.make_tables().await;
         let mut quotas = Vec::new();
-        for _ in 0..2 {
+        for _ in 0..replicas {
             let store = PostgresStore::connect(&url, &catalog()).await.unwrap();
             let usage = PostgresUsage::builder(PgPool::connect(&url).await.unwrap(), &catalog()).build().unwrap();
             let ledger = PostgresLedger::new(&store).fenced();
@@ -262,6 +262,12 @@ impl Host {
         u64::try_from(rows).unwrap()
     }
 
+    /// Makes a segment; answers whether it may.
+    pub(crate) async fn insert(&self, workspace: &str, fence: &Fence) -> bool {
+        create("Segment", Path(workspace.to_owned()), State(self.rows.clone()), fence.clone()).await
+            == StatusCode::CREATED
+    }
+
     /// Deletes so many segments around the layer.
     pub(crate) async fn delete_rows(&self, workspace: &str, rows: u64) {
         self.rows
@@ -285,7 +291,7 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
 
 fn built(builder: QuotaBuilder) -> Quota {
     let builder = builder.settling(Settling::After(Duration::from_millis(200)));
-    builder.max_wait(Duration::from_secs(5)).build().unwrap()
+    builder.max_wait(Duration::from_millis(1500)).build().unwrap()
 }
 
 impl Rows {

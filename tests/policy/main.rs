@@ -5,15 +5,30 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod caps;
 mod host;
 mod suite;
 
-/// Runs the suite on hosts that `$start` makes.
+/// Runs tests of a suite on hosts that `$start` makes.
 macro_rules! lives {
+    ($module:ident, $start:expr, $suite:ident, $($test:ident,)+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$suite::$test($start.await).await;
+                }
+            )+
+        }
+    };
+}
+
+macro_rules! all_of_it {
     ($module:ident, $start:expr) => {
         lives!(
             $module,
             $start,
+            suite,
             an_explanation_names_what_wins,
             a_plan_is_in_force_at_once,
             a_plan_that_changes_under_load_keeps_its_promise,
@@ -38,20 +53,31 @@ macro_rules! lives {
             a_deleted_workspace_is_back_at_the_defaults,
         );
     };
-    ($module:ident, $start:expr, $($test:ident,)+) => {
-        mod $module {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    crate::suite::$test($start.await).await;
-                }
-            )+
-        }
+}
+
+macro_rules! caps {
+    ($module:ident, $start:expr) => {
+        lives!(
+            $module,
+            $start,
+            caps,
+            a_storm_uses_caps_up_and_never_exceeds_one,
+            a_refusal_by_a_cap_says_whose_it_is,
+            a_cap_that_is_lowered_lets_nothing_more_in,
+            several_types_under_caps_are_all_or_none,
+            a_workspace_takes_its_requests_in_flight_along,
+            a_cap_counts_what_was_in_flight_before_it,
+            a_workspace_is_deleted_with_requests_in_flight,
+            moves_in_the_midst_of_a_storm_leave_the_books_right,
+        );
     };
 }
 
-lives!(on_sqlite, crate::host::Host::sqlite());
-lives!(on_two_replicas, crate::host::Host::postgres());
+all_of_it!(on_sqlite, crate::host::Host::sqlite());
+all_of_it!(on_two_replicas, crate::host::Host::postgres(2));
+
+caps!(caps_on_sqlite, crate::host::Host::sqlite());
+caps!(caps_on_three_replicas, crate::host::Host::postgres(3));
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_begun_goes_on_after_a_restart() {
