@@ -26,6 +26,7 @@ BEGIN
   END IF;
   PERFORM FROM "_tower_quota_key" WHERE "workspace" = ANY(touched) ORDER BY "workspace", "resource" FOR UPDATE;
   UPDATE "_tower_quota_key" SET "counted" = NULL WHERE "workspace" = ANY(caps);
+  PERFORM pg_notify('_tower_quota', 'moved ' || "books") FROM unnest(caps) AS "books";
   PERFORM pg_notify('_tower_quota', 'limits ' || changed);
   RETURN NULL;
 END $$;

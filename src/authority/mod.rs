@@ -103,6 +103,8 @@ pub(crate) enum Notice {
     Free { resource: String, workspace: String },
     /// The limits of this workspace have changed, and those of all that depend on it.
     Limits { workspace: String },
+    /// Other rows count in the books of this workspace and all below it.
+    Moved { workspace: String },
     /// The limits of this plan have changed.
     Plan { name: String },
     /// Any of them may have been missed.

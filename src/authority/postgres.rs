@@ -383,7 +383,7 @@ fn failed(error: sqlx::Error) -> Error {
     Error::unavailable(what).with_source(error)
 }
 
-/// `recall RESOURCE WORKSPACE`, `free RESOURCE WORKSPACE`, `limits WORKSPACE` or `plan NAME`. What a newer version sends is as good as
+/// `recall RESOURCE WORKSPACE`, `free RESOURCE WORKSPACE`, `limits WORKSPACE`, `moved WORKSPACE` or `plan NAME`. What a newer version sends is as good as
 /// lost.
 fn read_notice(payload: &str) -> Notice {
     let key = |rest: &str| {
@@ -394,6 +394,7 @@ fn read_notice(payload: &str) -> Notice {
         "recall" => key(rest).map(|(resource, workspace)| Notice::Recall { resource, workspace }),
         "free" => key(rest).map(|(resource, workspace)| Notice::Free { resource, workspace }),
         "limits" => Some(Notice::Limits { workspace: rest.to_owned() }),
+        "moved" => Some(Notice::Moved { workspace: rest.to_owned() }),
         "plan" => Some(Notice::Plan { name: rest.to_owned() }),
         _ => None,
     });
@@ -412,6 +413,8 @@ mod tests {
         let (resource, workspace) = key;
         assert_eq!(read_notice("free segments a b"), Notice::Free { resource, workspace });
         assert_eq!(read_notice("limits a b"), Notice::Limits { workspace: "a b".to_owned() });
+        assert_eq!(read_notice("moved a b"), Notice::Moved { workspace: "a b".to_owned() });
+        assert_eq!(read_notice("plan pro"), Notice::Plan { name: "pro".to_owned() });
         for other in ["", "free", "free segments", "later x"] {
             assert_eq!(read_notice(other), Notice::Lost, "{other}");
         }

@@ -387,6 +387,11 @@ impl Admin {
             for (tenant, lineage) in moved {
                 on.quota.put_in_force(&tenant, &lineage, None);
             }
+            if change.moves() {
+                // Rows that were counted elsewhere count there now.
+                let above = lineage.kin().iter().map(|kin| kin.record.workspace.subtree());
+                above.filter_map(|books| on.quota.tenants.get(books.as_str())).for_each(|books| books.outdate());
+            }
             Ok(lineage)
         })
         .await

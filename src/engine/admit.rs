@@ -528,6 +528,7 @@ impl Inner {
                 Reply::Moved => {
                     self.store.forget(&tenant.id);
                     self.tenants.give_up(tenant);
+                    replica.parted();
                     return Ok(None);
                 }
                 Reply::Dead => {

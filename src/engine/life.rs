@@ -111,9 +111,10 @@ impl Inner {
     /// become is held in the books that don't know of them.
     fn move_tenant(self: &Arc<Self>, tenant: &Arc<Tenant>, limits: &Limits) {
         tracing::info!(workspace = %tenant.id, "the caps above the workspace are others now");
-        if self.replica.is_some() {
+        if let Some(replica) = &self.replica {
             // The authority knows what is on lease.
-            return self.tenants.give_up(tenant);
+            self.tenants.give_up(tenant);
+            return replica.parted();
         }
         let before = tenant.limits();
         let charged = |above: &WorkspaceId, resource: usize| {

@@ -275,8 +275,12 @@ impl Replica {
     async fn see_off(&self) -> Result<(), Error> {
         let parting = std::mem::take(&mut *self.parting());
         let (ready, waiting): (Vec<_>, Vec<_>) = parting.into_iter().partition(Parting::is_idle);
-        self.parting().extend(waiting);
         let mut told = Vec::new();
+        // What they have in store is of use to others meanwhile.
+        for Parting { tenant, .. } in &waiting {
+            told.extend(tenant.keys().filter_map(|(index, key)| Told::of(tenant, index, key, true)));
+        }
+        self.parting().extend(waiting);
         let mut lost = Vec::new();
         for Parting { tenant, .. } in &ready {
             for (index, key) in tenant.keys() {
@@ -303,6 +307,11 @@ impl Replica {
         let again = ready.into_iter().zip(began).filter(|(_, began)| done.is_err() || !began);
         self.parting().extend(again.map(|(parting, _)| parting));
         done
+    }
+
+    /// There are tenants that have gone out of use.
+    pub(super) fn parted(&self) {
+        self.signals.chores.notify_one();
     }
 
     /// Sees to it that the leases of tenants out of use are ended.
@@ -415,6 +424,11 @@ impl Inner {
                     tenant.id.as_str() != workspace
                         && tenant.limits().is_some_and(|limits| limits.depends_on(&workspace))
                 });
+            }
+            Notice::Moved { workspace } => {
+                if let Some(subtree) = self.tenants.get(&workspace) {
+                    subtree.outdate();
+                }
             }
             Notice::Plan { name } => {
                 self.outdate(|tenant| tenant.limits().is_some_and(|limits| limits.depends_on_plan(&name)));

@@ -268,7 +268,7 @@ impl Tenant {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.expire();
         for (_, key) in self.keys() {
-            key.wake_if(key.cell.forget());
+            key.wake_if(key.cell.outdate());
         }
     }
 

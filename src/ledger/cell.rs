@@ -216,6 +216,15 @@ impl<W> Cell<W> {
         self.change(|ledger| ledger.book.forget())
     }
 
+    /// Nothing is granted any more by what was known until now: rows are counted anew, and what is in store goes back to where
+    /// it was granted.
+    pub(crate) fn outdate(&self) -> bool {
+        self.change(|ledger| {
+            ledger.book.limit_changed();
+            ledger.book.forget();
+        })
+    }
+
     /// The resolver is gone without an end: everybody leaves the queue unserved.
     pub(crate) fn abort(&self) {
         let mut ledger = self.collect();
