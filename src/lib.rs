@@ -150,8 +150,9 @@ pub use api::{
 pub use authority::PostgresLedger;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
 pub use engine::{
-    Admin, Correction, Decision, PolicyChange, Provisioning, Quota, QuotaBuilder, QuotaView, Recount, Reservation,
-    Settling, SettlingBarrier,
+    Admin, CleanupOptions, CleanupReport, Correction, Decision, Import, ImportOptions, ImportSummary, PolicyChange,
+    Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, Reservation, Settling, SettlingBarrier,
+    ShadowRefusals, ShadowReport, TypeReadiness,
 };
 pub use error::Error;
 #[cfg(feature = "postgres")]

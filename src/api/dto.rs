@@ -1,7 +1,8 @@
 //! The bodies of requests and answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
 
 use jiff::Timestamp;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -9,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::decision::{Check, Demand, Usage};
-use crate::engine::{Correction, PolicyChange, Quota, QuotaView, Recount};
+use crate::engine::{CleanupOptions, Correction, ImportOptions, PolicyChange, Quota, QuotaView, Recount};
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet, kind_of};
 use crate::mode::{EnforcementMode, ModeSource, Promise};
@@ -363,16 +364,8 @@ pub(super) fn bulk(
     catalog: &ResourceCatalog,
     canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
 ) -> Result<(Vec<WorkspaceId>, LimitSet, Option<String>), Problem> {
-    let workspaces = match body.0.remove("workspaces") {
-        Some(Value::Array(workspaces)) => workspaces,
-        Some(other) => return Err(invalid(format!("`workspaces` is an array of ids; got {}", kind_of(&other)))),
-        None => return Err(invalid("`workspaces` is missing: it is an array of ids")),
-    };
-    let workspace = |value: &Value| match value {
-        Value::String(raw) => canonical(raw).map_err(|error| invalid(format!("`workspaces`: {}", error.message()))),
-        other => Err(invalid(format!("`workspaces` is an array of ids; got {} in it", kind_of(other)))),
-    };
-    let workspaces = workspaces.iter().map(workspace).collect::<Result<Vec<_>, _>>()?;
+    let ids = body.0.remove("workspaces").ok_or_else(|| invalid("`workspaces` is missing: it is an array of ids"))?;
+    let workspaces = workspace_ids(&ids, canonical)?;
     let limits = limits_field(&mut body, catalog)?;
     let reason = body.take_optional("reason")?;
     body.finish("`workspaces`, `limits` and `reason`")?;
@@ -433,6 +426,95 @@ pub(super) fn denial(mut body: Object) -> Result<Option<String>, Problem> {
     let note = body.take_optional("note")?;
     body.finish("`note`")?;
     Ok(note)
+}
+
+/// Takes a field that may be an integer from `least` to `most`, or missing.
+fn take_integer(body: &mut Object, field: &str, least: u64, most: u64) -> Result<Option<u64>, Problem> {
+    let Some(value) = body.0.remove(field) else { return Ok(None) };
+    let integer = value.as_u64().filter(|integer| (least..=most).contains(integer));
+    integer.map(Some).ok_or_else(|| invalid(format!("`{field}` is an integer of {least} to {most}")))
+}
+
+/// Takes a field that may be true or false, or missing.
+fn take_flag(body: &mut Object, field: &str) -> Result<Option<bool>, Problem> {
+    match body.0.remove(field) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(flag)),
+        Some(other) => Err(invalid(format!("`{field}` is true or false; got {}", kind_of(&other)))),
+    }
+}
+
+/// The body of a `POST …/quota-import`.
+pub(super) fn import(mut body: Object) -> Result<ImportOptions, Problem> {
+    let mut options = ImportOptions::new();
+    if let Some(percent) = take_integer(&mut body, "percent", 1, u64::from(u32::MAX))? {
+        options = options.percent(u32::try_from(percent).unwrap_or(u32::MAX));
+    }
+    if let Some(floor) = take_integer(&mut body, "floor", 0, Limit::MAX)? {
+        options = options.floor(floor);
+    }
+    if let Some(yes) = take_flag(&mut body, "allowLowering")? {
+        options = options.allow_lowering(yes);
+    }
+    if let Some(yes) = take_flag(&mut body, "apply")? {
+        options = options.apply(yes);
+    }
+    let batch = take_integer(&mut body, "batch", 1, 10_000)?.and_then(|batch| usize::try_from(batch).ok());
+    if let Some(batch) = batch.and_then(NonZeroUsize::new) {
+        options = options.batch(batch);
+    }
+    if let Some(name) = body.take_optional("name")? {
+        options = options.name(name);
+    }
+    if let Some(after) = body.take_optional("after")? {
+        options = options.after(after);
+    }
+    body.finish("`percent`, `floor`, `allowLowering`, `apply`, `batch`, `name` and `after`")?;
+    Ok(options)
+}
+
+/// The body of a `POST …/cleanup`.
+pub(super) fn cleanup(mut body: Object, catalog: &ResourceCatalog) -> Result<(ResourceId, CleanupOptions), Problem> {
+    let resource = body.take_string("resourceType")?;
+    let mut options = CleanupOptions::new();
+    if let Some(yes) = take_flag(&mut body, "dryRun")? {
+        options = options.dry_run(yes);
+    }
+    if let Some(batch) = take_integer(&mut body, "batch", 1, 10_000)?.and_then(NonZeroU64::new) {
+        options = options.batch(batch);
+    }
+    body.finish("`resourceType`, `dryRun` and `batch`")?;
+    let resource = catalog.by_name(&resource).map_err(|error| Problem::from(&error))?;
+    Ok((resource.id(), options))
+}
+
+/// The body of a `PUT …/quota-shadow`: which limits, and where if not everywhere.
+pub(super) fn shadow(
+    mut body: Object,
+    catalog: &ResourceCatalog,
+    canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
+) -> Result<(LimitSet, Option<HashSet<WorkspaceId>>), Problem> {
+    let limits = limits_field(&mut body, catalog)?;
+    let only = match body.0.remove("workspaces") {
+        None | Some(Value::Null) => None,
+        Some(ids) => Some(workspace_ids(&ids, canonical)?.into_iter().collect()),
+    };
+    body.finish("`limits` and `workspaces`")?;
+    Ok((limits, only))
+}
+
+fn workspace_ids(
+    ids: &Value,
+    canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
+) -> Result<Vec<WorkspaceId>, Problem> {
+    let Value::Array(ids) = ids else {
+        return Err(invalid(format!("`workspaces` is an array of ids; got {}", kind_of(ids))));
+    };
+    let id = |value: &Value| match value {
+        Value::String(raw) => canonical(raw).map_err(|error| invalid(format!("`workspaces`: {}", error.message()))),
+        other => Err(invalid(format!("`workspaces` is an array of ids; got {} in it", kind_of(other)))),
+    };
+    ids.iter().map(id).collect()
 }
 
 /// The `quota` object.

@@ -19,6 +19,7 @@ mod extract;
 mod failure;
 mod handlers;
 mod layer;
+mod operate;
 mod policy;
 
 pub use auth::{Authenticator, StaticTokens, StaticTokensBuilder, TrustExtension, bearer_token};
@@ -42,9 +43,13 @@ pub use layer::{Auth, AuthLayer};
 /// | `…/quota/audit` | `GET` | its admins |
 /// | `/workspaces/{workspaceId}/quota/validate` | `POST` | any caller to whom the workspace is open |
 /// | `/workspaces/{workspaceId}/quota/recalculate` | `POST` | its admins |
+/// | `…/quota/cleanup` | `POST` | its admins |
 /// | `/plans`, `/plans/{name}` | `GET` | any caller |
 /// | `/plans/{name}` | `PUT`, `DELETE` | admins of all workspaces |
 /// | `/system/quotas` | `PUT` | admins of all workspaces |
+/// | `/system/quota-import` | `POST` | admins of all workspaces |
+/// | `/system/quota-readiness` | `GET` | admins of all workspaces |
+/// | `/system/quota-shadow` | `GET`, `PUT`, `DELETE` | admins of all workspaces |
 /// | `/system/quota-requests`, `/system/quota-audit` | `GET` | admins of all workspaces |
 /// | `/system/config/quota-enforcement` | `GET` | any caller |
 /// | `/system/config/quota-enforcement` | `PUT` | admins of all workspaces |
@@ -171,6 +176,13 @@ impl QuotaApi {
                 operations(get(policy::read_plan).put(policy::put_plan).delete(policy::delete_plan)),
             )
             .route("/system/quotas", operations(put(policy::bulk)))
+            .route("/workspaces/{workspaceId}/quota/cleanup", operations(post(operate::clean)))
+            .route("/system/quota-import", operations(post(operate::import)))
+            .route("/system/quota-readiness", operations(get(operate::readiness)))
+            .route(
+                "/system/quota-shadow",
+                operations(get(operate::read_shadow).put(operate::start_shadow).delete(operate::stop_shadow)),
+            )
             .route("/system/quota-requests", operations(get(policy::all_requests)))
             .route("/system/quota-audit", operations(get(policy::all_audit)))
             .route("/workspaces/{workspaceId}/quota/validate", operations(post(handlers::validate)))

@@ -60,8 +60,8 @@ const MOST_OVERRIDES: usize = 100;
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Admin {
-    quota: Quota,
-    actor: Actor,
+    pub(super) quota: Quota,
+    pub(super) actor: Actor,
 }
 
 /// A change of what is set for a workspace; what it doesn't name stays as it is.
@@ -316,9 +316,7 @@ impl Admin {
                 on(workspace).limits(&mut *transaction, &changes, &Expect::Anything, reason.as_deref()).await?;
             }
             let done = transaction.commit().await;
-            for workspace in &workspaces {
-                quota.changed(workspace, None);
-            }
+            quota.many_changed(&workspaces.into_iter().collect());
             done
         })
         .await
@@ -735,7 +733,7 @@ impl Admin {
     }
 
     /// An entry that stands for itself. A store that keeps limits only has no log.
-    async fn tell(&self, entry: AuditEntry) -> Result<(), Error> {
+    pub(super) async fn tell(&self, entry: AuditEntry) -> Result<(), Error> {
         let quota = &self.quota.0;
         let told = quota.within("write the audit log", || async move {
             let mut transaction = quota.store.inner().begin().await?;

@@ -105,6 +105,16 @@ impl Inner {
         workspace: &WorkspaceId,
         charges: &[ResolvedCharge],
     ) -> Result<Decision, Error> {
+        let decision = self.decide(workspace, charges).await;
+        if let Ok(Decision::Refused(refusal)) = &decision
+            && self.shadowing.load(Ordering::Relaxed)
+        {
+            self.shadow_refused(refusal);
+        }
+        decision
+    }
+
+    async fn decide(self: &Arc<Self>, workspace: &WorkspaceId, charges: &[ResolvedCharge]) -> Result<Decision, Error> {
         if charges.iter().any(|charge| charge.existing != Existing::No) {
             return self.admit_upsert(workspace, charges).await;
         }

@@ -1,6 +1,6 @@
 //! How an engine is set up.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::abandoned::{Settling, settle, settle_with_lease};
+use super::cleanup::Cleaner;
 use super::replica::{self, Replica};
 use super::{Inner, ModeCell, Quota, Tenants, maintain};
 use crate::authority::{Authority, Times};
@@ -17,7 +18,7 @@ use crate::mode::{EnforcementMode, ModeSource};
 use crate::policy::Grace;
 use crate::resource::ResourceCatalog;
 use crate::store::{CachedStore, QuotaStore};
-use crate::usage::UsageSource;
+use crate::usage::{Cleanup, CleanupPolicy, UsageSource};
 use crate::workspace::WorkspaceFormat;
 
 /// What happens to a workspace that has no quota record.
@@ -52,6 +53,7 @@ pub struct QuotaBuilder {
     settling: Settling,
     capacity: u64,
     first_count_after: Duration,
+    cleaner: Option<Cleaner>,
     config: Config,
 }
 
@@ -66,6 +68,7 @@ impl QuotaBuilder {
             settling: Settling::default(),
             capacity: 100_000,
             first_count_after: Duration::ZERO,
+            cleaner: None,
             config: Config {
                 provisioning: Provisioning::default(),
                 workspace_format: WorkspaceFormat::default(),
@@ -149,6 +152,18 @@ impl QuotaBuilder {
         self
     }
 
+    /// What removes rows above a limit when [`Admin::clean`](crate::Admin::clean) is called, and what becomes of them, by the
+    /// names of resource types; those that are not among `policies` are reported.
+    pub fn cleanup<N, I>(mut self, source: impl Cleanup, policies: I) -> Self
+    where
+        N: Into<String>,
+        I: IntoIterator<Item = (N, CleanupPolicy)>,
+    {
+        let policies = policies.into_iter().map(|(name, policy)| (name.into(), policy)).collect();
+        self.cleaner = Some(Cleaner { source: Arc::new(source), policies });
+        self
+    }
+
     /// The grace of all workspaces that have none of their own; none by default.
     pub fn grace(mut self, grace: Grace) -> Self {
         self.config.grace = Some(grace);
@@ -183,6 +198,9 @@ impl QuotaBuilder {
         {
             return Err(Error::config(format!("the ledger's `time_to_live` is {:?} at least", Times::SHORTEST)));
         }
+        for name in self.cleaner.iter().flat_map(|cleaner| cleaner.policies.keys()) {
+            self.catalog.by_name(name).map_err(|error| Error::config(format!("the cleanup: {}", error.message())))?;
+        }
         if let Some(grace) = &self.config.grace {
             grace.check().map_err(|error| Error::config(format!("the grace: {}", error.message())))?;
             for name in &grace.resources {
@@ -202,6 +220,9 @@ impl QuotaBuilder {
             replica: self.authority.map(|(authority, times)| Replica::new(authority, times)),
             type_modes: RwLock::new(vec![None; self.catalog.len()]),
             moves: Mutex::default(),
+            shadowing: AtomicBool::new(false),
+            shadow: RwLock::default(),
+            cleaner: self.cleaner,
             catalog: self.catalog,
             store: CachedStore::new(store, self.capacity, self.config.refresh_after),
             usage,

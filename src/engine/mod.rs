@@ -1,7 +1,7 @@
 //! The engine: limits, units and rows brought together into decisions. Works without HTTP.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
@@ -27,10 +27,13 @@ mod abandoned;
 mod admin;
 mod admit;
 mod builder;
+mod cleanup;
+mod import;
 mod life;
 mod receipt;
 mod replica;
 mod reservation;
+mod shadow;
 #[cfg(test)]
 #[cfg(feature = "postgres")]
 mod simulation;
@@ -40,11 +43,16 @@ pub use abandoned::{Settling, SettlingBarrier};
 pub use admin::{Admin, PolicyChange};
 pub use admit::Decision;
 pub use builder::{Provisioning, QuotaBuilder};
+pub use cleanup::{CleanupOptions, CleanupReport};
+pub use import::{Import, ImportOptions, ImportSummary, Proposal, Readiness, TypeReadiness};
 pub use reservation::Reservation;
 pub(crate) use reservation::Unit;
+pub use shadow::{ShadowRefusals, ShadowReport};
 
 use builder::Config;
+use cleanup::Cleaner;
 use replica::Replica;
+use shadow::Shadow;
 use tenant::{Age, Key, Limits, Refreshing, Tenant, Tenants};
 
 /// The engine. Cloning is cheap, and clones share everything.
@@ -84,6 +92,10 @@ pub(crate) struct Inner {
     type_modes: RwLock<Vec<Option<EnforcementMode>>>,
     /// One workspace at a time goes from some caps to others.
     moves: Mutex<()>,
+    /// Limits are tried out.
+    shadowing: AtomicBool,
+    shadow: RwLock<Option<Arc<Shadow>>>,
+    cleaner: Option<Cleaner>,
     clock: CoarseClock,
     /// Before this, rows are not counted.
     first_count: Instant,

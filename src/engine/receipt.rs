@@ -1,6 +1,7 @@
 //! What decisions are made by, for whoever asks why.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tracing::Level;
 
@@ -17,6 +18,9 @@ impl Inner {
     // Both are rare: without them, nothing is looked up.
     #[inline]
     pub(crate) fn explain(&self, reservation: &Reservation, wanted: bool) -> Option<Box<DecisionReceipt>> {
+        if self.shadowing.load(Ordering::Relaxed) {
+            self.shadow_granted(reservation);
+        }
         if !wanted && !tracing::enabled!(target: DecisionReceipt::TARGET, Level::DEBUG) {
             return None;
         }

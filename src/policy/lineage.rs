@@ -174,7 +174,13 @@ impl Lineage {
         self.limit_from(0, resource, at)
     }
 
-    /// The same without what was set for a time for the workspace itself.
+    /// The limit of a resource type where something says what it is; `None` where the default is in force.
+    pub(crate) fn set_limit(&self, resource: &Arc<ResourceType>, at: Timestamp) -> Option<Limit> {
+        let trace = self.trace(resource, at);
+        trace.steps.first().filter(|step| step.source != LimitSource::Default).map(|step| step.limit)
+    }
+
+    /// The limit without what was set for a time for the workspace itself.
     pub(crate) fn lasting_limit(&self, resource: &ResourceType, at: Timestamp) -> Limit {
         let mut lasting = self.clone();
         if let Some(own) = lasting.kin.first_mut() {

@@ -19,6 +19,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// The methods are those that generic code can't call on sqlx's own traits without a page of bounds.
 pub trait Dialect: Database {
+    /// Which database the pool leads to: pools of which this is the same lead to the same.
+    fn database(pool: &Pool<Self>) -> String;
+
     /// Begins a transaction that sees all that was committed before, and in which a statement may take `limit`.
     ///
     /// A connection on which somebody left a transaction with an older snapshot open is an error.

@@ -111,6 +111,10 @@ pub(crate) fn array(values: impl IntoIterator<Item = impl Display>) -> String {
 }
 
 impl Dialect for Postgres {
+    fn database(pool: &Pool<Self>) -> String {
+        place(&pool.connect_options())
+    }
+
     fn begin(pool: &Pool<Self>, limit: Duration) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
         Box::pin(async move {
             // One message, and so one way to the server and back. The level is named, since a database may have

@@ -206,6 +206,13 @@ pub trait QuotaStore: Send + Sync + 'static {
         let _ = (after, limit);
         Box::pin(async { Err(limits_only()) })
     }
+
+    /// The statement that adds an entry to the audit log, with the texts of its parameters: for a transaction of somebody
+    /// else in the database of this store. `None` where the database at `place` is another one, and by default.
+    fn audit_sql(&self, entry: &AuditEntry, place: &str) -> Option<(String, Vec<String>)> {
+        let _ = (entry, place);
+        None
+    }
 }
 
 fn limits_only() -> Error {
@@ -320,5 +327,9 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn records<'a>(&'a self, after: Option<&'a str>, limit: usize) -> BoxFuture<'a, Result<Vec<QuotaRecord>, Error>> {
         (**self).records(after, limit)
+    }
+
+    fn audit_sql(&self, entry: &AuditEntry, place: &str) -> Option<(String, Vec<String>)> {
+        (**self).audit_sql(entry, place)
     }
 }

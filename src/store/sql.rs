@@ -8,13 +8,15 @@ use sqlx::{Pool, Transaction};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use super::sql_texts::{Query, Texts, WORKSPACE, audit_columns, audit_entry, document, moment, refused, text};
+use super::sql_texts::{
+    Query, Texts, WORKSPACE, audit_columns, audit_entry, audit_values, document, moment, refused, text,
+};
 use super::sql_transaction::SqlTransaction;
 use super::{Expect, QuotaRecord, QuotaStore, StoreTransaction, now};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
-use crate::policy::{AuditFilter, AuditPage, IncreaseRequest, Lineage, Plan, RequestStatus};
+use crate::policy::{AuditEntry, AuditFilter, AuditPage, IncreaseRequest, Lineage, Plan, RequestStatus};
 use crate::resource::ResourceCatalog;
 use crate::sql::{Dialect, Statement, Trouble, Value, quoted};
 use crate::workspace::WorkspaceId;
@@ -352,6 +354,10 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
                 .map(|row| self.texts.record(&WorkspaceId::canonical(&text::<DB>(row, WORKSPACE)?), row))
                 .collect()
         })
+    }
+
+    fn audit_sql(&self, entry: &AuditEntry, place: &str) -> Option<(String, Vec<String>)> {
+        (DB::database(&self.pool) == place).then(|| (self.texts.audit.to_string(), audit_values(entry).into()))
     }
 
     fn load<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Option<QuotaRecord>, Error>> {

@@ -38,6 +38,8 @@ pub(super) struct Texts<DB> {
     pub(super) lineage: Arc<str>,
     pub(super) members: Arc<str>,
     pub(super) save: Arc<str>,
+    /// Adds an entry of `audit_values` to the audit log.
+    pub(super) audit: Arc<str>,
     dialect: PhantomData<fn() -> DB>,
 }
 
@@ -100,6 +102,11 @@ SELECT "id", CAST("depth" AS BIGINT) FROM below"#
 "plan" = nullif($4, ''), "parent" = nullif($5, ''){set}, "settings" = ${}{json}
 WHERE "workspaceId" = $1"#,
                 6 + catalog.len()
+            )
+            .into(),
+            audit: format!(
+                r#"INSERT INTO "QuotaAudit" ("at", "actor", "origin", "action", "workspaceId", "resourceType", "old", "new", "reason")
+VALUES ($1{time}, $2, $3, $4, nullif($5, ''), nullif($6, ''), $7{json}, $8{json}, nullif($9, ''))"#
             )
             .into(),
             columns,
@@ -242,6 +249,23 @@ pub(super) fn audit_entry<DB: Records>(row: &DB::Row) -> Result<AuditEntry, Erro
         })
     };
     read().map_err(broken)
+}
+
+/// What the parameters of the statement that adds it to the audit log stand for.
+pub(super) fn audit_values(entry: &AuditEntry) -> [String; 9] {
+    let action = serde_json::to_value(entry.action).ok();
+    let named = |name: &Option<String>| name.clone().unwrap_or_default();
+    [
+        moment(entry.at),
+        entry.actor.clone(),
+        entry.origin.clone(),
+        action.as_ref().and_then(Json::as_str).unwrap_or_default().to_owned(),
+        named(&entry.workspace_id),
+        named(&entry.resource_type),
+        entry.old.to_string(),
+        entry.new.to_string(),
+        named(&entry.reason),
+    ]
 }
 
 /// A time as text of one length, which SQL can compare.

@@ -6,7 +6,7 @@ use sqlx::Transaction;
 use uuid::Uuid;
 
 use super::sql::{Records, failed, stored};
-use super::sql_texts::{Texts, document, json, moment, refused, text};
+use super::sql_texts::{Texts, audit_values, document, json, refused, text};
 use super::{QuotaRecord, StoreTransaction, now};
 use crate::BoxFuture;
 use crate::error::Error;
@@ -83,24 +83,9 @@ impl<DB: Records> SqlTransaction<DB> {
     }
 
     async fn add_to_audit(&mut self, entry: &AuditEntry) -> Result<(), Error> {
-        let (time, document) = (DB::AS_TIME, DB::AS_JSON);
-        let action = serde_json::to_value(entry.action).ok();
-        let values = vec![
-            Value::Owned(moment(entry.at)),
-            Value::Text(&entry.actor),
-            Value::Text(&entry.origin),
-            Value::Text(action.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default()),
-            Value::Text(entry.workspace_id.as_deref().unwrap_or_default()),
-            Value::Text(entry.resource_type.as_deref().unwrap_or_default()),
-            Value::Owned(entry.old.to_string()),
-            Value::Owned(entry.new.to_string()),
-            Value::Text(entry.reason.as_deref().unwrap_or_default()),
-        ];
-        let add = format!(
-            r#"INSERT INTO "QuotaAudit" ("at", "actor", "origin", "action", "workspaceId", "resourceType", "old", "new", "reason")
-VALUES ($1{time}, $2, $3, $4, nullif($5, ''), nullif($6, ''), $7{document}, $8{document}, nullif($9, ''))"#
-        );
-        self.run(add, values).await
+        let values = audit_values(entry).map(Value::Owned).into();
+        let texts = Arc::clone(&self.texts);
+        self.rows(Statement::recurring(&texts.audit, values)).await.map(drop)
     }
 }
 

@@ -39,9 +39,9 @@ impl fmt::Display for CleanupPolicy {
     }
 }
 
-/// Says what else is to be written, of the ids of the rows that are removed: statements, each with the texts that its
-/// parameters `$1`, `$2`, … stand for.
-pub type Recording = dyn Fn(&[String]) -> Vec<(String, Vec<String>)> + Send + Sync;
+/// Says what else is to be written, of what is removed: statements, each with the texts that its parameters `$1`, `$2`, …
+/// stand for.
+pub type Recording<'a> = dyn Fn(&Cleaned) -> Vec<(String, Vec<String>)> + Send + Sync + 'a;
 
 /// A batch of rows to be removed: the newest ones above a number that is kept.
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ pub struct Excess<'a> {
     /// What becomes of them.
     pub policy: CleanupPolicy,
     /// What is written in the transaction that removes them.
-    pub record: Option<&'a Recording>,
+    pub record: Option<&'a Recording<'a>>,
 }
 
 impl<'a> Excess<'a> {
@@ -76,7 +76,7 @@ impl<'a> Excess<'a> {
 
     /// Has more written in the transaction that removes them, such as an entry in a log. Nothing is, where nothing is removed.
     #[must_use]
-    pub fn record(mut self, record: &'a Recording) -> Self {
+    pub fn record(mut self, record: &'a Recording<'a>) -> Self {
         self.record = Some(record);
         self
     }
@@ -114,4 +114,11 @@ pub trait Cleanup: Send + Sync + 'static {
     /// Nothing is changed then. [`Error::is_config`] where the rows of that type can't be removed: their table doesn't tell
     /// what is newest (`SqlTable::newest_first`), the archive is missing, or rows of other tables refer to them.
     fn clean<'a>(&'a self, excess: Excess<'a>) -> BoxFuture<'a, Result<Cleaned, Error>>;
+
+    /// In which database the rows are, for [`QuotaStore::audit_sql`](crate::QuotaStore::audit_sql) to compare with its own:
+    /// where it is the same, the entry in the audit log is written in the transaction that removes rows. By default nobody
+    /// knows.
+    fn place(&self) -> Option<String> {
+        None
+    }
 }

@@ -104,6 +104,10 @@ impl<DB: Cleans> Cleanup for SqlUsage<DB> {
             }
         })
     }
+
+    fn place(&self) -> Option<String> {
+        Some(DB::database(&self.pool))
+    }
 }
 
 struct Batch<'a> {
@@ -141,8 +145,9 @@ impl Batch<'_> {
             }
             self.delete::<DB>(&mut transaction, ids).await?;
         }
-        if let Some(record) = self.excess.record.filter(|_| !rows.is_empty()) {
-            for (sql, values) in record(&rows) {
+        let cleaned = Cleaned { above, rows };
+        if let Some(record) = self.excess.record.filter(|_| !cleaned.rows.is_empty()) {
+            for (sql, values) in record(&cleaned) {
                 let statement = Statement::once(sql, values.into_iter().map(Value::Owned).collect());
                 DB::rows(&mut transaction, statement).await.map_err(|error| {
                     Error::unavailable(format!("recording the cleanup of {} failed", resource.name()))
@@ -151,7 +156,7 @@ impl Batch<'_> {
             }
         }
         transaction.commit().await.map_err(told)?;
-        Ok(Cleaned { above, rows })
+        Ok(cleaned)
     }
 
     /// How many rows there are above those that are kept.

@@ -15,8 +15,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tower_quota::{
-    Charge, Fence, Limit, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaBuilder, QuotaLayer,
-    ResourceCatalog, ResourceSpec, RouteMap, Rule, Settling, SqliteStore, SqliteUsage, StaticTokens, WorkspaceSource,
+    Charge, CleanupPolicy, Fence, Limit, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaBuilder,
+    QuotaLayer, ResourceCatalog, ResourceSpec, RouteMap, Rule, Settling, SqlTable, SqliteStore, SqliteUsage,
+    StaticTokens, WorkspaceSource,
 };
 use uuid::Uuid;
 
@@ -65,6 +66,14 @@ impl Answer {
     }
 }
 
+/// What becomes of rows above a limit.
+const POLICIES: [(&str, CleanupPolicy); 1] = [("segments", CleanupPolicy::Archive)];
+
+/// Ids are in the order of time.
+fn segments() -> SqlTable {
+    SqlTable::new("Segment").newest_first("id", "id")
+}
+
 fn catalog() -> ResourceCatalog {
     ResourceCatalog::empty()
         .resource(ResourceSpec::new("segments", "maxSegments", Limit::of(5)).table("Segment"))
@@ -105,8 +114,9 @@ impl Host {
         })
         .await;
         let store = store.unwrap();
-        let usage = SqliteUsage::builder(pool, &catalog()).build().unwrap();
-        let quota = built(Quota::builder(catalog()).store(store).usage(usage));
+        let usage = || SqliteUsage::builder(pool.clone(), &catalog()).table("segments", segments()).build().unwrap();
+        let quota = Quota::builder(catalog()).store(store).usage(usage()).cleanup(usage(), POLICIES);
+        let quota = built(quota);
         Self::serve(vec![quota], rows, Some(directory)).await
     }
 
@@ -118,9 +128,12 @@ impl Host {
         let mut quotas = Vec::new();
         for _ in 0..replicas {
             let store = PostgresStore::connect(&url, &catalog()).await.unwrap();
-            let usage = PostgresUsage::builder(PgPool::connect(&url).await.unwrap(), &catalog()).build().unwrap();
+            let pool = PgPool::connect(&url).await.unwrap();
+            let usage =
+                || PostgresUsage::builder(pool.clone(), &catalog()).table("segments", segments()).build().unwrap();
             let ledger = PostgresLedger::new(&store).fenced();
-            quotas.push(built(Quota::builder(catalog()).store(store).usage(usage).ledger(ledger)));
+            let quota = Quota::builder(catalog()).store(store).usage(usage()).cleanup(usage(), POLICIES);
+            quotas.push(built(quota.ledger(ledger)));
         }
         Self::serve(quotas, rows, None).await
     }
@@ -254,7 +267,11 @@ impl Host {
     }
 
     pub(crate) async fn rows(&self, workspace: &str) -> u64 {
-        let count = r#"SELECT count(*) FROM "Segment" WHERE "workspaceId" = $1"#;
+        self.rows_in("Segment", workspace).await
+    }
+
+    pub(crate) async fn rows_in(&self, table: &str, workspace: &str) -> u64 {
+        let count = AssertSqlSafe(format!(r#"SELECT count(*) FROM "{table}" WHERE "workspaceId" = $1"#));
         let rows: i64 = match &self.rows {
             Rows::Sqlite(pool) => query_scalar(count).bind(workspace).fetch_one(pool).await.unwrap(),
             Rows::Postgres(pool) => query_scalar(count).bind(workspace).fetch_one(pool).await.unwrap(),

@@ -51,6 +51,10 @@ macro_rules! all_of_it {
             changes_of_another_version_change_nothing,
             bad_input_changes_nothing,
             a_deleted_workspace_is_back_at_the_defaults,
+            limits_are_imported_by_usage_in_batches_and_never_lowered,
+            the_road_from_warn_to_strict_tells_what_it_would_refuse,
+            a_shadow_tells_what_it_would_refuse_and_refuses_nothing,
+            a_cleanup_takes_the_newest_rows_in_strict_alone,
         );
     };
 }

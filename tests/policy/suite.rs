@@ -722,3 +722,143 @@ pub(crate) async fn what_was_begun_goes_on_after_a_restart(host: Host) {
     until("the override has reverted", async || host.told("acme", "override_expired").await == 1).await;
     assert_eq!(host.get(ROOT, ACME).await.expect(200).body["quota"]["maxUsers"], 100);
 }
+
+pub(crate) async fn limits_are_imported_by_usage_in_batches_and_never_lowered(host: Host) {
+    // w0 has a row, w1 two, and so on; one has a limit that is higher, one that is lower, one a plan; and one id is none.
+    for at in 0..25_u64 {
+        for row in 0..=at {
+            let sql = format!(r#"INSERT INTO "Segment" VALUES ('{at}-{row}', 'w{at:02}')"#);
+            host.rows.run(sql).await.unwrap();
+        }
+    }
+    host.rows.run(r#"INSERT INTO "Segment" VALUES ('x', '')"#.to_owned()).await.unwrap();
+    host.rows.run(r#"INSERT INTO "User" VALUES ('u', 'w03')"#.to_owned()).await.unwrap();
+    host.limit("w10", 100).await;
+    host.limit("w11", 3).await;
+    host.put("/api/plans/p", json!({"limits": {"maxSegments": 1000}})).await.expect(200);
+    host.settings("w12", json!({"plan": "p"})).await;
+    let (path, log) = ("/api/system/quota-import", host.audited("w05").await);
+
+    let look = host.post(ROOT, path, json!({})).await.expect(200).body;
+    let summary = json!({"workspaces": 26, "set": 23, "raised": 1, "lowered": 0, "kept": 2, "invalid": 1, "invalidIds": [""],
+                         "after": "w24", "done": true});
+    assert_eq!(look["summary"], summary);
+    assert_eq!(look["proposals"].as_array().unwrap().len(), 26);
+    // Nothing is done by looking.
+    assert_eq!((host.limit_at(0, "w05").await, host.audited("w05").await), (json!(5), log));
+
+    // It is broken off after ten batches, and goes on there, at whichever process.
+    let part = json!({"apply": true, "batch": 2, "floor": 3});
+    let first = host.post(ROOT, path, part.clone()).await.expect(200).body["summary"].clone();
+    assert_eq!((&first["workspaces"], &first["done"], &first["after"]), (&json!(20), &json!(false), &json!("w18")));
+    let rest = host.send_to(1, ROOT, "POST", path, None, Some(part)).await.expect(200).body["summary"].clone();
+    assert_eq!((&rest["workspaces"], &rest["done"]), (&json!(26), &json!(true)));
+    for (workspace, limit) in [("w00", 3), ("w05", 8), ("w10", 100), ("w11", 15), ("w12", 1000), ("w24", 30)] {
+        assert_eq!(host.limit_at(0, workspace).await, limit, "{workspace}");
+        assert!(host.told(workspace, "imported").await <= 2);
+    }
+    let told = host.audited("w05").await;
+    let told =
+        told.iter().find(|entry| entry["action"] == "imported" && entry["resourceType"] == "segments").unwrap().clone();
+    assert_eq!((&told["old"], &told["new"], &told["reason"]), (&json!("unset"), &json!(8), &json!("6 rows")));
+    // What came in force binds at once.
+    host.admits("w05", 2).await;
+
+    // Lowered only where that is told.
+    let lower = json!({"apply": true, "allowLowering": true, "percent": 100});
+    host.post(ROOT, path, lower).await.expect(200);
+    assert_eq!((host.limit_at(0, "w10").await, host.limit_at(0, "w12").await), (json!(11), json!(13)));
+    for bad in [
+        json!({"percent": 0}),
+        json!({"floor": -1}),
+        json!({"apply": "yes"}),
+        json!({"batch": 0}),
+        json!({"factor": 2}),
+    ] {
+        host.post(ROOT, path, bad).await.refused(400, "INVALID_REQUEST");
+    }
+    host.post(ADMIN, path, json!({})).await.refused(403, "INSUFFICIENT_PERMISSIONS");
+}
+
+pub(crate) async fn the_road_from_warn_to_strict_tells_what_it_would_refuse(host: Host) {
+    let path = "/api/system/quota-readiness";
+    for turn in 0..4 {
+        host.create(turn, "acme").await.expect(201);
+    }
+    let ready = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!((&ready["workspaces"], &ready["wouldRefuse"]), (&json!(1), &json!(false)));
+    host.settings("globex", json!({"mode": "warn"})).await;
+    for turn in 0..7 {
+        host.create(turn, "globex").await.expect(201);
+    }
+    host.create(0, "acme").await.expect(201);
+    let ready = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!(ready["wouldRefuse"], true);
+    let worst =
+        json!([{"workspaceId": "globex", "usage": 7, "limit": 5}, {"workspaceId": "acme", "usage": 5, "limit": 5}]);
+    assert_eq!(ready["types"]["segments"], json!({"full": 1, "over": 1, "worst": worst}));
+    let least = host.get(ROOT, &format!("{path}?limit=1")).await.expect(200).body;
+    assert_eq!(least["types"]["segments"]["worst"], json!([worst[0]]));
+}
+
+pub(crate) async fn a_shadow_tells_what_it_would_refuse_and_refuses_nothing(host: Host) {
+    let path = "/api/system/quota-shadow";
+    host.get(ROOT, path).await.refused(404, "NOT_FOUND");
+    host.put(path, json!({"limits": {"maxSegments": 3}, "workspaces": ["acme"]})).await.expect(200);
+    for workspace in ["acme", "globex"] {
+        for _ in 0..5 {
+            host.create(0, workspace).await.expect(201);
+        }
+    }
+    // What is refused now would have been, too.
+    host.create(0, "acme").await.refused(429, "QUOTA_EXCEEDED");
+    let report = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!(report["evaluated"], 6);
+    let of = report["workspaces"][0].clone();
+    // With several processes, units that one has in store count.
+    let refused = report["wouldRefuse"].as_u64().unwrap();
+    assert!(refused == 3 || host.replicas() > 1 && (3..=6).contains(&refused), "{report}");
+    assert_eq!((&of["workspaceId"], &of["refusals"], &of["limit"]), (&json!("acme"), &json!(refused), &json!(3)));
+    assert_eq!(host.delete(path).await.expect(200).body, report);
+    host.delete(path).await.refused(404, "NOT_FOUND");
+    host.put(path, json!({"limits": {}})).await.refused(400, "INVALID_REQUEST");
+    host.put(path, json!({"limits": {"maxCats": 1}})).await.refused(400, "INVALID_RESOURCE_TYPE");
+}
+
+pub(crate) async fn a_cleanup_takes_the_newest_rows_in_strict_alone(host: Host) {
+    host.settings("acme", json!({"mode": "warn"})).await;
+    for turn in 0..12 {
+        host.create(turn, "acme").await.expect(201);
+        host.create(turn, "globex").await;
+    }
+    let path = format!("{ACME}/cleanup");
+    let real = json!({"resourceType": "segments", "dryRun": false, "batch": 3});
+    let look = host.post(ADMIN, &path, json!({"resourceType": "segments"})).await.expect(200).body;
+    assert_eq!((&look["dryRun"], &look["above"], &look["removed"]), (&json!(true), &json!(7), &json!(0)));
+    let message = host.post(ADMIN, &path, real.clone()).await.refused(400, "INVALID_REQUEST");
+    assert!(message.contains("only removed in mode strict"), "{message}");
+    assert_eq!(host.rows("acme").await, 12);
+
+    host.settings("acme", json!({"mode": "strict"})).await;
+    let done = host.post(ADMIN, &path, real.clone()).await.expect(200).body;
+    assert_eq!((&done["policy"], &done["above"], &done["removed"]), (&json!("archive"), &json!(7), &json!(7)));
+    // The newest, as was told before.
+    assert_eq!(done["rows"], look["rows"]);
+    assert_eq!((host.rows("acme").await, host.rows("globex").await), (5, 5));
+    assert_eq!(host.rows_in("QuotaArchive", "acme").await, 7);
+    let entries = host.audited("acme").await;
+    let batches: Vec<_> = entries.iter().filter(|entry| entry["action"] == "cleanup").collect();
+    let told: Vec<_> = batches.iter().flat_map(|entry| entry["new"]["rows"].as_array().unwrap().clone()).collect();
+    assert_eq!((batches.len(), &json!(told)), (3, &done["rows"]));
+    // Done is done.
+    assert_eq!(host.post(ADMIN, &path, real).await.expect(200).body["removed"], 0);
+    host.admits("acme", 0).await;
+    // Of a type without a policy, rows are only reported.
+    host.put(ACME, json!({"maxUsers": 0})).await.expect(200);
+    let users = host.post(ADMIN, &path, json!({"resourceType": "users", "dryRun": false})).await;
+    assert_eq!(users.status, 503, "its table doesn't tell what is newest");
+    host.post(MEMBER, &path, json!({"resourceType": "segments"})).await.refused(403, "INSUFFICIENT_PERMISSIONS");
+    host.post(ADMIN, &path, json!({"resourceType": "segments", "policy": "delete"}))
+        .await
+        .refused(400, "INVALID_REQUEST");
+}

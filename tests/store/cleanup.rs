@@ -47,7 +47,8 @@ pub(crate) async fn clean(
 pub(crate) async fn clean_and_log(cleanup: &dyn Cleanup, keep: u64, at_most: u64) -> Result<Cleaned, Error> {
     let (acme, catalog) = (workspace("acme"), metered());
     let excess = Excess::new(&acme, catalog.by_name("segments").unwrap(), keep, at_most);
-    let record = |ids: &[String]| vec![(r#"INSERT INTO "Log" VALUES ($1)"#.to_owned(), vec![ids.join(" ")])];
+    let record =
+        |cleaned: &Cleaned| vec![(r#"INSERT INTO "Log" VALUES ($1)"#.to_owned(), vec![cleaned.rows.join(" ")])];
     cleanup.clean(excess.policy(CleanupPolicy::Archive).record(&record)).await
 }
 
@@ -204,7 +205,7 @@ pub(crate) async fn what_fails_in_the_middle_changes_nothing<H: Host>(host: H) {
     let cleanup = host.cleanup(table()).unwrap();
     let (acme, catalog) = (workspace("acme"), metered());
     let excess = Excess::new(&acme, catalog.by_name("segments").unwrap(), 10, 4).policy(CleanupPolicy::Archive);
-    let fails = |_: &[String]| {
+    let fails = |_: &Cleaned| {
         let insert = |value: &str| (format!(r#"INSERT INTO "Log" VALUES ({value})"#), Vec::new());
         vec![insert("'1'"), insert("NULL")]
     };
