@@ -316,7 +316,9 @@ impl Admin {
                 on(workspace).limits(&mut *transaction, &changes, &Expect::Anything, reason.as_deref()).await?;
             }
             let done = transaction.commit().await;
-            quota.many_changed(&workspaces.into_iter().collect());
+            for workspace in &workspaces {
+                quota.changed(workspace, None);
+            }
             done
         })
         .await

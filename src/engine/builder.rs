@@ -220,6 +220,7 @@ impl QuotaBuilder {
             replica: self.authority.map(|(authority, times)| Replica::new(authority, times)),
             type_modes: RwLock::new(vec![None; self.catalog.len()]),
             moves: Mutex::default(),
+            parents: Mutex::default(),
             shadowing: AtomicBool::new(false),
             shadow: RwLock::default(),
             cleaner: self.cleaner,

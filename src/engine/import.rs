@@ -298,7 +298,9 @@ impl Import {
         let quota = Arc::clone(&self.quota);
         let done = tokio::spawn(async move {
             let done = transaction.commit().await;
-            quota.many_changed(&changed);
+            for workspace in &changed {
+                quota.changed(workspace, None);
+            }
             done
         });
         done.await.map_err(|error| Error::unavailable("the import broke off").with_source(error))??;
@@ -430,23 +432,6 @@ impl Quota {
                 }
             }
         }
-    }
-}
-
-impl Inner {
-    /// Many workspaces were changed: what is in memory of them, or depends on them, is read again before anything is granted.
-    pub(crate) fn many_changed(&self, changed: &HashSet<WorkspaceId>) {
-        for workspace in changed {
-            self.store.forget(workspace);
-        }
-        self.outdate(|tenant| match tenant.id.top() {
-            Some(top) => changed.contains(&top),
-            None => {
-                let on_others =
-                    |limits: &super::tenant::Limits| changed.iter().any(|other| limits.depends_on(other.as_str()));
-                changed.contains(&tenant.id) || tenant.limits().is_some_and(|limits| on_others(&limits))
-            }
-        });
     }
 }
 

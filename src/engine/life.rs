@@ -1,5 +1,6 @@
 //! How limits change while they are in force: by a change of what they come from, or by themselves.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
@@ -78,6 +79,10 @@ impl Inner {
     /// Puts in force what follows from a lineage, unless what is in force is newer; see [`Tenant::install`].
     pub(crate) fn put_in_force(self: &Arc<Self>, tenant: &Arc<Tenant>, lineage: &Arc<Lineage>, since: Option<u32>) {
         let limits = self.resolve(&tenant.id, lineage);
+        if lineage.kin().len() > 1 {
+            let ancestors = lineage.kin()[1..].iter().map(|kin| kin.record.workspace.clone());
+            self.parents.lock().unwrap_or_else(PoisonError::into_inner).extend(ancestors);
+        }
         {
             let _one_at_a_time = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
             if tenant.would_move(&limits, since) {
@@ -174,21 +179,42 @@ impl Inner {
         if let (Some(tenant), Some(lineage)) = (self.tenants.get(workspace.as_str()), lineage) {
             self.put_in_force(&tenant, lineage, None);
         }
-        let id = workspace.as_str();
-        self.outdate(|tenant| match tenant.id.top() {
-            Some(top) => top == *workspace,
-            None if tenant.id == *workspace => lineage.is_none(),
-            None => tenant.limits().is_some_and(|limits| limits.depends_on(id)),
-        });
+        if lineage.is_none()
+            && let Some(tenant) = self.tenants.get(workspace.as_str())
+        {
+            tenant.outdate();
+        }
+        self.outdate_dependents([workspace]);
+    }
+
+    /// Workspaces were changed: all that depends on them reads its limits again before it grants anything.
+    pub(crate) fn outdate_dependents<'a>(&self, changed: impl IntoIterator<Item = &'a WorkspaceId>) {
+        let mut parents = HashSet::new();
+        {
+            let known = self.parents.lock().unwrap_or_else(PoisonError::into_inner);
+            for workspace in changed {
+                if let Some(subtree) = self.tenants.get(workspace.subtree().as_str()) {
+                    subtree.outdate();
+                }
+                if known.contains(workspace) {
+                    parents.insert(workspace);
+                }
+            }
+        }
+        // Few are, and all tenants would have to be looked at.
+        if !parents.is_empty() {
+            self.outdate(|tenant| {
+                let limits = tenant.limits();
+                limits.as_ref().is_some_and(|limits| limits.ancestors().any(|ancestor| parents.contains(ancestor)))
+            });
+        }
     }
 
     /// Has those tenants read their limits again before they grant anything, and what is in memory beside them.
     pub(crate) fn outdate(&self, which: impl Fn(&Tenant) -> bool) {
-        let outdated: Vec<_> = self.tenants.all().into_iter().filter(|tenant| which(tenant)).collect();
-        if !outdated.is_empty() {
-            self.store.forget_all();
-        }
-        for tenant in outdated {
+        // What isn't in use may be there, too.
+        self.store.forget_all();
+        for tenant in self.tenants.all().into_iter().filter(|tenant| which(tenant)) {
             tenant.outdate();
         }
     }

@@ -1,5 +1,6 @@
 //! The engine: limits, units and rows brought together into decisions. Works without HTTP.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
@@ -92,6 +93,8 @@ pub(crate) struct Inner {
     type_modes: RwLock<Vec<Option<EnforcementMode>>>,
     /// One workspace at a time goes from some caps to others.
     moves: Mutex<()>,
+    /// Workspaces that others depend on, of those that were ever in memory.
+    parents: Mutex<HashSet<WorkspaceId>>,
     /// Limits are tried out.
     shadowing: AtomicBool,
     shadow: RwLock<Option<Arc<Shadow>>>,

@@ -413,17 +413,11 @@ impl Inner {
             Notice::Limits { workspace } => {
                 if let Ok(id) = self.config.workspace_format.parse(&workspace) {
                     self.store.forget(&id);
-                    if let Some(subtree) = self.tenants.get(id.subtree().as_str()) {
-                        self.refresh_behind(&subtree);
-                    }
+                    self.outdate_dependents([&id]);
                 }
                 if let Some(tenant) = self.tenants.get(&workspace) {
                     self.refresh_behind(&tenant);
                 }
-                self.outdate(|tenant| {
-                    tenant.id.as_str() != workspace
-                        && tenant.limits().is_some_and(|limits| limits.depends_on(&workspace))
-                });
             }
             Notice::Moved { workspace } => {
                 if let Some(subtree) = self.tenants.get(&workspace) {
@@ -434,6 +428,7 @@ impl Inner {
                 self.outdate(|tenant| tenant.limits().is_some_and(|limits| limits.depends_on_plan(&name)));
             }
             Notice::Lost => {
+                self.store.forget_all();
                 for tenant in self.tenants.all() {
                     tenant.make_due(self.clock.now());
                 }

@@ -138,6 +138,12 @@ impl Limits {
             .is_some_and(|resolution| !resolution.above.is_empty() || resolution.in_grace || resolution.modes.is_some())
     }
 
+    /// The workspaces above, which the limits depend on.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = &WorkspaceId> {
+        let kin = self.policy.iter().flat_map(|policy| policy.lineage.kin().iter().skip(1));
+        kin.map(|kin| &kin.record.workspace)
+    }
+
     /// Whether something that `workspace` has is of consequence here.
     pub(crate) fn depends_on(&self, workspace: &str) -> bool {
         self.policy.as_ref().is_some_and(|policy| policy.lineage.has(workspace))

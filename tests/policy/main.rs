@@ -87,3 +87,41 @@ caps!(caps_on_three_replicas, crate::host::Host::postgres(3));
 async fn what_was_begun_goes_on_after_a_restart() {
     crate::suite::what_was_begun_goes_on_after_a_restart(crate::host::Host::sqlite().await).await;
 }
+
+/// A record stays in the cache for longer than its workspace is in use.
+#[tokio::test]
+async fn a_change_of_a_parent_is_seen_by_who_was_put_out_of_use() {
+    use tower_quota::{
+        Actor, ClosureUsage, Expect, Limit, LimitSet, PolicyChange, Quota, ResourceCatalog, ResourceSpec, SqliteStore,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("quota.db").display());
+    let segments = ResourceSpec::new("segments", "maxSegments", Limit::of(5));
+    let catalog = ResourceCatalog::empty().resource(segments).build().unwrap();
+    let usage = ClosureUsage::new(|_workspace, _resource, _at_most| async { Ok::<_, std::io::Error>(0) });
+    let store = SqliteStore::connect(&url, &catalog).await.unwrap();
+    let quota = Quota::builder(catalog).store(store).usage(usage).capacity(4).build().unwrap();
+    let id = |name: &str| quota.workspace(name).unwrap();
+    let limit = async |name: &str| quota.usage(&id(name)).await.unwrap()[0].limit;
+    let admin = quota.admin(Actor::library());
+    let of = |rows| LimitSet::new().with(quota.catalog().by_name("segments").unwrap().id(), Limit::of(rows));
+    admin.set_limits(&id("top"), &of(100), &Expect::Anything, None).await.unwrap();
+    admin.put_plan("p", &of(7), &Expect::Anything).await.unwrap();
+    let below = PolicyChange::new().parent(id("top")).share("segments", 50);
+    admin.configure(&id("child"), below, &Expect::Anything).await.unwrap();
+    admin.configure(&id("planned"), PolicyChange::new().plan("p"), &Expect::Anything).await.unwrap();
+    for round in 0..50 {
+        assert_eq!((limit("child").await, limit("planned").await), (Limit::of(50), Limit::of(7)));
+        limit(&format!("w{round}")).await;
+    }
+    for other in 0..20 {
+        limit(&format!("v{other}")).await;
+    }
+    admin.set_limits(&id("top"), &of(200), &Expect::Anything, None).await.unwrap();
+    assert_eq!(limit("child").await, Limit::of(100));
+    for other in 0..20 {
+        limit(&format!("u{other}")).await;
+    }
+    admin.put_plan("p", &of(9), &Expect::Anything).await.unwrap();
+    assert_eq!(limit("planned").await, Limit::of(9));
+}
