@@ -9,6 +9,7 @@ use super::dto::{self, Object};
 use super::extract::{Admin, MaybeEmpty, Operator, Pairs};
 use super::failure::Failure;
 use crate::engine::{Proposal, ShadowReport};
+use crate::error::Error;
 use crate::problem::{ErrorCode, Problem};
 
 /// How many batches of an import one request makes: it is to be answered within seconds.
@@ -17,15 +18,23 @@ const BATCHES: usize = 10;
 /// How many proposals are answered.
 const PROPOSALS: usize = 200;
 
+/// What this set-up can't do, however often it is asked for.
+fn beyond(error: Error) -> Failure {
+    if error.is_config() {
+        return Problem::new(ErrorCode::InvalidRequest, error.message()).into();
+    }
+    error.into()
+}
+
 pub(super) async fn import(
     State(api): State<Api>,
     Operator(caller): Operator,
     MaybeEmpty(body): MaybeEmpty,
 ) -> Result<Json<Value>, Failure> {
-    let mut import = api.quota().admin(caller.actor).import(dto::import(body)?).await?;
+    let mut import = api.quota().admin(caller.actor).import(dto::import(body)?).await.map_err(beyond)?;
     let mut proposals = Vec::new();
     for _ in 0..BATCHES {
-        let Some(some) = import.next().await? else { break };
+        let Some(some) = import.next().await.map_err(beyond)? else { break };
         proposals.extend(some.into_iter().take(PROPOSALS.saturating_sub(proposals.len())));
     }
     let proposal = |proposal: &Proposal| {
@@ -45,7 +54,7 @@ pub(super) async fn import(
 pub(super) async fn readiness(State(api): State<Api>, _: Operator, mut pairs: Pairs) -> Result<Json<Value>, Failure> {
     let most = pairs.take_limit()?;
     pairs.finish("`limit`")?;
-    let readiness = api.quota().readiness(most).await?;
+    let readiness = api.quota().readiness(most).await.map_err(beyond)?;
     let types = readiness.types.iter().map(|of| {
         let worst = of.worst.iter().map(
             |(workspace, usage, limit)| json!({"workspaceId": workspace.as_str(), "usage": usage, "limit": limit}),
@@ -65,7 +74,7 @@ pub(super) async fn clean(
 ) -> Result<Json<Value>, Failure> {
     let quota = api.quota();
     let (resource, options) = dto::cleanup(body, quota.catalog())?;
-    let report = quota.admin(caller.actor).clean(&workspace, resource, options).await?;
+    let report = quota.admin(caller.actor).clean(&workspace, resource, options).await.map_err(beyond)?;
     Ok(Json(json!({
         "resourceType": quota.catalog().get(resource).name(),
         "policy": report.policy,
