@@ -1,5 +1,5 @@
 //! The ledger's SQL functions do what their mirror does: the model and the simulation of the protocol speak of the real
-//! thing.
+//! thing. Caps on workspaces and all below them, and grace, are not in the mirror: see `tests/policy`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
