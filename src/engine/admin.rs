@@ -384,13 +384,8 @@ impl Admin {
             draft.save(&mut *transaction, &told).await?;
             let moved = if change.moves() { on.moved(&mut *transaction).await? } else { Vec::new() };
             let lineage = on.commit(transaction).await?;
-            for (tenant, lineage) in moved {
-                on.quota.put_in_force(&tenant, &lineage, None);
-            }
             if change.moves() {
-                // Rows that were counted elsewhere count there now.
-                let above = lineage.kin().iter().map(|kin| kin.record.workspace.subtree());
-                above.filter_map(|books| on.quota.tenants.get(books.as_str())).for_each(|books| books.outdate());
+                on.moves(moved, &lineage).await;
             }
             Ok(lineage)
         })
@@ -997,19 +992,40 @@ impl Change {
         Ok(())
     }
 
-    /// Who in memory counts in other books after this transaction, and by what.
-    async fn moved(&self, transaction: &mut dyn StoreTransaction) -> Result<Vec<(Arc<Tenant>, Arc<Lineage>)>, Error> {
+    /// The workspace and those below it, as far as they are in memory.
+    fn concerned(&self) -> Vec<Arc<Tenant>> {
         let id = self.workspace.as_str();
         let concerned = |tenant: &Arc<Tenant>| {
             tenant.id == self.workspace || tenant.limits().is_some_and(|limits| limits.depends_on(id))
         };
-        let tenants: Vec<_> = self.quota.tenants.all().into_iter().filter(concerned).collect();
-        let mut moved = Vec::with_capacity(tenants.len());
-        for tenant in tenants {
+        self.quota.tenants.all().into_iter().filter(concerned).collect()
+    }
+
+    /// Who in memory counts in other books after this transaction, and by what.
+    async fn moved(&self, transaction: &mut dyn StoreTransaction) -> Result<Vec<(Arc<Tenant>, Arc<Lineage>)>, Error> {
+        let mut moved = Vec::new();
+        for tenant in self.concerned() {
             let lineage = transaction.lineage(&tenant.id).await?;
             moved.push((tenant, Arc::new(lineage)));
         }
         Ok(moved)
+    }
+
+    /// Puts that in force.
+    async fn moves(&self, moved: Vec<(Arc<Tenant>, Arc<Lineage>)>, lineage: &Lineage) {
+        for (tenant, lineage) in moved {
+            self.quota.put_in_force(&tenant, &lineage, None);
+        }
+        // Rows that were counted elsewhere count there now.
+        let above = lineage.kin().iter().map(|kin| kin.record.workspace.subtree());
+        above.filter_map(|books| self.quota.tenants.get(books.as_str())).for_each(|books| books.outdate());
+        // Some may have been read just before the change was there.
+        self.quota.outdate_dependents([&self.workspace]);
+        for tenant in self.concerned() {
+            if let Err(error) = self.quota.fresh(&tenant.id).await {
+                tracing::warn!(error = %error, workspace = %tenant.id, "the limits could not be read again");
+            }
+        }
     }
 }
 

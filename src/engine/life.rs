@@ -162,6 +162,8 @@ impl Inner {
             && lineage.record().is_some()
         {
             self.put_in_force(&tenant, &lineage, Some(since));
+        } else {
+            self.retire_overrides(&lineage);
         }
         Ok(lineage)
     }
