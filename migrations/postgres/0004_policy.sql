@@ -146,10 +146,10 @@ BEGIN
   found_limit := coalesce(found_limit, p_default);
   FOR at IN REVERSE cardinality(shares)..1 LOOP
     found_limit := CASE WHEN shares[at] = 0 THEN 0 WHEN found_limit < 0 THEN -1
-                        ELSE trunc(found_limit::numeric * shares[at] / 100) END;
+                        ELSE div(found_limit::numeric * shares[at], 100) END;
   END LOOP;
   IF p_grace AND found_limit >= 0 AND this_moment < (grace ->> 'endsAt')::timestamptz THEN
-    found_limit := least(trunc(found_limit::numeric * (100 + (grace ->> 'percentage')::int) / 100), 9223372036854775807);
+    found_limit := least(div(found_limit::numeric * (100 + (grace ->> 'percentage')::int), 100), 9223372036854775807);
   END IF;
   RETURN found_limit;
 END $$;

@@ -19,7 +19,7 @@ const LONGEST: usize = 63;
 ///
 /// It puts a trigger on each table. Rows of a request that the layer has admitted are never refused: the trigger lets
 /// pass what the transaction's [`Fence`](crate::Fence) holds units for. All others it holds against the limit that is in
-/// force in `"WorkspaceQuota"`, under the lock of the books of their workspace, in which it enters them. So they are exact
+/// force for their workspace, under the lock of the books of their workspace, in which it enters them. So they are exact
 /// too, and the layer knows of them at once.
 ///
 /// ```no_run
@@ -49,6 +49,8 @@ const LONGEST: usize = 63;
 ///   the books.
 /// - Workspace ids that are spelled as the column's text is: for a column of type `uuid`,
 ///   [`WorkspaceFormat::Uuid`](crate::WorkspaceFormat::Uuid).
+/// - To know that caps on a workspace and all below it are not among its limits: rows that are written around the layer are seen
+///   by the cap's next count, at a refusal or a refresh.
 /// - To be generated anew when a table, its filter or a default limit has changed: these stand in the triggers. Limits that
 ///   are set for a workspace don't.
 ///
