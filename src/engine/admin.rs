@@ -22,6 +22,8 @@ use crate::workspace::WorkspaceId;
 
 /// The longest reason or note, in bytes.
 const LONGEST_REASON: usize = 2000;
+/// The most requests of a workspace that wait for a decision.
+const MOST_PENDING: usize = 100;
 /// The most temporary overrides that a workspace has at a time.
 const MOST_OVERRIDES: usize = 100;
 
@@ -514,7 +516,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// [`Error::is_invalid`] when there is no limit to raise, the amount is 0 or the sum too large, or the reason is empty;
+    /// [`Error::is_invalid`] when there is no limit to raise, the amount is 0 or the sum too large, the reason is empty, or a
+    /// hundred requests of the workspace wait already;
     /// [`Error::is_unavailable`].
     pub async fn request_increase(
         &self,
@@ -540,6 +543,12 @@ impl Admin {
             note: None,
             expires_at: None,
         };
+        let pending = self.quota.requests(Some(workspace), Some(RequestStatus::Pending), None, MOST_PENDING).await?;
+        if pending.len() >= MOST_PENDING {
+            return Err(Error::invalid(format!(
+                "{MOST_PENDING} requests of this workspace wait for a decision already: withdraw some first"
+            )));
+        }
         let on = self.on(workspace);
         self.in_a_task(async move {
             let mut transaction = on.begin().await?;

@@ -469,6 +469,11 @@ pub(crate) async fn a_request_is_decided_once_and_raises_the_limit(host: Host) {
     let rest = format!("/api/system/quota-requests?limit=2&cursor={}", page["next"].as_str().unwrap());
     let rest = host.get(ROOT, &rest).await.expect(200).body;
     assert_eq!((&rest["requests"], &rest["next"]), (&json!([approved]), &Value::Null));
+    for _ in 0..100 {
+        host.post(MEMBER, &path, json!({"resourceType": "segments", "amount": 1, "reason": "x"})).await.expect(201);
+    }
+    let more = host.post(MEMBER, &path, json!({"resourceType": "segments", "amount": 1, "reason": "x"})).await;
+    assert!(more.refused(400, "INVALID_REQUEST").contains("withdraw"));
 }
 
 pub(crate) async fn a_request_may_be_approved_for_a_time(host: Host) {
