@@ -143,7 +143,7 @@ BEGIN
   END LOOP;
   IF NOT FOUND THEN
     -- No rows: when the trigger is made, it shows by that whether all of this can be run.
-    PERFORM "_tower_quota_limit"(NULL, p_resource, p_field, p_default, true);
+    EXECUTE format('SELECT %I FROM "WorkspaceQuota" WHERE false', p_field);
     EXECUTE count_sql USING NULL::text, 0;
   END IF;
   RETURN NULL;

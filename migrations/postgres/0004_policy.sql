@@ -77,17 +77,28 @@ $$;
 
 -- The books of workspaces with all below them that a row of this one counts in: by the caps on this resource type of the
 -- workspace itself and of those above it, the nearest first.
+--
+-- Not in SQL, and nothing is run that is put together, here and below: each call would plan it anew.
 CREATE FUNCTION "_tower_quota_caps"(p_workspace text, p_resource text) RETURNS text[]
-LANGUAGE sql STABLE AS $$
-  WITH RECURSIVE above AS (
-    SELECT q."workspaceId", q."parent", q."settings", 0 AS depth FROM "WorkspaceQuota" q WHERE q."workspaceId" = p_workspace
-    UNION ALL
-    SELECT q."workspaceId", q."parent", q."settings", a.depth + 1
-    FROM above a JOIN "WorkspaceQuota" q ON q."workspaceId" = a."parent" WHERE a.depth < 8
-  )
-  SELECT coalesce(array_agg(chr(31) || "workspaceId" ORDER BY depth), '{}') FROM above
-  WHERE jsonb_typeof("settings" -> 'caps' -> p_resource) = 'number'
-$$;
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  node text := p_workspace;
+  parent text;
+  cap jsonb;
+  caps text[] := '{}';
+BEGIN
+  FOR depth IN 0..8 LOOP
+    SELECT q."parent", q."settings" -> 'caps' -> p_resource INTO parent, cap FROM "WorkspaceQuota" q
+    WHERE q."workspaceId" = node;
+    EXIT WHEN NOT FOUND;
+    IF jsonb_typeof(cap) = 'number' THEN
+      caps := caps || (chr(31) || node);
+    END IF;
+    EXIT WHEN parent IS NULL;
+    node := parent;
+  END LOOP;
+  RETURN caps;
+END $$;
 
 -- The limit in force, -1 for none: a temporary override, else what was set, else the plan's, else a share of the parent's,
 -- else the default; and with grace on top of it where that counts. Of a workspace with all below it: the cap on them.
@@ -99,7 +110,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
   this_moment timestamptz := clock_timestamp();
   node text := p_workspace;
-  own bigint;
+  quota jsonb;
   plan text;
   parent text;
   settings jsonb;
@@ -115,21 +126,29 @@ BEGIN
     RETURN coalesce((said #>> '{}')::bigint, -1);
   END IF;
   FOR depth IN 0..8 LOOP
-    EXECUTE format('SELECT %I, "plan", "parent", "settings" FROM "WorkspaceQuota" WHERE "workspaceId" = $1', p_field)
-    INTO own, plan, parent, settings USING node;
-    IF settings IS NULL THEN
+    SELECT to_jsonb(q) INTO quota FROM "WorkspaceQuota" q WHERE q."workspaceId" = node;
+    IF NOT FOUND THEN
       -- Somebody has deleted it by hand.
       shares := shares[:depth - 1];
       EXIT;
     END IF;
+    IF NOT quota ? p_field THEN
+      RAISE EXCEPTION USING ERRCODE = 'undefined_column', MESSAGE = format('"WorkspaceQuota" has no column "%s"', p_field);
+    END IF;
+    -- A column without a limit is a JSON null, and a limit of none is -1 there.
+    said := nullif(quota -> p_field, 'null');
+    plan := quota ->> 'plan';
+    parent := quota ->> 'parent';
+    settings := quota -> 'settings';
     IF depth = 0 THEN
       grace := settings -> 'graceUses' -> p_resource;
     END IF;
-    SELECT o -> 'limit' INTO said FROM jsonb_array_elements(settings -> 'overrides') AS o
-    WHERE o ->> 'resourceType' = p_resource AND (o ->> 'startsAt')::timestamptz <= this_moment
-      AND this_moment < (o ->> 'expiresAt')::timestamptz LIMIT 1;
-    IF NOT FOUND THEN
-      said := to_jsonb(own);
+    IF settings ? 'overrides' THEN
+      SELECT coalesce(
+        (SELECT o -> 'limit' FROM jsonb_array_elements(settings -> 'overrides') AS o
+         WHERE o ->> 'resourceType' = p_resource AND (o ->> 'startsAt')::timestamptz <= this_moment
+           AND this_moment < (o ->> 'expiresAt')::timestamptz LIMIT 1),
+        said) INTO said;
     END IF;
     IF said IS NULL AND plan IS NOT NULL THEN
       SELECT p."document" -> 'limits' -> p_field INTO said FROM "QuotaPlan" p WHERE p."name" = plan;
