@@ -317,11 +317,11 @@ fn percent(field: &str, value: &Value) -> Result<Option<u32>, Problem> {
     percent.map(Some).ok_or_else(|| invalid(format!("`{field}` is an integer of 0 to 100, in percent, or null")))
 }
 
-/// What the body of a `PUT …/settings` changes, and the parent that it names.
+/// What the body of a `PUT …/settings` changes, and the parent that it names, or none, if it does.
 pub(super) fn policy_change(
     mut body: Object,
     canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
-) -> Result<(PolicyChange, Option<WorkspaceId>), Problem> {
+) -> Result<(PolicyChange, Option<Option<WorkspaceId>>), Problem> {
     let mut change = PolicyChange::new();
     if body.0.contains_key("plan") {
         change = change.plan(body.take_optional("plan")?.as_deref());
@@ -330,8 +330,9 @@ pub(super) fn policy_change(
     if body.0.contains_key("parent") {
         let named = body.take_optional("parent")?;
         let named = named.map(|raw| canonical(&raw).map_err(|error| invalid(format!("`parent`: {}", error.message()))));
-        parent = named.transpose()?;
-        change = change.parent(parent.clone());
+        let named = named.transpose()?;
+        change = change.parent(named.clone());
+        parent = Some(named);
     }
     for (name, share) in by_type(&mut body, "shares", percent)? {
         change = change.share(name, share);

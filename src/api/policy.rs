@@ -12,7 +12,7 @@ use super::dto::{self, Object, UpdateAnswer};
 use super::etag;
 use super::extract::{Admin, Caller, IfMatch, MaybeEmpty, Named, Operator, Pairs, Reader};
 use super::failure::Failure;
-use crate::engine::QuotaView;
+use crate::engine::{Quota, QuotaView};
 use crate::error::Error;
 use crate::limit::LimitSet;
 use crate::policy::{AuditFilter, AuditPage, IncreaseRequest, Plan, RequestStatus};
@@ -58,6 +58,26 @@ fn settings(record: &QuotaRecord) -> Value {
     json!({"workspaceId": record.workspace.as_str(), "settings": settings})
 }
 
+fn closed(what: &str) -> Failure {
+    Problem::new(ErrorCode::InsufficientPermissions, format!("{what} is not open to the caller")).into()
+}
+
+/// Who is below another counts in its caps, and may leave it only for somebody to whom that is open as well.
+async fn may_leave(
+    quota: &Quota,
+    workspace: &WorkspaceId,
+    to: Option<&WorkspaceId>,
+    caller: &Caller,
+) -> Result<(), Failure> {
+    let parent = quota.parent(workspace).await?;
+    match parent {
+        Some(parent) if Some(&parent) != to && !caller.principal.may_access(parent.as_str()) => {
+            Err(closed("the workspace above this one"))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) async fn read_settings(State(api): State<Api>, reader: Reader) -> Result<Response, Failure> {
     let view = api.quota().record(&reader.workspace).await?;
     Ok(tagged(view.record.version, settings(&view.record)))
@@ -71,9 +91,12 @@ pub(super) async fn update_settings(
 ) -> Result<Response, Failure> {
     let quota = api.quota();
     let (change, parent) = dto::policy_change(body, |raw| quota.workspace(raw))?;
-    // Its limits would be shared, and its cap used up.
-    if parent.is_some_and(|parent| !caller.principal.may_access(parent.as_str())) {
-        return Err(Problem::new(ErrorCode::InsufficientPermissions, "the parent is not open to the caller").into());
+    if let Some(parent) = parent {
+        // Its limits would be shared, and its cap used up.
+        if parent.as_ref().is_some_and(|parent| !caller.principal.may_access(parent.as_str())) {
+            return Err(closed("the parent"));
+        }
+        may_leave(quota, &workspace, parent.as_ref(), &caller).await?;
     }
     let view = quota.admin(caller.actor).configure(&workspace, change, &expect).await?;
     Ok(tagged(view.record.version, settings(&view.record)))
@@ -96,7 +119,9 @@ pub(super) async fn delete_quota(
     Admin { caller, workspace }: Admin,
     IfMatch(expect): IfMatch,
 ) -> Result<Json<Value>, Failure> {
-    api.quota().admin(caller.actor).delete_workspace(&workspace, &expect).await?;
+    let quota = api.quota();
+    may_leave(quota, &workspace, None, &caller).await?;
+    quota.admin(caller.actor).delete_workspace(&workspace, &expect).await?;
     Ok(Json(json!({"deleted": workspace.as_str()})))
 }
 

@@ -317,6 +317,16 @@ impl Quota {
         Ok(self.0.catalog.iter().map(|resource| lineage.trace(resource, now)).collect())
     }
 
+    /// The workspace above, as the store has it now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`].
+    pub async fn parent(&self, workspace: &WorkspaceId) -> Result<Option<WorkspaceId>, Error> {
+        let lineage = self.0.reread(workspace).await?;
+        Ok(lineage.record().and_then(|record| record.parent.clone()))
+    }
+
     /// All plans, by name.
     ///
     /// # Errors

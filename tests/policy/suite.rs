@@ -226,6 +226,16 @@ pub(crate) async fn parents_that_make_no_tree_are_refused_with_the_path(host: Ho
         host.send_to(1, ROOT, "PUT", "/api/workspaces/b/quota/settings", None, Some(json!({"parent": "a"}))),
     );
     assert_eq!(BTreeSet::from([one.status, other.status]), BTreeSet::from([200, 400]));
+    // Nor can it take it away from below one, whose cap would be of no use then.
+    host.settings("child", json!({"parent": "top"})).await;
+    let path = "/api/workspaces/child/quota";
+    for parent in [json!(null), json!("acme")] {
+        let body = json!({ "parent": parent });
+        let left = host.send_to(0, ADMIN, "PUT", &format!("{path}/settings"), None, Some(body)).await;
+        left.refused(403, "INSUFFICIENT_PERMISSIONS");
+    }
+    host.send_to(0, ADMIN, "DELETE", path, None, None).await.refused(403, "INSUFFICIENT_PERMISSIONS");
+    host.send_to(0, ADMIN, "PUT", &format!("{path}/settings"), None, Some(json!({"mode": "warn"}))).await.expect(200);
     // An admin of one workspace can't put it below one that isn't its own.
     let path = format!("{ACME}/settings");
     host.send_to(0, ADMIN, "PUT", &path, None, Some(json!({"parent": "top"})))
