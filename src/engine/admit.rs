@@ -379,7 +379,7 @@ impl Inner {
     }
 
     /// Takes units in the books of `of`, whatever their limit.
-    fn force(&self, of: &WorkspaceId, demand: Demand) -> Unit {
+    pub(crate) fn force(&self, of: &WorkspaceId, demand: Demand) -> Unit {
         loop {
             let tenant = self.tenants.get_or_create(of);
             if tenant.use_key(demand.resource).is_some_and(|key| key.cell.force(demand.units)) {

@@ -126,6 +126,15 @@ impl Inner {
             let before = before.as_ref().map(Limits::above).unwrap_or_default();
             before.iter().any(|before| before.workspace == *above && before.capped[resource])
         };
+        // A unit in each of the new books keeps those in use. They are looked up before anything is locked.
+        let mut books = Vec::new();
+        for resource in self.catalog.iter().map(|resource| resource.id()) {
+            for above in limits.above().iter().filter(|above| above.capped[resource.index()]) {
+                if !charged(&above.workspace, resource.index()) {
+                    books.push((resource, self.force(&above.workspace.subtree(), Demand::one(resource))));
+                }
+            }
+        }
         self.tenants.replace(tenant, |new| {
             // Else it would be moved itself, when it is loaded with units in its books.
             new.install(limits.clone(), None);
@@ -139,15 +148,15 @@ impl Inner {
                     key.wake_if(key.cell.forget());
                 }
             };
+            let in_flight = |resource| tenant.key(resource).map_or(0, |key| key.cell.in_flight());
             for resource in self.catalog.iter().map(|resource| resource.id()) {
-                let units = tenant.key(resource).map_or(0, |key| key.cell.in_flight());
-                if units > 0 {
-                    owe(new, resource, units);
+                if in_flight(resource) > 0 {
+                    owe(new, resource, in_flight(resource));
                 }
-                for above in limits.above().iter().filter(|above| above.capped[resource.index()]) {
-                    if !charged(&above.workspace, resource.index()) {
-                        owe(&self.tenants.get_or_create(&above.workspace.subtree()), resource, units);
-                    }
+            }
+            for (resource, unit) in &books {
+                if let Some(to) = unit.tenant() {
+                    owe(to, *resource, in_flight(*resource));
                 }
             }
             dues
