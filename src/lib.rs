@@ -93,6 +93,7 @@
 //! - [`QuotaLayer`]: the middleware, where to put it, and what a response says about a row.
 //! - [`RouteMap`]: which requests create what, for whom; in code, or from a TOML or JSON file.
 //! - [`Quota`]: the engine, for code without HTTP: check, reserve, usage, recount.
+//! - [`Admin`]: what limits come from (plans, parents, caps, overrides, grace), and how they come to be where there were none.
 //! - [`QuotaStore`]: where limits are kept. [`UsageSource`]: how rows are counted, of any database.
 //! - [`ResourceCatalog`]: what is limited. [`EnforcementMode`]: how strictly.
 //! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router.
