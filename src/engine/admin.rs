@@ -774,8 +774,9 @@ impl Admin {
                 }
                 Err(error) => {
                     if error.is_unavailable() {
-                        // It may have been stored all the same.
+                        // It may have been stored all the same, and have moved the workspace below any other.
                         on.quota.changed(&on.workspace, None);
+                        on.quota.outdate(|tenant| tenant.id.top().is_some());
                     }
                     Err(error)
                 }

@@ -567,7 +567,7 @@ impl Inner {
     ///
     /// When they can't be read and were never known, or in a mode that doesn't go by the last known ones.
     async fn load(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<Duration, Error> {
-        let since = tenant.installs();
+        let (since, changes) = (tenant.installs(), self.store.changes());
         let top = tenant.id.top();
         let workspace = top.as_ref().unwrap_or(&tenant.id);
         // What is read again is read from the store itself: it is to show what changed there.
@@ -584,7 +584,14 @@ impl Inner {
         Ok(match loaded {
             Ok((lineage, age)) => {
                 self.put_in_force(tenant, &lineage, Some(since));
-                self.config.refresh_after.saturating_sub(age)
+                if changes == self.store.changes() {
+                    return Ok(self.config.refresh_after.saturating_sub(age));
+                }
+                // What has changed meanwhile may be what this depends on: nobody could know that it does.
+                if !lineage.is_plain() {
+                    tenant.outdate();
+                }
+                Duration::ZERO
             }
             Err(error) => {
                 let known = tenant.limits().filter(|_| !error.is_not_found());

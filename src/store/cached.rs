@@ -55,14 +55,14 @@ impl<S: QuotaStore> CachedStore<S> {
 
     /// Reads a lineage from the store itself.
     pub(crate) async fn reload(&self, workspace: &WorkspaceId) -> Result<Arc<Lineage>, Error> {
-        let (since, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        let (since, changes) = (Instant::now(), self.changes());
         let lineage = Arc::new(self.store.lineage(workspace).await?);
         if lineage.record().is_none() {
             self.lineages.invalidate(workspace);
             return Ok(lineage);
         }
         let kept = self.remember(workspace, lineage, since);
-        if changes != self.changes.load(Ordering::Acquire) {
+        if changes != self.changes() {
             self.lineages.invalidate(workspace);
         }
         Ok(kept)
@@ -84,6 +84,11 @@ impl<S: QuotaStore> CachedStore<S> {
         // It may have been stored even where the answer is an error.
         self.forget(workspace);
         updated
+    }
+
+    /// How often something was changed or forgotten.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// The workspace has changed.
