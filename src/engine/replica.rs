@@ -416,9 +416,8 @@ impl Inner {
                     self.outdate_dependents([&id]);
                 }
                 if let Some(tenant) = self.tenants.get(&workspace) {
-                    // One that is under way may have read what was before: the next request begins another.
-                    tenant.make_due(self.clock.now());
-                    self.refresh_behind(&tenant);
+                    // At once: what is in store is not handed out until the limits were read.
+                    tenant.outdate();
                 }
             }
             Notice::Moved { workspace } => {
