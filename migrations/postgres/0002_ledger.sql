@@ -92,6 +92,8 @@ BEGIN
       END IF;
       RETURN k;
     END IF;
+    -- A change of parents and caps waits for keys that are there. Before there is one, it is waited for here, or waits.
+    PERFORM pg_advisory_xact_lock_shared(128060827788645);
     INSERT INTO "_tower_quota_key" ("workspace", "resource") VALUES (p_workspace, p_resource) ON CONFLICT DO NOTHING;
   END LOOP;
 END $$;

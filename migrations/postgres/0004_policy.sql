@@ -103,7 +103,7 @@ END $$;
 -- The limit in force, -1 for none: a temporary override, else what was set, else the plan's, else a share of the parent's,
 -- else the default; and with grace on top of it where that counts. Of a workspace with all below it: the cap on them.
 --
--- The same is in src/policy/lineage.rs, where it is tested.
+-- The same is in src/policy/lineage.rs: tests/store/limits.rs holds one against the other.
 CREATE FUNCTION "_tower_quota_limit"(p_workspace text, p_resource text, p_field text, p_default bigint, p_grace boolean)
 RETURNS bigint
 LANGUAGE plpgsql AS $$
@@ -163,6 +163,7 @@ BEGIN
     node := parent;
   END LOOP;
   found_limit := coalesce(found_limit, p_default);
+  -- Rounded down by `div`: a quotient of large numbers has no digits behind the point.
   FOR at IN REVERSE cardinality(shares)..1 LOOP
     found_limit := CASE WHEN shares[at] = 0 THEN 0 WHEN found_limit < 0 THEN -1
                         ELSE div(found_limit::numeric * shares[at], 100) END;

@@ -174,19 +174,24 @@ impl Lineage {
         self.limit_from(0, resource, at)
     }
 
-    /// The limit of a resource type where something says what it is; `None` where the default is in force.
-    pub(crate) fn set_limit(&self, resource: &Arc<ResourceType>, at: Timestamp) -> Option<Limit> {
-        let trace = self.trace(resource, at);
-        trace.steps.first().filter(|step| step.source != LimitSource::Default).map(|step| step.limit)
-    }
-
-    /// The limit without what was set for a time for the workspace itself.
-    pub(crate) fn lasting_limit(&self, resource: &ResourceType, at: Timestamp) -> Limit {
+    /// The same without what was set for a time for the workspace itself.
+    fn lasting(&self) -> Self {
         let mut lasting = self.clone();
         if let Some(own) = lasting.kin.first_mut() {
             own.record.settings.overrides.clear();
         }
-        lasting.limit(resource, at)
+        lasting
+    }
+
+    /// The limit without what was set for a time for the workspace itself.
+    pub(crate) fn lasting_limit(&self, resource: &ResourceType, at: Timestamp) -> Limit {
+        self.lasting().limit(resource, at)
+    }
+
+    /// The same where something says what it is; `None` where the default is in force.
+    pub(crate) fn lasting_limit_set(&self, resource: &Arc<ResourceType>, at: Timestamp) -> Option<Limit> {
+        let trace = self.lasting().trace(resource, at);
+        trace.steps.first().filter(|step| step.source != LimitSource::Default).map(|step| step.limit)
     }
 
     // From the top down, so that no chain is too long for the stack.
@@ -270,10 +275,12 @@ impl Lineage {
                 let source = LimitSource::Plan { name: Arc::clone(&plan.name) };
                 Some(TraceStep { source, limit: plan.limits.get(id)? })
             }));
-            steps.extend(own.record.parent.as_ref().and_then(|parent| {
+            // A parent whose record is gone has nothing to share.
+            steps.extend(self.kin.get(1).and_then(|parent| {
                 let percent = *own.record.settings.shares.get(resource.name())?;
                 let of = self.limit_from(1, resource, at);
-                let source = LimitSource::Inherited { parent: parent.clone(), percent, of };
+                let parent = parent.record.workspace.clone();
+                let source = LimitSource::Inherited { parent, percent, of };
                 Some(TraceStep { source, limit: percent_of(of, percent) })
             }));
         }

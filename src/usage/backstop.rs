@@ -19,8 +19,8 @@ const LONGEST: usize = 63;
 ///
 /// It puts a trigger on each table. Rows of a request that the layer has admitted are never refused: the trigger lets
 /// pass what the transaction's [`Fence`](crate::Fence) holds units for. All others it holds against the limit that is in
-/// force for their workspace, under the lock of the books of their workspace, in which it enters them. So they are exact
-/// too, and the layer knows of them at once.
+/// force for their workspace, and against the caps on the workspaces above, under the lock of all their books, in which it
+/// enters them. So they are exact too, and the layer knows of them at once.
 ///
 /// ```no_run
 /// use tower_quota::{PostgresUsage, ResourceCatalog};
@@ -49,8 +49,6 @@ const LONGEST: usize = 63;
 ///   the books.
 /// - Workspace ids that are spelled as the column's text is: for a column of type `uuid`,
 ///   [`WorkspaceFormat::Uuid`](crate::WorkspaceFormat::Uuid).
-/// - To know that caps on a workspace and all below it are not among its limits: rows that are written around the layer are seen
-///   by the cap's next count, at a refusal or a refresh.
 /// - To be generated anew when a table, its filter or a default limit has changed: these stand in the triggers. Limits that
 ///   are set for a workspace don't.
 ///
@@ -67,13 +65,14 @@ const LONGEST: usize = 63;
 /// # Writers around the layer
 ///
 /// A refusal is an error with the code `53400`, and `_tower_quota_` and the resource type as the name of the constraint:
-/// see [`Backstop::refused`]. It says whether rows fill the limit or units in flight do, which come back within
-/// moments.
+/// see [`Backstop::refused`]. It says whether it is the limit or whose cap, and whether rows fill it or units in flight do,
+/// which come back within moments.
 ///
-/// Who writes around the layer locks the books of the workspace until the transaction ends, and has the layer wait that
-/// needs more units for it. So make imports of many small transactions. One that writes for several workspaces should do
-/// it in one statement, or in the order of their ids, or it may be the victim of a deadlock (`40P01`). At `REPEATABLE READ`
-/// and `SERIALIZABLE` it fails with a serialization error (`40001`) where others have changed the books.
+/// Who writes around the layer locks the books of the workspace, and those of the caps above, until the transaction ends,
+/// and has the layer wait that needs more units for them. So make imports of many small transactions. One that writes for
+/// several workspaces should do it in one statement, or it may be the victim of a deadlock (`40P01`); where no caps are
+/// above them, the order of their ids does as well. At `REPEATABLE READ` and `SERIALIZABLE` it fails with a serialization
+/// error (`40001`) where others have changed the books.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backstop {
     up: String,

@@ -188,6 +188,128 @@ fn two_reservations_of_one_transaction_add_up() {
     fill(&replicas, &mut database, "acme", 3);
 }
 
+/// `root` with a cap, `one` and `two` below it.
+fn capped(url: &str, cap: u32) -> Writer {
+    let mut around = Writer::connect(url);
+    around
+        .run(&format!(
+            r#"INSERT INTO "WorkspaceQuota" ("id", "workspaceId", "version", "createdAt", "updatedAt", "parent", "settings")
+               VALUES (gen_random_uuid(), 'root', 1, now(), now(), NULL, '{{"caps": {{"segments": {cap}}}}}'),
+                 (gen_random_uuid(), 'one', 1, now(), now(), 'root', '{{}}'),
+                 (gen_random_uuid(), 'two', 1, now(), now(), 'root', '{{}}')"#
+        ))
+        .unwrap();
+    around
+}
+
+const BOOKS_OF_ROOT: &str = "\u{1f}root";
+
+#[test]
+fn handlers_are_never_refused_at_a_cap() {
+    let (url, mut database, replicas) = guarded(2);
+    let mut around = capped(&url, 40);
+    around.run(&rows("two", 3)).unwrap();
+    let all = |database: &mut Database| database.rows("Segment", "one") + database.rows("Segment", "two");
+    thread::scope(|scope| {
+        for creator in 0..8 {
+            let (replica, url) = (&replicas[creator % 2], url.as_str());
+            let workspace = if creator < 4 { "one" } else { "two" };
+            scope.spawn(move || {
+                let (mut connection, mut around) = (replica.connect(), Writer::connect(url));
+                loop {
+                    let answer = create(&mut connection, workspace);
+                    match answer.status {
+                        201 => {}
+                        429 if answer.json()["details"].get("reserved").is_none() => return,
+                        429 => {}
+                        _ => panic!("{answer}"),
+                    }
+                    if let Err(error) = around.run(&rows(workspace, 1)) {
+                        assert!(Backstop::refused(&error), "{error}");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(all(&mut database), 40);
+    for workspace in ["one", "two", "root"] {
+        around.is_refused(&rows(workspace, 1));
+    }
+    around.run(&deletion("one", 1)).unwrap();
+    create(&mut replicas[0].connect(), "two").expect(201);
+    for replica in &replicas {
+        create(&mut replica.connect(), "one").refused(429, "QUOTA_EXCEEDED");
+        assert_eq!(replica.refused.load(Ordering::Relaxed), 0, "the trigger refused what the layer admitted");
+        assert_eq!(replica.quota.breaches(), 0);
+    }
+    assert_eq!(all(&mut database), 40);
+}
+
+#[test]
+fn what_a_handler_makes_beyond_its_units_is_held_against_the_cap() {
+    let (url, mut database, replicas) = guarded(1);
+    let replica = &replicas[0];
+    let mut around = capped(&url, 3);
+    around.run(&rows("two", 2)).unwrap();
+    let one = replica.reserve("one", 1);
+    only_leased(&mut database, BOOKS_OF_ROOT, 1);
+    around.is_refused(&rows("two", 1));
+    replica.runtime.block_on(async {
+        let mut transaction = replica.pool.begin().await.unwrap();
+        one.fence().hold(&mut *transaction).await.unwrap();
+        insert(&mut transaction, "one", 1).await.unwrap();
+        assert!(Backstop::refused(&insert(&mut transaction, "one", 1).await.unwrap_err()));
+    });
+    // By a count: the books don't know yet that the rows are gone.
+    around.run(&deletion("two", 2)).unwrap();
+    replica.runtime.block_on(async {
+        let mut transaction = replica.pool.begin().await.unwrap();
+        one.fence().hold(&mut *transaction).await.unwrap();
+        insert(&mut transaction, "one", 2).await.unwrap();
+        insert(&mut transaction, "two", 1).await.unwrap();
+        for workspace in ["one", "two"] {
+            let mut savepoint = transaction.begin().await.unwrap();
+            assert!(Backstop::refused(&insert(&mut savepoint, workspace, 1).await.unwrap_err()));
+            savepoint.rollback().await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+    });
+    one.post();
+    around.is_refused(&rows("two", 1));
+    around.run(&deletion("one", 1)).unwrap();
+    until("there is room again", || around.run(&rows("two", 1)).is_ok());
+    around.is_refused(&rows("two", 1));
+}
+
+#[test]
+fn a_cap_holds_against_what_was_in_flight_before_it() {
+    let (url, mut database, replicas) = guarded(1);
+    let replica = &replicas[0];
+    let before = replica.reserve("one", 2);
+    only_leased(&mut database, "one", 2);
+    let mut around = capped(&url, 3);
+    around.is_refused(&rows("two", 2));
+    around.run(&rows("two", 1)).unwrap();
+    around.is_refused(&rows("two", 1));
+    replica.runtime.block_on(async {
+        let mut transaction = replica.pool.begin().await.unwrap();
+        before.fence().hold(&mut *transaction).await.unwrap();
+        insert(&mut transaction, "one", 2).await.unwrap();
+        assert!(Backstop::refused(&insert(&mut transaction, "one", 1).await.unwrap_err()));
+        transaction.rollback().await.unwrap();
+        let mut transaction = replica.pool.begin().await.unwrap();
+        before.fence().hold(&mut *transaction).await.unwrap();
+        insert(&mut transaction, "one", 2).await.unwrap();
+        transaction.commit().await.unwrap();
+    });
+    before.post();
+    around.is_refused(&rows("two", 1));
+    assert_eq!(database.rows("Segment", "one"), 2);
+    around.run(&deletion("one", 1)).unwrap();
+    until("there is room again", || around.run(&rows("two", 1)).is_ok());
+    around.is_refused(&rows("one", 1));
+}
+
 #[test]
 fn an_edit_may_make_its_row_anew() {
     let (url, mut database, replicas) = guarded(1);

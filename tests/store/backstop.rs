@@ -356,6 +356,129 @@ async fn a_limit_waits_for_an_old_snapshot_that_goes_by_the_one_before() {
     assert_eq!(host.rows().await, 2);
 }
 
+/// `root` with a cap, and, below it, workspaces with none of their own.
+async fn capped(host: &Host, cap: u32, below: &[&str]) {
+    host.admits(&record("root", None, Some(cap))).await;
+    for workspace_id in below {
+        host.admits(&record(workspace_id, Some("root"), None)).await;
+    }
+}
+
+fn record(workspace_id: &str, parent: Option<&str>, cap: Option<u32>) -> String {
+    let parent = parent.map_or("NULL".to_owned(), |parent| format!("'{parent}'"));
+    let settings = cap.map_or("{}".to_owned(), |cap| format!(r#"{{"caps": {{"segments": {cap}}}}}"#));
+    format!(
+        r#"INSERT INTO "WorkspaceQuota" ("id", "workspaceId", "version", "createdAt", "updatedAt", "parent", "settings")
+           VALUES (gen_random_uuid(), '{workspace_id}', 1, now(), now(), {parent}, '{settings}')
+           ON CONFLICT ("workspaceId") DO UPDATE SET "parent" = excluded."parent", "settings" = excluded."settings""#
+    )
+}
+
+#[tokio::test]
+async fn a_cap_is_filled_from_all_below_it() {
+    let host = Host::start(4).await;
+    capped(&host, 5, &["one", "two"]).await;
+    host.admits(&insert("one", 2)).await;
+    host.admits(r#"INSERT INTO "Segment" ("workspaceId") VALUES ('two'), ('elsewhere'), ('root')"#).await;
+    let error = host.refuses(r#"INSERT INTO "Segment" ("workspaceId") VALUES ('two'), ('one')"#).await;
+    let error = error.as_database_error().unwrap();
+    assert_eq!(error.message(), r#"the cap of 5 segments on workspace "root" and all below it is reached"#);
+    assert_eq!(error.constraint(), Some("_tower_quota_segments"));
+    host.admits(&insert("two", 1)).await;
+    for workspace_id in ["one", "two", "root"] {
+        host.refuses(&insert(workspace_id, 1)).await;
+    }
+    assert_eq!(host.rows().await, 6);
+    // Who isn't below it has the own limit, as all have.
+    host.admits(&insert("elsewhere", 3)).await;
+    host.refuses(&insert("elsewhere", 1)).await;
+    host.admits(r#"DELETE FROM "Segment" WHERE "workspaceId" <> 'one'"#).await;
+    host.refuses(&insert("one", 3)).await;
+    host.admits(&insert("one", 2)).await;
+    host.admits(&insert("two", 1)).await;
+    host.refuses(&insert("two", 1)).await;
+
+    // The nearest is one of several, and what comes from elsewhere brings its rows along.
+    host.admits(&record("leaf", Some("two"), None)).await;
+    host.admits(&record("two", Some("root"), Some(2))).await;
+    host.admits(&record("root", None, Some(9))).await;
+    host.admits(&insert("leaf", 1)).await;
+    let error = host.refuses(&insert("leaf", 1)).await;
+    assert!(error.to_string().contains(r#"cap of 2 segments on workspace "two""#), "{error}");
+    host.admits(&insert("elsewhere", 2)).await;
+    host.admits(&record("elsewhere", Some("root"), None)).await;
+    host.refuses(&insert("root", 2)).await;
+    host.admits(&insert("root", 1)).await;
+    host.refuses(&insert("root", 1)).await;
+    host.admits(&record("root", None, None)).await;
+    host.admits(&insert("root", 3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_writes_for_several_below_a_cap_never_deadlocks_and_never_exceeds_it() {
+    const CAP: u32 = 100;
+    let host = Host::start(1000).await;
+    capped(&host, CAP, &["one", "two", "~three"]).await;
+    host.admits(&record("~three", Some("two"), Some(1000))).await;
+    let pool = PgPoolOptions::new().max_connections(8).connect(&host.url).await.unwrap();
+    let mut writers = JoinSet::new();
+    for writer in 0..8 {
+        let values = ["('one'), ('two'), ('~three')", "('~three'), ('two'), ('one')", "('root'), ('one')", "('two')"];
+        let insert = format!(r#"INSERT INTO "Segment" ("workspaceId") VALUES {}"#, values[writer % 4]);
+        let level = if writer < 5 { "READ COMMITTED" } else { "REPEATABLE READ" };
+        let sql = format!("BEGIN ISOLATION LEVEL {level}; {insert}; COMMIT");
+        let pool = pool.clone();
+        writers.spawn(async move {
+            loop {
+                let mut connection = pool.acquire().await.unwrap();
+                match run_on(&mut connection, &sql).await {
+                    Ok(()) => continue,
+                    Err(error) if Backstop::refused(&error) => {
+                        run_on(&mut connection, "ROLLBACK").await.unwrap();
+                        return;
+                    }
+                    Err(error) => assert_eq!(code(&error), "40001", "{error}"),
+                }
+                run_on(&mut connection, "ROLLBACK").await.unwrap();
+            }
+        });
+    }
+    while let Some(writer) = writers.join_next().await {
+        writer.unwrap();
+    }
+    assert_eq!(host.rows().await, i64::from(CAP));
+    host.refuses(&insert("root", 1)).await;
+}
+
+#[tokio::test]
+async fn rows_wait_for_a_workspace_that_moves_below_a_cap() {
+    for (moves, writes) in [("full", "child"), ("new", "new"), ("parent", "new")] {
+        let host = Host::start(9).await;
+        capped(&host, 3, &["child"]).await;
+        host.admits(&insert("full", 3)).await;
+        for workspace_id in ["full", "parent"] {
+            host.admits(&record(workspace_id, None, None)).await;
+        }
+        host.admits(&record("new", Some("parent"), None)).await;
+        let mut mover = PgConnection::connect(&host.url).await.unwrap();
+        // Nobody has opened any books there.
+        if moves != "full" {
+            host.admits(&record("full", Some("root"), None)).await;
+        }
+        run_on(&mut mover, &format!("BEGIN; {}", record(moves, Some("root"), None))).await.unwrap();
+        let writer = tokio::spawn(attempt(host.pool.clone(), insert(writes, 1)));
+        let waits = r#"SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%"Segment"%'"#;
+        while number(&host.pool, waits).await == 0 {
+            assert!(!writer.is_finished(), "{writes} doesn't wait for {moves}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        run_on(&mut mover, "COMMIT").await.unwrap();
+        let error = writer.await.unwrap().unwrap_err();
+        assert!(Backstop::refused(&error), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn who_writes_rows_needs_no_rights_on_the_books_and_gets_none() {
     let host = Host::start(2).await;

@@ -68,12 +68,13 @@ mod backstop;
 mod cleanup;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod counts;
+#[cfg(feature = "postgres")]
+mod limits;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod pages;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
-mod resolution;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod schema;
 #[cfg(feature = "sqlite")]
