@@ -373,8 +373,12 @@ impl Admin {
         let expect = expect.clone();
         self.change(workspace, move |on: Change| async move {
             let mut transaction = on.begin().await?;
-            if let Some(Some(parent)) = &change.parent {
-                on.check_parent(&mut *transaction, parent).await?;
+            if change.moves() {
+                // One of those at a time, and before anything else is locked.
+                let below = transaction.members(&on.workspace).await?;
+                if let Some(Some(parent)) = &change.parent {
+                    on.check_parent(&mut *transaction, parent, &below).await?;
+                }
             }
             if let Some(Some(name)) = &change.plan
                 && transaction.plan(name).await?.is_none()
@@ -977,8 +981,12 @@ impl Change {
     }
 
     /// Refuses a parent that isn't there, that is below the workspace, or that is too far down.
-    async fn check_parent(&self, transaction: &mut dyn StoreTransaction, parent: &WorkspaceId) -> Result<(), Error> {
-        let below = transaction.members(&self.workspace).await?;
+    async fn check_parent(
+        &self,
+        transaction: &mut dyn StoreTransaction,
+        parent: &WorkspaceId,
+        below: &[(WorkspaceId, usize)],
+    ) -> Result<(), Error> {
         let above = transaction.lineage(parent).await?;
         let path = |top: &[&str]| [&[self.workspace.as_str()], top].concat().join(" -> ");
         if below.iter().any(|(member, _)| member == parent) {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Admin, Inner};
 use crate::error::Error;
+use crate::limit::Limit;
 use crate::mode::EnforcementMode;
 use crate::policy::{Actor, AuditAction, AuditEntry};
 use crate::resource::{ResourceId, ResourceType};
@@ -85,7 +86,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// [`Error::is_invalid`] where rows would be removed and the mode isn't `strict`; [`Error::is_config`] where nothing can
+    /// [`Error::is_invalid`] where rows would be removed and the mode isn't `strict`, or not any more; [`Error::is_config`] where nothing can
     /// remove rows; [`Error::is_unavailable`]. What was done before the failure is done.
     pub async fn clean(
         &self,
@@ -93,32 +94,27 @@ impl Admin {
         resource: ResourceId,
         options: CleanupOptions,
     ) -> Result<CleanupReport, Error> {
-        let quota = Arc::clone(&self.quota.0);
+        let quota = &self.quota.0;
         quota.catalog.check(resource)?;
-        let of_type = Arc::clone(quota.catalog.get(resource));
-        let Some(cleaner) = &quota.cleaner else {
-            return Err(Error::config("nothing can remove rows: call `cleanup` on the builder of the quota"));
-        };
+        let of_type = quota.catalog.get(resource);
+        let cleaner = quota.cleaner()?;
         let policy = cleaner.policies.get(of_type.name()).copied().unwrap_or_default();
         let dry_run = options.dry_run || policy == CleanupPolicy::Report;
-        let tenant = quota.fresh(workspace).await?;
-        let limits = quota.limits_of(&tenant)?;
-        if !dry_run && quota.mode_of(Some(&limits), resource) != EnforcementMode::Strict {
-            return Err(Error::invalid(format!(
-                "rows are only removed in mode strict, and {} of this workspace are not in it",
-                of_type.name()
-            )));
-        }
         let mut report = CleanupReport { policy, dry_run, above: 0, removed: 0, rows: Vec::new() };
-        let Some(limit) = limits.by_resource[resource.index()].rows() else { return Ok(report) };
         if dry_run {
+            let Some(limit) = quota.limit_now(workspace, resource).await?.0.rows() else { return Ok(report) };
             let most = u64::try_from(SHOWN).unwrap_or(u64::MAX);
-            let excess = Excess::new(workspace, &of_type, limit, most);
+            let excess = Excess::new(workspace, of_type, limit, most);
             let found = quota.within("look for rows above the limit", || cleaner.source.clean(excess)).await?;
             return Ok(CleanupReport { above: found.above, rows: found.rows, ..report });
         }
         loop {
-            let cleaned = self.clean_some(cleaner, workspace, &of_type, limit, policy, options.batch).await?;
+            // In a task of its own: what is removed is told, whether or not the caller stays to hear it.
+            let (admin, workspace) = (self.clone(), workspace.clone());
+            let batch =
+                tokio::spawn(async move { admin.clean_some(&workspace, resource, policy, options.batch).await });
+            let cleaned =
+                batch.await.map_err(|error| Error::unavailable("the cleanup broke off").with_source(error))??;
             report.above = report.above.max(report.removed.saturating_add(cleaned.above));
             let removed = u64::try_from(cleaned.rows.len()).unwrap_or(u64::MAX);
             if removed == 0 {
@@ -127,32 +123,59 @@ impl Admin {
             report.removed = report.removed.saturating_add(removed);
             report.rows.extend(cleaned.rows);
             report.rows.truncate(SHOWN);
-            if let Err(error) = Inner::recount_one(Arc::clone(&quota), quota.fresh(workspace).await?, resource).await {
-                tracing::warn!(error = %error, %workspace, "the rows could not be counted again");
-            }
         }
     }
 
+    /// One batch, by the limit and the mode that are in the store now.
     async fn clean_some(
         &self,
-        cleaner: &Cleaner,
         workspace: &WorkspaceId,
-        resource: &Arc<ResourceType>,
-        keep: u64,
+        resource: ResourceId,
         policy: CleanupPolicy,
         batch: NonZeroU64,
     ) -> Result<Cleaned, Error> {
         let quota = &self.quota.0;
-        let entry = |cleaned: &Cleaned| told(&self.actor, workspace, resource, policy, keep, cleaned);
+        let (cleaner, of_type) = (quota.cleaner()?, quota.catalog.get(resource));
+        let (limit, mode) = quota.limit_now(workspace, resource).await?;
+        if mode != EnforcementMode::Strict {
+            return Err(Error::invalid(format!(
+                "rows are only removed in mode strict, and {} of this workspace are not in it",
+                of_type.name()
+            )));
+        }
+        let Some(keep) = limit.rows() else { return Ok(Cleaned::nothing()) };
+        let entry = |cleaned: &Cleaned| told(&self.actor, workspace, of_type, policy, keep, cleaned);
         let place = cleaner.source.place();
         let sql = |cleaned: &Cleaned| quota.store.inner().audit_sql(&entry(cleaned), place.as_deref()?);
         let record = |cleaned: &Cleaned| sql(cleaned).into_iter().collect::<Vec<_>>();
-        let excess = Excess::new(workspace, resource, keep, batch.get()).policy(policy).record(&record);
+        let excess = Excess::new(workspace, of_type, keep, batch.get()).policy(policy).record(&record);
         let cleaned = quota.within("remove rows above the limit", || cleaner.source.clean(excess)).await?;
-        if !cleaned.rows.is_empty() && sql(&cleaned).is_none() {
+        if cleaned.rows.is_empty() {
+            return Ok(cleaned);
+        }
+        if sql(&cleaned).is_none() {
             self.tell(entry(&cleaned)).await?;
         }
+        quota.count_behind(workspace, vec![resource]);
         Ok(cleaned)
+    }
+}
+
+impl Inner {
+    fn cleaner(&self) -> Result<&Cleaner, Error> {
+        let none = || Error::config("nothing can remove rows: call `cleanup` on the builder of the quota");
+        self.cleaner.as_ref().ok_or_else(none)
+    }
+
+    /// The limit and the mode of a resource type by what is in the store now.
+    async fn limit_now(
+        self: &Arc<Self>,
+        workspace: &WorkspaceId,
+        resource: ResourceId,
+    ) -> Result<(Limit, EnforcementMode), Error> {
+        let lineage = self.reread(workspace).await?;
+        let limits = self.resolve(workspace, &lineage);
+        Ok((limits.by_resource[resource.index()], self.mode_of(Some(&limits), resource)))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::limit::Limit;
 use crate::policy::{Actor, AuditAction, AuditEntry, Lineage};
 use crate::resource::ResourceType;
-use crate::store::{QuotaStore, now};
+use crate::store::{QuotaStore, StoreTransaction, now};
 use crate::usage::{UsagePages, UsageSource, WorkspaceUsage};
 use crate::workspace::WorkspaceId;
 
@@ -203,13 +203,19 @@ impl Admin {
         let quota = Arc::clone(&self.quota.0);
         let mut summary = ImportSummary { after: options.after.clone(), ..ImportSummary::default() };
         if options.apply {
-            let mut transaction = quota.within("begin the import", || quota.store.inner().begin()).await?;
-            if let Some(kept) = transaction.progress(&options.name).await? {
-                let kept: ImportSummary = serde_json::from_str(&kept).unwrap_or_default();
-                if !kept.done {
-                    summary = kept;
+            summary.after = None;
+            let begun = quota.within("begin the import", || async {
+                let mut transaction = quota.store.inner().begin().await?;
+                let kept = read_progress(&mut *transaction, &options.name).await?;
+                if let Some(kept) = kept.filter(|kept| !kept.done) {
+                    return Ok(kept);
                 }
-            }
+                // From here on there is something that runs of this name wait for each other by.
+                write_progress(&mut *transaction, &options.name, &summary).await?;
+                transaction.commit().await?;
+                Ok(summary.clone())
+            });
+            summary = begun.await?;
         }
         let mut pages = UsagePages::new(Arc::clone(&quota.usage), &quota.catalog);
         if let Some(after) = &summary.after {
@@ -225,12 +231,12 @@ impl Import {
         &self.summary
     }
 
-    /// Looks at the next workspaces; `None` when all were looked at. A batch that fails has changed nothing, and may be
-    /// tried again.
+    /// Looks at the next workspaces; `None` when all were looked at.
     ///
     /// # Errors
     ///
-    /// [`Error::is_unavailable`]; [`Error::is_conflict`] when another run of the same name is under way.
+    /// [`Error::is_unavailable`]; [`Error::is_conflict`] when the batch was done already: by another run of the same name, or
+    /// by a call of this one that was given up. After either, a new [`Admin::import`] goes on where it was.
     pub async fn next(&mut self) -> Result<Option<Vec<Proposal>>, Error> {
         if self.summary.done {
             return Ok(None);
@@ -263,11 +269,8 @@ impl Import {
     /// In a transaction, and in a task of its own: what is stored must come in force, whoever stays to hear it.
     async fn apply(&self, batch: &[WorkspaceUsage], summary: &mut ImportSummary) -> Result<Vec<Proposal>, Error> {
         let mut transaction = self.quota.store.inner().begin().await?;
-        let kept = transaction.progress(&self.options.name).await?;
-        let kept: Option<ImportSummary> = kept.and_then(|kept| serde_json::from_str(&kept).ok());
-        let kept = kept.filter(|kept| !kept.done);
-        if kept.as_ref().is_some_and(|kept| kept.after != self.summary.after) {
-            return Err(Error::conflict(format!("another run of {:?} is under way", self.options.name)));
+        if read_progress(&mut *transaction, &self.options.name).await?.as_ref() != Some(&self.summary) {
+            return Err(Error::conflict(format!("another run of {:?} has gone on meanwhile", self.options.name)));
         }
         let mut proposals = Vec::new();
         let mut changed = HashSet::new();
@@ -292,9 +295,7 @@ impl Import {
             transaction.save(&record).await?;
             changed.insert(workspace);
         }
-        let progress = serde_json::to_string(summary)
-            .map_err(|error| Error::unavailable("the progress can't be written").with_source(error))?;
-        transaction.save_progress(&self.options.name, &progress).await?;
+        write_progress(&mut *transaction, &self.options.name, summary).await?;
         let quota = Arc::clone(&self.quota);
         let done = tokio::spawn(async move {
             let done = transaction.commit().await;
@@ -337,7 +338,7 @@ impl Import {
         let at = Timestamp::now();
         for (resource, rows) in self.quota.catalog.iter().zip(rows.iter().copied()) {
             let Some(proposed) = self.options.proposal(rows) else { continue };
-            let existing = lineage.set_limit(resource, at);
+            let existing = lineage.lasting_limit_set(resource, at);
             let higher = |than: Limit| match (proposed.rows(), than.rows()) {
                 (Some(proposed), Some(than)) => proposed > than,
                 (_, than) => than.is_some(),
@@ -366,6 +367,22 @@ impl Import {
     }
 }
 
+async fn read_progress(transaction: &mut dyn StoreTransaction, name: &str) -> Result<Option<ImportSummary>, Error> {
+    let kept = transaction.progress(name).await?;
+    let broken = |error| Error::unavailable(format!("the progress of {name:?} can't be read")).with_source(error);
+    kept.map(|kept| serde_json::from_str(&kept).map_err(broken)).transpose()
+}
+
+async fn write_progress(
+    transaction: &mut dyn StoreTransaction,
+    name: &str,
+    summary: &ImportSummary,
+) -> Result<(), Error> {
+    let progress = serde_json::to_string(summary)
+        .map_err(|error| Error::unavailable("the progress can't be written").with_source(error))?;
+    transaction.save_progress(name, &progress).await
+}
+
 /// Whether creations would be refused, were limits enforced now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -392,7 +409,8 @@ pub struct TypeReadiness {
 
 impl Quota {
     /// Compares what all workspaces have with their limits, to know whether the next step, from `warn` to `enforce` or from
-    /// there to `strict`, would refuse anybody; names up to `most` workspaces per resource type. Caps are left out.
+    /// there to `strict`, would refuse anybody; names up to `most` workspaces per resource type. Caps, modes that workspaces have of
+    /// their own, and workspaces without rows are left out.
     ///
     /// # Errors
     ///

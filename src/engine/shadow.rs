@@ -87,16 +87,17 @@ impl Inner {
         let Some(shadow) = self.shadow() else { return };
         let own =
             reservation.units().iter().filter_map(Unit::standing).filter(|(tenant, ..)| tenant.id.top().is_none());
-        for (tenant, demand, standing) in own {
-            let rows = standing.counted.unwrap_or(0).saturating_add(standing.posted);
-            shadow.see(&tenant.id, demand.resource, rows.saturating_add(standing.reserved));
+        for (tenant, demand, _) in own {
+            let used = tenant.key(demand.resource).map_or(0, |key| key.cell.used());
+            shadow.see(&tenant.id, demand.resource, used);
         }
     }
 
     /// The same of what was refused.
     #[cold]
     pub(super) fn shadow_refused(&self, refusal: &Refusal) {
-        let Some(shadow) = self.shadow() else { return };
+        // What a cap refuses tells nothing of the workspace's own rows.
+        let Some(shadow) = self.shadow().filter(|_| refusal.cap.is_none()) else { return };
         let usage =
             refusal.current_usage.saturating_add(refusal.reserved.unwrap_or(0)).saturating_add(refusal.requested);
         shadow.see(&refusal.workspace, refusal.resource.id(), usage);
@@ -111,8 +112,9 @@ impl Quota {
     /// Tries limits out on the traffic from now on, without enforcing them: in all workspaces, or in some. It takes the place of
     /// what was tried out before.
     ///
-    /// It is this process that looks, at the traffic that it has; each replica has a report of its own. Units in flight count
-    /// as rows, so that it tells rather too many refusals than too few.
+    /// It is this process that looks, at the traffic that it has; each replica has a report of its own. Its units in flight
+    /// count as rows; what other replicas did since they last spoke to the ledger doesn't. Requests that a cap refuses are
+    /// left out.
     ///
     /// # Errors
     ///

@@ -230,7 +230,8 @@ impl Tenant {
     /// Answers how often limits were put in force by now; `None` where these were not.
     pub(crate) fn install(&self, limits: Limits, since: Option<u32>) -> Option<u32> {
         let mut state = self.lock();
-        if state.is_newer(&limits, since) {
+        // Requests in flight of one that is out of use end in the books in which they began.
+        if state.retired || state.is_newer(&limits, since) {
             return None;
         }
         for (index, key) in self.keys() {
@@ -271,8 +272,11 @@ impl Tenant {
 
     /// What the limits depend on has changed: nothing is granted before they were read again.
     pub(crate) fn outdate(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        self.expire();
+        {
+            let _not_while_it_is_set = self.lock();
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            self.expire();
+        }
         for (_, key) in self.keys() {
             key.wake_if(key.cell.outdate());
         }
@@ -290,10 +294,8 @@ impl Tenant {
 
     /// What was read is good until then, unless something has changed since there had been `changes`.
     pub(crate) fn set_due(&self, due: u64, changes: u32) {
-        self.due.store(due, Ordering::Release);
-        if self.changes() != changes {
-            self.expire();
-        }
+        let _not_while_it_is_outdated = self.lock();
+        self.due.store(if self.changes() == changes { due } else { 0 }, Ordering::Release);
     }
 
     /// What is known is too old to decide by.

@@ -37,6 +37,14 @@ impl Book {
         }
     }
 
+    /// Rows and units of requests in flight, but for what others have in store.
+    pub(crate) fn used(&self) -> u64 {
+        match self {
+            Self::Own(key) => key.rows().unwrap_or(0).saturating_add(key.reserved()),
+            Self::Leased(lease) => lease.used(),
+        }
+    }
+
     /// Whether no request of this process is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         match self {

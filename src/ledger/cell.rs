@@ -265,6 +265,14 @@ impl<W> Cell<W> {
         in_flight
     }
 
+    /// Rows and units of requests in flight, but for what other processes have in store.
+    pub(crate) fn used(&self) -> u64 {
+        let mut ledger = self.collect();
+        let used = ledger.book.used();
+        self.reopen(&mut ledger);
+        used
+    }
+
     /// Takes the mark of a count that is not the resolver's; `None` where the authority counts.
     pub(crate) fn begin_count(&self) -> Option<Round> {
         let mut ledger = self.collect();

@@ -171,6 +171,13 @@ impl LeaseState {
         self.stale = true;
     }
 
+    /// Rows as far as they are known, and units of this replica's requests in flight.
+    pub(crate) fn used(&self) -> u64 {
+        let untold = self.totals.posted.saturating_sub(self.told.posted);
+        let known = self.known.map_or(0, |known| known.counted.saturating_add(known.posted));
+        known.saturating_add(untold).saturating_add(self.held)
+    }
+
     /// Units of this replica's requests in flight.
     pub(crate) fn held(&self) -> u64 {
         self.held

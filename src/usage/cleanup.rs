@@ -104,6 +104,13 @@ pub struct Cleaned {
     pub rows: Vec<String>,
 }
 
+impl Cleaned {
+    /// There was nothing above.
+    pub(crate) fn nothing() -> Self {
+        Self { above: 0, rows: Vec::new() }
+    }
+}
+
 /// Removes rows above a limit.
 pub trait Cleanup: Send + Sync + 'static {
     /// Handles one batch, all of it or nothing: what is removed is archived and recorded in the same transaction. Several at
