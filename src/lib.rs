@@ -106,6 +106,7 @@
 //! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger`, `Fence` and `Backstop`, through sqlx 0.9 |
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
+//! | `insight` | no | `trend`, `forecast` and `ReportRow`: what snapshots of usage say, as pure values |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!
@@ -127,6 +128,8 @@ mod engine;
 mod error;
 #[cfg(feature = "postgres")]
 mod fence;
+#[cfg(feature = "insight")]
+mod insight;
 mod layer;
 mod ledger;
 mod limit;
@@ -158,6 +161,10 @@ pub use engine::{
 pub use error::Error;
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
+#[cfg(feature = "insight")]
+pub use insight::{
+    Forecast, ForecastReason, Granularity, Period, Predicted, ReportRow, Snapshot, TrendPoint, forecast, predict, trend,
+};
 #[cfg(feature = "axum")]
 pub use layer::AxumBody;
 pub use layer::{
