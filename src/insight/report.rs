@@ -245,7 +245,8 @@ mod tests {
         ];
         let rows: Vec<_> = nasty.iter().map(|workspace| row(workspace)).collect();
         let csv = ReportRow::csv(&rows).unwrap();
-        let expected = nasty.map(|id| if id.starts_with(['=', '+', '-', '@']) { format!("'{id}") } else { id.to_owned() });
+        let expected =
+            nasty.map(|id| if id.starts_with(['=', '+', '-', '@']) { format!("'{id}") } else { id.to_owned() });
         assert!(read(&csv).iter().map(|cells| &cells[0]).eq(&expected));
         assert!(read(&csv).iter().all(|cells| cells.len() == ReportRow::COLUMNS.len()));
 

@@ -45,10 +45,10 @@ impl Granularity {
 
     /// The start of the bucket that holds `at`.
     pub fn start(self, at: Timestamp) -> Timestamp {
-        let second = at.as_second();
+        let at = utc(at);
         match self {
-            Self::Hour => Timestamp::from_second(second - second.rem_euclid(3600)).unwrap_or(Timestamp::MIN),
-            Self::Day | Self::Week | Self::Month => midnight(self.first_day(utc(at).date())),
+            Self::Hour => timestamp(at.date().at(at.hour(), 0, 0, 0)),
+            Self::Day | Self::Week | Self::Month => midnight(self.first_day(at.date())),
         }
     }
 
@@ -125,9 +125,14 @@ fn utc(at: Timestamp) -> DateTime {
     Offset::UTC.to_datetime(at)
 }
 
-/// The beginning of a day. Days before the first timestamp begin there, too.
+/// Days at the beginning of time begin before the first timestamp; they are taken to begin there.
+fn timestamp(utc: DateTime) -> Timestamp {
+    Offset::UTC.to_timestamp(utc).unwrap_or(Timestamp::MIN)
+}
+
+/// The beginning of a day.
 fn midnight(date: Date) -> Timestamp {
-    Offset::UTC.to_timestamp(date.to_datetime(Time::midnight())).unwrap_or(Timestamp::MIN)
+    timestamp(date.to_datetime(Time::midnight()))
 }
 
 /// The first characters of `value`: a message must not repeat a caller's (possibly huge) input.
@@ -456,12 +461,9 @@ mod tests {
     }
 
     fn timestamps() -> impl Strategy<Value = Timestamp> {
-        prop_oneof![
-            8 => (Timestamp::MIN.as_second()..=Timestamp::MAX.as_second()),
-            1 => Just(Timestamp::MIN.as_second()),
-            1 => Just(Timestamp::MAX.as_second()),
-        ]
-        .prop_map(|second| Timestamp::from_second(second).unwrap())
+        let range = Timestamp::MIN.as_nanosecond()..=Timestamp::MAX.as_nanosecond();
+        prop_oneof![8 => range, 1 => Just(Timestamp::MIN.as_nanosecond()), 1 => Just(Timestamp::MAX.as_nanosecond())]
+            .prop_map(|nanosecond| Timestamp::from_nanosecond(nanosecond).unwrap())
     }
 
     proptest! {
