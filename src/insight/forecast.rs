@@ -101,7 +101,8 @@ impl Forecast {
 /// after today don't. The same arguments give the same forecast.
 ///
 /// Levels and growth are found by exponential smoothing (the best of those without a trend, with one, and with one that
-/// flattens out, by AICc), after the days of the week have been told apart where they differ enough.
+/// flattens out, by AICc), after the days of the week have been told apart where they differ enough. Growth that itself
+/// grows is taken to go on as it was last, so that of exponential growth the forecast is late.
 ///
 /// It computes and doesn't wait: a year of days takes about 20 ms in a build without optimisation, and 300 ms where it
 /// is a line without any noise, of which the search for the best fit makes the most steps that it may.
@@ -195,8 +196,8 @@ impl Path {
         let unscaled = |y: f64| min + y * range;
         let days = predicted.ok_or(ForecastReason::NoModel)?.into_iter().map(|rows| Rows {
             point: unscaled(rows.point),
-            lower: unscaled(rows.lower.min(rows.point)),
-            upper: unscaled(rows.upper.max(rows.point)),
+            lower: unscaled(rows.lower),
+            upper: unscaled(rows.upper),
         });
         let days: Vec<_> = days.collect();
         if days.iter().any(|rows| !(rows.point.is_finite() && rows.lower.is_finite() && rows.upper.is_finite())) {
@@ -329,6 +330,18 @@ mod tests {
         assert_eq!(forecast(&[], 220, Limit::of(250), TODAY), no_forecast(ForecastReason::TooLittleHistory));
         let enough = &line[line.len() - 13..];
         assert_eq!(forecast(enough, 220, Limit::of(250), TODAY).days_until_limit, Some(15), "14 days with today");
+    }
+
+    #[test]
+    fn growth_of_less_than_a_row_in_a_year_is_none() {
+        let growth = |per_year: f64| {
+            let days = (0..14).map(|day| 100.0 + f64::from(day) * per_year / 365.0);
+            let days = days.map(|point| Rows { point, lower: point, upper: point }).collect();
+            Path { days, slack: 0.0 }.growth()
+        };
+        assert_eq!((growth(0.99), growth(0.0), growth(-5.0)), (None, None, None));
+        let row = growth(1.01).unwrap();
+        assert!((row - 1.01 / 365.0).abs() < 1e-9, "{row}");
     }
 
     #[test]
