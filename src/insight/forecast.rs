@@ -316,6 +316,14 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_rate_of_nothing() {
+        // Usage grows from week to week, but there is none on Sundays, and today is one.
+        let history = until_yesterday((0..70).map(|day| if day % 7 == 0 { 0 } else { 200 + 2 * day }));
+        let forecast = forecast(&history, 0, Limit::of(400), TODAY);
+        assert_eq!((forecast.projected_date.is_some(), forecast.growth_rate), (true, None), "{forecast:?}");
+    }
+
+    #[test]
     fn what_can_not_be_told_has_a_reason() {
         let line = until_yesterday((0..60).map(|day| 100 + 2 * day));
         assert_eq!(forecast(&line, 220, Limit::Unlimited, TODAY), no_forecast(ForecastReason::NoLimit));
@@ -352,7 +360,7 @@ mod tests {
             assert_eq!((forecast.projected_date, forecast.days_until_limit), (Some(TODAY), Some(0)));
             assert_eq!((forecast.earliest, forecast.latest), (Some(TODAY), Some(TODAY)));
             assert_eq!(forecast.reason, Some(ForecastReason::AtLimit));
-            assert_eq!(forecast.growth_rate.is_some(), usage == 220, "there is no part of nothing");
+            assert_eq!(forecast.growth_rate.is_some(), usage == 220, "{forecast:?}");
         }
         let unknown = forecast(&[], 50, Limit::of(50), TODAY);
         assert_eq!((unknown.days_until_limit, unknown.growth_rate), (Some(0), None));
@@ -381,9 +389,10 @@ mod tests {
         let long = until_yesterday((0..1000).map(|day| if day < 601 { 100_000 } else { day + noise(day) }));
         let short = &long[601..];
         assert_eq!(short.len(), 399, "today is one of the 400");
-        let expected = forecast(short, 1010, Limit::of(1100), TODAY);
-        assert!(expected.projected_date.is_some());
-        assert_eq!(forecast(&long, 1010, Limit::of(1100), TODAY), expected);
+        let told = |history: &[(Date, u64)]| forecast(history, 1010, Limit::of(1100), TODAY);
+        assert!(told(short).projected_date.is_some());
+        assert_eq!(told(&long), told(short));
+        assert_eq!(told(&long[..500]), no_forecast(ForecastReason::TooLittleHistory));
         // What was known last before them fills the first days, if there is a gap.
         let gap: Vec<_> = long.iter().copied().filter(|(date, _)| *date < long[600].0 || *date > long[610].0).collect();
         let days = daily(&gap.into_iter().chain([(TODAY, 1010)]).collect()).unwrap();
@@ -400,6 +409,11 @@ mod tests {
         for (days, came) in predicted.iter().zip((70..).map(|day| 200 + 2 * day - if day % 7 == 0 { 100 } else { 0 })) {
             let came = f64::from(came);
             assert!((days.point - came).abs() < 10.0, "{days:?}, and it is about {came}");
+        }
+        // It is the same far above.
+        let high: Vec<_> = weekly.iter().map(|(date, usage)| (*date, usage + 1_000_000_000_000)).collect();
+        for (days, high) in predicted.iter().zip(predict(&high, 14)) {
+            assert!((high.point - 1e12 - days.point).abs() < 0.01, "{days:?} {high:?}");
         }
         let usage = |history: &[(Date, u64)]| -> Vec<f64> { history.iter().map(|(_, usage)| *usage as f64).collect() };
         assert!(is_weekly(&usage(&weekly)));

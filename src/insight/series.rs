@@ -377,6 +377,8 @@ mod tests {
         assert_eq!(range(Granularity::Day), day);
         assert_eq!(range(Granularity::Week), (at("2024-01-29T00:00:00Z"), at("2024-02-05T00:00:00Z")));
         assert_eq!(range(Granularity::Month), (at("2024-01-01T00:00:00Z"), at("2024-03-01T00:00:00Z")));
+        let one = Granularity::Day.range(date("2024-01-31"), date("2024-01-31")).unwrap();
+        assert_eq!(one, (at("2024-01-31T00:00:00Z"), at("2024-02-01T00:00:00Z")));
     }
 
     #[test]
