@@ -106,6 +106,19 @@ impl Forecast {
 ///
 /// It computes and doesn't wait: a year of days takes about 20 ms in a build without optimisation, and 300 ms where it
 /// is a line without any noise, of which the search for the best fit makes the most steps that it may.
+///
+/// ```
+/// use jiff::Span;
+/// use jiff::civil::date;
+/// use tower_quota::{Limit, forecast};
+///
+/// // From 16 to 44, one more each day.
+/// let days = date(2024, 1, 1).series(Span::new().days(1));
+/// let history: Vec<_> = days.zip(16..45).collect();
+/// let forecast = forecast(&history, 45, Limit::of(50), date(2024, 1, 30));
+/// assert_eq!(forecast.projected_date, Some(date(2024, 2, 4)));
+/// assert_eq!(forecast.days_until_limit, Some(5));
+/// ```
 pub fn forecast(history: &[(Date, u64)], usage: u64, limit: Limit, today: Date) -> Forecast {
     let Some(limit) = limit.rows() else {
         return Forecast::unknown(ForecastReason::NoLimit);
@@ -145,7 +158,7 @@ pub fn forecast(history: &[(Date, u64)], usage: u64, limit: Limit, today: Date) 
 }
 
 /// What usage is expected to be on each of `days` days (365 at most) after the last one in `history`, which is as for
-/// [`forecast`]; nothing where usage is known on fewer than 14 days.
+/// [`forecast`]; nothing where usage is known on fewer than 14 days, or no model fits.
 ///
 /// It is what [`forecast`] goes by, for charts and for tests against what came true.
 pub fn predict(history: &[(Date, u64)], days: usize) -> Vec<Predicted> {
@@ -181,7 +194,6 @@ struct Path {
 
 impl Path {
     /// The `horizon` days after the last one in `known`.
-    ///
     fn of(known: &BTreeMap<Date, u64>, horizon: usize) -> Result<Self, ForecastReason> {
         let history = daily(known).ok_or(ForecastReason::TooLittleHistory)?;
         let (min, max) = history.iter().fold((f64::MAX, f64::MIN), |(min, max), y| (y.min(min), y.max(max)));
@@ -190,7 +202,7 @@ impl Path {
             let rows = Rows { point: min, lower: min, upper: min };
             return Ok(Self { days: vec![rows; horizon], slack: 0.0 });
         }
-        // The models know no scale of their own, but compute with limited precision, and in part with `f32`.
+        // From 0 to 1, since a part of the models computes with `f32`, which has no place for a few rows of a billion.
         let scaled: Vec<_> = history.iter().map(|y| (y - min) / range).collect();
         let predicted = model(&scaled, horizon).filter(|days| days.len() == horizon);
         let unscaled = |y: f64| min + y * range;
