@@ -58,7 +58,12 @@ pub(crate) fn all_serve_again(servers: &[Quickstart], workspace: &str) {
 pub(crate) fn all_can_be_used(servers: &[Quickstart], database: &mut Database, workspace: &str, limit: i64) {
     servers[0].fill(workspace, limit);
     for server in servers {
-        assert!(is_final_among_others(&create(&mut server.connect(), workspace, "one too many")));
+        let mut connection = server.connect();
+        until("a refusal for good", || {
+            let answer = create(&mut connection, workspace, "one too many");
+            // Where many tests share the machine, a statement may take longer than its time-out.
+            ![500, 503].contains(&answer.status) && is_final_among_others(&answer)
+        });
     }
     assert_eq!(database.rows("Segment", workspace), limit);
     assert_eq!(database.peak("Segment", workspace), limit, "there were more rows than the limit at some time");

@@ -74,7 +74,6 @@ mod limits;
 mod pages;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(feature = "postgres")]
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod schema;
 #[cfg(feature = "sqlite")]
