@@ -106,6 +106,8 @@
 //! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger`, `Fence` and `Backstop`, through sqlx 0.9 |
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
+//! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
+//! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!
@@ -125,6 +127,8 @@ mod clock;
 mod decision;
 mod engine;
 mod error;
+#[cfg(any(feature = "webhooks", feature = "email"))]
+mod events;
 #[cfg(feature = "postgres")]
 mod fence;
 mod layer;
@@ -156,6 +160,10 @@ pub use engine::{
     ShadowRefusals, ShadowReport, TypeReadiness,
 };
 pub use error::Error;
+#[cfg(feature = "email")]
+pub use events::{AdminContacts, EmailOptions};
+#[cfg(feature = "webhooks")]
+pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
 #[cfg(feature = "axum")]
