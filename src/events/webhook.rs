@@ -294,7 +294,8 @@ fn unanswered(error: &hyper_util::client::legacy::Error) -> Outcome {
     {
         return Outcome::rejected(&forbidden.to_string());
     }
-    Outcome::failed(&causes(error))
+    // The client only says in which step it failed.
+    Outcome::failed(&causes(error.source().unwrap_or(error)))
 }
 
 /// How long the endpoint asks to be left alone, in seconds or up to a date.
@@ -366,9 +367,9 @@ impl fmt::Display for Forbidden {
 
 impl StdError for Forbidden {}
 
-type LookUp = fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+type LookUp = fn(&str) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>>;
 
-fn look_up(name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+fn look_up(name: &str) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>> {
     Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
 }
 
@@ -391,7 +392,7 @@ impl Service<Name> for Resolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let Self { reachable, look_up } = self.clone();
         Box::pin(async move {
-            let mut addresses = look_up(name.as_str().into()).await?;
+            let mut addresses = look_up(name.as_str()).await?;
             if addresses.is_empty() {
                 return Err(format!("{name} has no addresses").into());
             }
