@@ -107,6 +107,8 @@
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
 //! | `insight` | no | `trend`, `forecast` and `ReportRow`: what snapshots of usage say, as pure values |
+//! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
+//! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!
@@ -126,6 +128,8 @@ mod clock;
 mod decision;
 mod engine;
 mod error;
+#[cfg(any(feature = "webhooks", feature = "email"))]
+mod events;
 #[cfg(feature = "postgres")]
 mod fence;
 #[cfg(feature = "insight")]
@@ -159,6 +163,10 @@ pub use engine::{
     ShadowRefusals, ShadowReport, TypeReadiness,
 };
 pub use error::Error;
+#[cfg(feature = "email")]
+pub use events::{AdminContacts, EmailOptions};
+#[cfg(feature = "webhooks")]
+pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
 #[cfg(feature = "insight")]

@@ -1,0 +1,41 @@
+//! Who is written to.
+
+use std::future::Future;
+
+use crate::BoxFuture;
+use crate::error::Error;
+use crate::workspace::WorkspaceId;
+
+/// Knows the e-mail addresses of the admins of a workspace.
+///
+/// A closure will do:
+///
+/// ```
+/// use tower_quota::{AdminContacts, Error, WorkspaceFormat, WorkspaceId};
+///
+/// let contacts = |workspace: WorkspaceId| async move { Ok(vec![format!("admin@{workspace}.example")]) };
+///
+/// async fn first(contacts: impl AdminContacts) -> Result<Option<String>, Error> {
+///     let acme = WorkspaceFormat::Verbatim.parse("acme")?;
+///     Ok(contacts.emails(&acme).await?.into_iter().next())
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// assert_eq!(first(contacts).await?.as_deref(), Some("admin@acme.example"));
+/// # Ok(())
+/// # }
+/// ```
+pub trait AdminContacts: Send + Sync {
+    /// The addresses, such as `ada@example.com`; none where nobody is to be written to. An error puts the notice off.
+    fn emails<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<String>, Error>>;
+}
+
+impl<F, Fut> AdminContacts for F
+where
+    F: Fn(WorkspaceId) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<Vec<String>, Error>> + Send + 'static,
+{
+    fn emails<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<String>, Error>> {
+        Box::pin(self(workspace.clone()))
+    }
+}
