@@ -128,7 +128,6 @@ mod clock;
 mod decision;
 mod engine;
 mod error;
-#[cfg(any(feature = "webhooks", feature = "email"))]
 mod events;
 #[cfg(feature = "postgres")]
 mod fence;
@@ -157,6 +156,8 @@ pub use api::{
 #[cfg(feature = "postgres")]
 pub use authority::PostgresLedger;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
+#[cfg(any(feature = "webhooks", feature = "email"))]
+pub use engine::DeliveryRetries;
 pub use engine::{
     Admin, CleanupOptions, CleanupReport, Correction, Decision, Import, ImportOptions, ImportSummary, PolicyChange,
     Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, Reservation, Settling, SettlingBarrier,
@@ -165,6 +166,10 @@ pub use engine::{
 pub use error::Error;
 #[cfg(feature = "email")]
 pub use events::{AdminContacts, EmailOptions};
+pub use events::{
+    Attempt, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Endpoint, EndpointStatus, EventKind, Notice,
+    Threshold, Thresholds,
+};
 #[cfg(feature = "webhooks")]
 pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]

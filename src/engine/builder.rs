@@ -1,19 +1,23 @@
 //! How an engine is set up.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::abandoned::{Settling, settle, settle_with_lease};
 use super::cleanup::Cleaner;
+use super::outlets::{OutletOptions, Outlets};
 use super::replica::{self, Replica};
+use super::watch::watch;
 use super::{Inner, ModeCell, Quota, Tenants, maintain};
 use crate::authority::{Authority, Times};
 use crate::clock::CoarseClock;
 use crate::error::Error;
+use crate::events::Thresholds;
 use crate::mode::{EnforcementMode, ModeSource};
 use crate::policy::Grace;
 use crate::resource::ResourceCatalog;
@@ -40,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) max_wait: Duration,
     pub(crate) io_timeout: Duration,
     pub(crate) grace: Option<Grace>,
+    /// By resource type; `None` where nothing is told.
+    pub(crate) thresholds: Option<Box<[Thresholds]>>,
 }
 
 /// Builds a [`Quota`].
@@ -54,6 +60,9 @@ pub struct QuotaBuilder {
     capacity: u64,
     first_count_after: Duration,
     cleaner: Option<Cleaner>,
+    thresholds: Option<Thresholds>,
+    thresholds_of: HashMap<String, Thresholds>,
+    outlets: OutletOptions,
     config: Config,
 }
 
@@ -69,6 +78,9 @@ impl QuotaBuilder {
             capacity: 100_000,
             first_count_after: Duration::ZERO,
             cleaner: None,
+            thresholds: Some(Thresholds::default()),
+            thresholds_of: HashMap::new(),
+            outlets: OutletOptions::default(),
             config: Config {
                 provisioning: Provisioning::default(),
                 workspace_format: WorkspaceFormat::default(),
@@ -76,6 +88,7 @@ impl QuotaBuilder {
                 max_wait: Duration::from_secs(1),
                 io_timeout: Duration::from_secs(5),
                 grace: None,
+                thresholds: None,
             },
         }
     }
@@ -170,19 +183,65 @@ impl QuotaBuilder {
         self
     }
 
+    /// At which usage notices are given; at 90, 95 and 100 % of the limit by default. `None` turns them off. They are kept in
+    /// the database of a [`SqliteStore`](crate::SqliteStore) or [`PostgresStore`](crate::PostgresStore): with another store
+    /// nothing is told.
+    ///
+    /// The engine looks every second at workspaces that are in use, off the path of requests: at all that was posted, and at
+    /// each count. What seems to be reached is counted before it is told.
+    pub fn thresholds(mut self, thresholds: impl Into<Option<Thresholds>>) -> Self {
+        self.thresholds = thresholds.into();
+        self
+    }
+
+    /// The same for one resource type, by its name.
+    pub fn thresholds_of(mut self, resource: impl Into<String>, thresholds: Thresholds) -> Self {
+        self.thresholds_of.insert(resource.into(), thresholds);
+        self
+    }
+
+    /// Delivers notices to endpoints: see [`Admin::add_endpoint`](crate::Admin::add_endpoint). Of several processes, one or more may.
+    #[cfg(feature = "webhooks")]
+    pub fn webhooks(mut self, options: crate::WebhookOptions) -> Self {
+        self.outlets.webhooks = Some(options);
+        self
+    }
+
+    /// Writes an e-mail to a workspace's admins when a limit becomes critical or is exceeded. Their addresses are those of
+    /// [`Admin::set_contacts`](crate::Admin::set_contacts), unless [`contacts`](Self::contacts) knows them.
+    #[cfg(feature = "email")]
+    pub fn email(mut self, options: crate::EmailOptions) -> Self {
+        self.outlets.email = Some(options);
+        self
+    }
+
+    /// When a delivery that has failed is tried again.
+    #[cfg(any(feature = "webhooks", feature = "email"))]
+    pub fn delivery_retries(mut self, retries: super::DeliveryRetries) -> Self {
+        self.outlets.retries = retries;
+        self
+    }
+
+    /// Who knows the e-mail addresses of a workspace's admins.
+    #[cfg(feature = "email")]
+    pub fn contacts(mut self, contacts: impl crate::AdminContacts + 'static) -> Self {
+        self.outlets.contacts = Some(Arc::new(contacts));
+        self
+    }
+
     /// How long one call of the store or one count may take; five seconds by default.
     pub fn io_timeout(mut self, time: Duration) -> Self {
         self.config.io_timeout = time;
         self
     }
 
-    /// Builds the engine and starts its two background tasks, which end with its last clone.
+    /// Builds the engine and starts its background tasks, which end with its last clone.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] when the store or the usage source is missing, when `QUOTA_ENFORCEMENT_MODE` is none of the
+    /// [`Error::is_config`] when options of webhooks or e-mail can't be used, when the store or the usage source is missing, when `QUOTA_ENFORCEMENT_MODE` is none of the
     /// four modes, when a time is zero or the ledger's is too short, or outside a tokio runtime.
-    pub fn build(self) -> Result<Quota, Error> {
+    pub fn build(mut self) -> Result<Quota, Error> {
         let store = self.store.ok_or_else(|| Error::config("the quota needs a store: call `store` on its builder"))?;
         let usage = self.usage.ok_or_else(|| Error::config("the quota needs counts: call `usage` on its builder"))?;
         let times = [
@@ -207,6 +266,14 @@ impl QuotaBuilder {
                 self.catalog.by_name(name).map_err(|error| Error::config(format!("the grace: {}", error.message())))?;
             }
         }
+        for name in self.thresholds_of.keys() {
+            self.catalog.by_name(name).map_err(|error| Error::config(format!("thresholds: {}", error.message())))?;
+        }
+        self.config.thresholds = self.thresholds.filter(|_| store.events().is_some()).map(|all| {
+            let of = |name| self.thresholds_of.get(name).unwrap_or(&all).clone();
+            self.catalog.iter().map(|resource| of(resource.name())).collect()
+        });
+        let outlets = Outlets::open(self.outlets, store.events().is_some())?;
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::config("build the quota inside a tokio runtime").with_source(error))?;
         let (mode, source) = match (self.mode, EnforcementMode::from_env()?) {
@@ -231,6 +298,8 @@ impl QuotaBuilder {
             clock: CoarseClock::new(),
             first_count: Instant::now() + self.first_count_after,
             breaches: AtomicU64::new(0),
+            changed: Mutex::default(),
+            told: Arc::new(Notify::new()),
             runtime: runtime.clone(),
             config: self.config,
         });
@@ -241,6 +310,10 @@ impl QuotaBuilder {
         if let Some(replica) = &inner.replica {
             replica::start(&inner, replica);
         }
+        if inner.config.thresholds.is_some() {
+            runtime.spawn(watch(Arc::downgrade(&inner)));
+        }
+        outlets.start(&inner);
         runtime.spawn(maintain(Arc::downgrade(&inner)));
         Ok(Quota(inner))
     }

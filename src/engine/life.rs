@@ -187,6 +187,7 @@ impl Inner {
     /// Where the lineage isn't known, it is read before anything is granted.
     pub(crate) fn changed(self: &Arc<Self>, workspace: &WorkspaceId, lineage: Option<&Arc<Lineage>>) {
         self.store.forget(workspace);
+        self.look_again(workspace);
         if let (Some(tenant), Some(lineage)) = (self.tenants.get(workspace.as_str()), lineage) {
             self.put_in_force(&tenant, lineage, None);
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -31,6 +32,7 @@ mod builder;
 mod cleanup;
 mod import;
 mod life;
+mod outlets;
 mod receipt;
 mod replica;
 mod reservation;
@@ -39,6 +41,7 @@ mod shadow;
 #[cfg(feature = "postgres")]
 mod simulation;
 mod tenant;
+mod watch;
 
 pub use abandoned::{Settling, SettlingBarrier};
 pub use admin::{Admin, PolicyChange};
@@ -46,6 +49,8 @@ pub use admit::Decision;
 pub use builder::{Provisioning, QuotaBuilder};
 pub use cleanup::{CleanupOptions, CleanupReport};
 pub use import::{Import, ImportOptions, ImportSummary, Proposal, Readiness, TypeReadiness};
+#[cfg(any(feature = "webhooks", feature = "email"))]
+pub use outlets::DeliveryRetries;
 pub use reservation::Reservation;
 pub(crate) use reservation::Unit;
 pub use shadow::{ShadowRefusals, ShadowReport};
@@ -104,6 +109,10 @@ pub(crate) struct Inner {
     first_count: Instant,
     /// Rows that were found beyond what the books allowed.
     breaches: AtomicU64,
+    /// Workspaces that were counted or whose limits were changed, and whose thresholds weren't looked at since.
+    changed: Mutex<HashSet<WorkspaceId>>,
+    /// There is something to be delivered.
+    told: Arc<Notify>,
     runtime: Handle,
     config: Config,
 }
@@ -289,6 +298,7 @@ impl Quota {
         let limits = self.0.limits_of(&tenant)?;
         let usage = counted.iter().zip(limits.by_resource.iter());
         let usage = usage.map(|((current, _), limit)| Usage { current: *current, limit: *limit }).collect();
+        self.0.look_again(workspace);
         Ok(Recount { usage, corrections: counted.into_iter().filter_map(|(_, correction)| correction).collect() })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -19,6 +19,11 @@ use crate::mode::EnforcementMode;
 use crate::policy::{Above, Lineage, Resolution};
 use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
+
+/// The ring comes by to see who may leave.
+const RING: u8 = 1;
+/// Somebody comes by to see whether thresholds are reached.
+const WATCH: u8 = 2;
 
 /// One resource type of one workspace.
 #[derive(Debug)]
@@ -58,8 +63,8 @@ pub(crate) struct Tenant {
     /// When the limits are due to be read again, by the coarse clock; 0 before the first reading.
     due: AtomicU64,
     refreshing: AtomicBool,
-    /// It has been looked up since the ring last came by.
-    used: AtomicBool,
+    /// Who has not come by since it was last looked up: see `RING` and `WATCH`.
+    used: AtomicU8,
     /// Requests have more to do than to take units: see [`Limits::is_special`].
     special: AtomicBool,
     /// How often something has changed that the limits depend on.
@@ -117,6 +122,11 @@ impl Limits {
         Self { record: None, version: 0, by_resource, policy: None }
     }
 
+    /// The limit of a resource type, without grace.
+    pub(super) fn base(&self, resource: ResourceId) -> Limit {
+        self.resolution().map_or(&self.by_resource, |resolution| &resolution.bases)[resource.index()]
+    }
+
     /// What else is in force.
     pub(crate) fn resolution(&self) -> Option<&Resolution> {
         self.policy.as_ref().map(|policy| &policy.resolution)
@@ -171,7 +181,7 @@ impl Tenant {
             abandoned,
             due: AtomicU64::new(0),
             refreshing: AtomicBool::new(false),
-            used: AtomicBool::new(false),
+            used: AtomicU8::new(0),
             special: AtomicBool::new(false),
             changes: AtomicU32::new(0),
             state: Mutex::default(),
@@ -181,7 +191,7 @@ impl Tenant {
     }
 
     /// No request of it is in flight.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.keys().all(|(_, key)| key.cell.is_idle())
     }
 
@@ -306,13 +316,14 @@ impl Tenant {
     #[inline]
     fn mark_used(&self) {
         // Nearly always set already: a write would take the line from the other cores.
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
+        if self.used.load(Ordering::Relaxed) != RING | WATCH {
+            self.used.store(RING | WATCH, Ordering::Relaxed);
         }
     }
 
-    fn take_used(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed)
+    /// Whether it was looked up since `who` last came by.
+    fn take_used(&self, who: u8) -> bool {
+        self.used.load(Ordering::Relaxed) & who != 0 && self.used.fetch_and(!who, Ordering::Relaxed) & who != 0
     }
 
     /// The limits may have changed: they are to be read again, if they ever were.
@@ -454,7 +465,7 @@ impl Tenants {
                 return;
             }
             let Some(tenant) = ring.pop_front() else { return };
-            if tenant.take_used() || !self.leave(&tenant) {
+            if tenant.take_used(RING) || !self.leave(&tenant) {
                 ring.push_back(tenant);
             }
         }
@@ -536,6 +547,11 @@ impl Tenants {
         let mut ring = self.ring();
         let looks = ring.len().min(LOOKS);
         self.evict(&mut ring, looks);
+    }
+
+    /// Those that were looked up since the last call.
+    pub(super) fn take_active(&self) -> Vec<Arc<Tenant>> {
+        self.index.pin().values().filter(|tenant| tenant.take_used(WATCH)).cloned().collect()
     }
 
     /// All tenants in use.

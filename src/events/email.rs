@@ -146,6 +146,11 @@ impl Mailer {
         Ok(Self { host, port, tls, hello, credentials, from, timeout: options.timeout })
     }
 
+    /// How long an attempt may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Hands `mail` to the server once, for `to`. All attempts of one delivery have the same `delivery` (letters, digits, `-`
     /// and `_`), by which the recipient's server can tell that it has the e-mail already.
     pub(crate) async fn send(&self, to: &str, delivery: &str, mail: &Mail) -> Outcome {

@@ -1,30 +1,46 @@
-//! The ways by which notices leave the process: HTTP endpoints and e-mail.
+//! What is told when a limit comes near: thresholds and notices, and the ways by which these leave the process.
 //!
-//! Nothing here remembers anything or tries twice: an attempt to deliver has an [`Outcome`], and whoever keeps the
-//! deliveries decides what comes next.
-
-#![cfg_attr(not(test), expect(dead_code, reason = "the deliveries are kept elsewhere"))]
+//! Nothing here remembers anything or tries twice: an attempt to deliver has an `Outcome`, and the engine, which keeps the
+//! deliveries, decides what comes next.
 
 #[cfg(feature = "webhooks")]
 mod address;
 #[cfg(feature = "email")]
 mod contacts;
+mod delivery;
 #[cfg(feature = "email")]
 mod email;
 #[cfg(feature = "email")]
 mod mail;
+#[cfg(any(feature = "webhooks", feature = "email"))]
 mod outcome;
+#[cfg(any(feature = "webhooks", feature = "email"))]
 mod roots;
 #[cfg(feature = "webhooks")]
 mod secret;
+mod threshold;
 #[cfg(feature = "webhooks")]
 mod webhook;
 
 #[cfg(feature = "email")]
 pub use contacts::AdminContacts;
+pub use delivery::{Attempt, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Endpoint, EndpointStatus, EventKind};
+#[cfg(feature = "webhooks")]
+pub(crate) use delivery::SigningSecret;
+pub(crate) use delivery::{Claimed, EMAIL};
 #[cfg(feature = "email")]
 pub use email::EmailOptions;
+#[cfg(feature = "email")]
+pub(crate) use email::Mailer;
+#[cfg(feature = "email")]
+pub(crate) use mail::{Mail, NoticeMail};
+#[cfg(any(feature = "webhooks", feature = "email"))]
+pub(crate) use outcome::Outcome;
 #[cfg(feature = "webhooks")]
 pub use secret::WebhookSecret;
+pub(crate) use threshold::Marks;
+pub use threshold::{Notice, Threshold, Thresholds};
+#[cfg(feature = "webhooks")]
+pub(crate) use webhook::WebhookClient;
 #[cfg(feature = "webhooks")]
 pub use webhook::WebhookOptions;

@@ -211,6 +211,11 @@ impl WebhookClient {
         Ok(url)
     }
 
+    /// How long an attempt may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Posts `body` to `url` once, signed with each of `secrets` as of `timestamp`.
     pub(crate) async fn send(
         &self,

@@ -13,11 +13,14 @@ use crate::resource::{ResourceCatalog, ResourceType};
 use crate::workspace::WorkspaceId;
 
 mod cached;
+mod events;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_events;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_texts;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -26,6 +29,7 @@ mod sql_transaction;
 mod sqlite;
 
 pub(crate) use cached::CachedStore;
+pub(crate) use events::{Channels, EventStore, Settled, Standing};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
@@ -213,6 +217,12 @@ pub trait QuotaStore: Send + Sync + 'static {
         let _ = (entry, place);
         None
     }
+
+    /// Where notices are kept. Without such a place, which only a [`SqlStore`] has, nothing is told of thresholds.
+    #[doc(hidden)]
+    fn events(&self) -> Option<&dyn EventStore> {
+        None
+    }
 }
 
 fn limits_only() -> Error {
@@ -331,5 +341,9 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn audit_sql(&self, entry: &AuditEntry, place: &str) -> Option<(String, Vec<String>)> {
         (**self).audit_sql(entry, place)
+    }
+
+    fn events(&self) -> Option<&dyn EventStore> {
+        (**self).events()
     }
 }

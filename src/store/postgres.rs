@@ -93,6 +93,7 @@ impl Records for Postgres {
         include_str!("../../migrations/postgres/0003_backstop.sql"),
         include_str!("../../migrations/postgres/0004_policy.sql"),
         include_str!("../../migrations/postgres/0005_archive.sql"),
+        include_str!("../../migrations/postgres/0006_events.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",
     to_char("createdAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -105,6 +106,12 @@ impl Records for Postgres {
     const LOCKED: &'static str = " FOR UPDATE";
     // The number is this crate's own: `tqtree`.
     const LOCK_PARENTS: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(128060827788645)");
+    const UNCLAIMED: &'static str = " FOR UPDATE OF d SKIP LOCKED";
+    const NOW: &'static str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    const BOOKS: Option<&'static str> = Some(
+        r#"SELECT "workspace", "resource", "counted" + "posted" FROM "_tower_quota_key"
+WHERE "counted" IS NOT NULL AND "workspace" IN "#,
+    );
     const DOCUMENT: &'static str = "\"document\"::text";
     const BYTES: &'static str = " COLLATE \"C\"";
     const NUMBER: &'static str = "BIGINT";

@@ -12,7 +12,7 @@ use super::sql_texts::{
     Query, Texts, WORKSPACE, audit_columns, audit_entry, audit_values, document, moment, refused, text,
 };
 use super::sql_transaction::SqlTransaction;
-use super::{Expect, QuotaRecord, QuotaStore, StoreTransaction, now};
+use super::{EventStore, Expect, QuotaRecord, QuotaStore, StoreTransaction, now};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
@@ -64,6 +64,15 @@ pub trait Records: Dialect {
     const LOCKED: &'static str;
     const LOCK_PARENTS: Option<&'static str>;
 
+    /// What leaves out the rows (of `d`) that another transaction has locked.
+    const UNCLAIMED: &'static str;
+
+    /// The database's clock, in milliseconds since 1970.
+    const NOW: &'static str;
+
+    /// Workspaces, resource types and rows by the books that several processes share, up to a list of workspaces.
+    const BOOKS: Option<&'static str>;
+
     /// A column of JSON as a text, and the order of a text's bytes.
     const DOCUMENT: &'static str;
     const BYTES: &'static str;
@@ -111,11 +120,11 @@ impl<DB: Records> SqlStore<DB> {
         Self { texts: Arc::new(Texts::new(catalog)), pool, ready: OnceCell::new(), _guard: guard }
     }
 
-    async fn prepare(&self) -> Result<(), Error> {
+    pub(super) async fn prepare(&self) -> Result<(), Error> {
         self.ready.get_or_try_init(|| DB::prepare(&self.pool, &self.texts.catalog)).await.map(drop)
     }
 
-    async fn run(
+    pub(super) async fn run(
         &self,
         statement: Statement<'_>,
         failed: impl FnOnce(sqlx::Error) -> Error,
@@ -124,7 +133,7 @@ impl<DB: Records> SqlStore<DB> {
         DB::run(&self.pool, statement).await.map_err(failed)
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         statement: Statement<'_>,
         failed: impl FnOnce(sqlx::Error) -> Error,
@@ -354,6 +363,10 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
                 .map(|row| self.texts.record(&WorkspaceId::canonical(&text::<DB>(row, WORKSPACE)?), row))
                 .collect()
         })
+    }
+
+    fn events(&self) -> Option<&dyn EventStore> {
+        Some(self)
     }
 
     fn audit_sql(&self, entry: &AuditEntry, place: &str) -> Option<(String, Vec<String>)> {

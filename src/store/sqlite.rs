@@ -98,6 +98,7 @@ impl Records for Sqlite {
         include_str!("../../migrations/sqlite/0001_workspace_quota.sql"),
         include_str!("../../migrations/sqlite/0002_policy.sql"),
         include_str!("../../migrations/sqlite/0003_archive.sql"),
+        include_str!("../../migrations/sqlite/0004_events.sql"),
     ];
     const READ: &'static str = r#""id", "version", "createdAt", "updatedAt""#;
     const AS_UUID: &'static str = "";
@@ -107,6 +108,10 @@ impl Records for Sqlite {
     // Whoever writes has the whole database.
     const LOCKED: &'static str = "";
     const LOCK_PARENTS: Option<&'static str> = None;
+    const UNCLAIMED: &'static str = "";
+    const NOW: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+    // There are no books but in memory.
+    const BOOKS: Option<&'static str> = None;
     const DOCUMENT: &'static str = "\"document\"";
     const BYTES: &'static str = "";
     const NUMBER: &'static str = "INTEGER";

@@ -1,0 +1,279 @@
+//! Whether thresholds are reached: looked at off the path of requests, at workspaces that are in use.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Inner;
+use super::tenant::Tenant;
+use crate::decision::Usage;
+use crate::error::Error;
+use crate::events::{Marks, Notice, Threshold, Thresholds};
+use crate::limit::Limit;
+use crate::mode::EnforcementMode;
+use crate::resource::ResourceId;
+use crate::store::EventStore;
+use crate::workspace::WorkspaceId;
+
+/// How often it is looked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long marks are good for that another process may change.
+const GOOD_FOR: Duration = Duration::from_secs(60);
+
+/// The same where several processes have units of the workspace, and none knows what the others make of them.
+const SHARED_GOOD_FOR: Duration = Duration::from_secs(2);
+
+/// How long after its last request a workspace is looked at: until all that it has made is in the books of all.
+const AFTERWARDS: Duration = Duration::from_secs(15);
+
+/// What is known of a workspace that is in use.
+struct Seen {
+    tenant: Arc<Tenant>,
+    /// By resource type.
+    marks: Box<[Marks]>,
+    /// Rows by the books of all processes, where there are such.
+    books: Box<[Option<u64>]>,
+    /// Until when these are good.
+    until: Instant,
+    last_used: Instant,
+    /// There is something to be told later.
+    waits: bool,
+    /// All resource types are counted once, those that are not in use too.
+    all: bool,
+}
+
+impl Seen {
+    fn new(tenant: &Arc<Tenant>, resources: usize, now: Instant) -> Self {
+        Self {
+            tenant: Arc::clone(tenant),
+            marks: vec![Marks::default(); resources].into(),
+            books: vec![None; resources].into(),
+            until: now,
+            last_used: now,
+            waits: false,
+            all: false,
+        }
+    }
+}
+
+/// Looks for as long as there is an engine.
+pub(super) async fn watch(quota: Weak<Inner>) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = HashMap::new();
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        let Some(quota) = quota.upgrade() else { return };
+        let (Some(thresholds), Some(events)) = (&quota.config.thresholds, quota.store.inner().events()) else { return };
+        let looked = quota.look_at_thresholds(thresholds, events, &mut seen).await;
+        // What wasn't seen now is seen the next time: once is enough to tell of it.
+        if let Err(error) = &looked
+            && !failing
+        {
+            tracing::error!(error = %error, "whether thresholds are reached can't be told now");
+        }
+        failing = looked.is_err();
+    }
+}
+
+impl Inner {
+    async fn look_at_thresholds(
+        self: &Arc<Self>,
+        thresholds: &[Thresholds],
+        events: &dyn EventStore,
+        seen: &mut HashMap<WorkspaceId, Seen>,
+    ) -> Result<(), Error> {
+        let now = Instant::now();
+        for id in self.take_changed() {
+            match self.fresh(&id).await {
+                Ok(tenant) => {
+                    seen.entry(id).or_insert_with(|| Seen::new(&tenant, thresholds.len(), now)).all = true;
+                }
+                // There is nothing to be told of it.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    self.look_again(&id);
+                    return Err(error);
+                }
+            }
+        }
+        for tenant in self.tenants.take_active() {
+            if tenant.id.top().is_some() {
+                continue;
+            }
+            let known = seen.entry(tenant.id.clone()).or_insert_with(|| Seen::new(&tenant, thresholds.len(), now));
+            (known.tenant, known.last_used) = (tenant, now);
+        }
+        self.read_marks(events, seen, now).await?;
+        let mut due = Vec::new();
+        for known in seen.values_mut() {
+            known.waits = false;
+            for resource in self.catalog.iter().map(|resource| resource.id()) {
+                let usage = match self.usage_by_the_books(known, resource) {
+                    None if known.all => self.usage_by_a_count(&known.tenant, resource).await?,
+                    usage => usage,
+                };
+                let Some(usage) = usage else { continue };
+                let (thresholds, marks) = (&thresholds[resource.index()], &known.marks[resource.index()]);
+                if thresholds.differ(marks, usage, Timestamp::now()) {
+                    due.push((known.tenant.id.clone(), resource));
+                }
+                known.waits |= thresholds.waits(marks, usage);
+            }
+            known.all = false;
+        }
+        let mut failed = None;
+        for (workspace, resource) in due {
+            match self.judge(&thresholds[resource.index()], events, &workspace, resource).await {
+                Ok(marks) => {
+                    if let Some(known) = seen.get_mut(&workspace) {
+                        known.marks[resource.index()] = marks;
+                    }
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        seen.retain(|_, known| {
+            known.waits
+                || now.duration_since(known.last_used) < AFTERWARDS
+                || !known.tenant.is_idle()
+                || failed.is_some()
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Reads anew what is too old.
+    async fn read_marks(
+        &self,
+        events: &dyn EventStore,
+        seen: &mut HashMap<WorkspaceId, Seen>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let old: Vec<_> = seen.iter().filter(|(_, known)| known.until <= now).map(|(id, _)| id.clone()).collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = old.iter().map(WorkspaceId::as_str).collect();
+        let marks = self.within("read thresholds", || events.marks(&names)).await?;
+        let books = match &self.replica {
+            Some(_) => self.within("read the books", || events.books(&names)).await?,
+            None => Vec::new(),
+        };
+        for id in &old {
+            let Some(known) = seen.get_mut(id) else { continue };
+            known.marks.fill(Marks::default());
+            known.books.fill(None);
+            known.until = now + if self.replica.is_some() { SHARED_GOOD_FOR } else { GOOD_FOR };
+        }
+        for (workspace, name, marks) in marks {
+            // Types that the catalog doesn't have any more may come back.
+            let Ok(resource) = self.catalog.by_name(&name) else { continue };
+            if let Some(known) = seen.get_mut(workspace.as_str()) {
+                known.marks[resource.id().index()] = marks;
+            }
+        }
+        for (workspace, name, rows) in books {
+            let Ok(resource) = self.catalog.by_name(&name) else { continue };
+            if let Some(known) = seen.get_mut(workspace.as_str()) {
+                known.books[resource.id().index()] = Some(rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// The thresholds of a workspace are to be looked at, in use or not.
+    pub(super) fn look_again(&self, workspace: &WorkspaceId) {
+        if self.config.thresholds.is_some() {
+            self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(workspace.clone());
+        }
+    }
+
+    fn take_changed(&self) -> HashSet<WorkspaceId> {
+        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The limit that usage is held against, where it is enforced.
+    fn limit_to_watch(&self, tenant: &Tenant, resource: ResourceId) -> Option<Limit> {
+        let limits = tenant.limits()?;
+        let enforced = self.mode_of(Some(&limits), resource) != EnforcementMode::Off;
+        enforced.then(|| limits.base(resource))
+    }
+
+    async fn usage_by_a_count(&self, tenant: &Tenant, resource: ResourceId) -> Result<Option<Usage>, Error> {
+        let Some(limit) = self.limit_to_watch(tenant, resource) else { return Ok(None) };
+        let current = match limit {
+            // No threshold is reached, whatever there is.
+            Limit::Unlimited => 0,
+            _ => self.count(tenant, resource, None).await?,
+        };
+        Ok(Some(Usage { current, limit }))
+    }
+
+    /// Rows and limit as far as they are known without a count; `None` where they are not.
+    fn usage_by_the_books(&self, known: &Seen, resource: ResourceId) -> Option<Usage> {
+        let limit = self.limit_to_watch(&known.tenant, resource)?;
+        let own = known.tenant.key(resource).and_then(|key| {
+            let standing = key.cell.standing();
+            Some(standing.counted?.saturating_add(standing.posted))
+        });
+        let current = own.max(known.books[resource.index()])?;
+        Some(Usage { current, limit })
+    }
+
+    /// Counts, and tells of what is reached then.
+    async fn judge(
+        self: &Arc<Self>,
+        thresholds: &Thresholds,
+        events: &dyn EventStore,
+        workspace: &WorkspaceId,
+        resource: ResourceId,
+    ) -> Result<Marks, Error> {
+        let tenant = self.fresh(workspace).await?;
+        // First the books, so that one that they have wrong is not looked at again and again; then all rows, where the count
+        // may have stopped above the limit.
+        Self::recount_one(Arc::clone(self), Arc::clone(&tenant), resource).await?;
+        let current = self.count(&tenant, resource, None).await?;
+        let usage = Usage { current, limit: self.limits_of(&tenant)?.base(resource) };
+        let resource = self.catalog.get(resource);
+        let now = Timestamp::now();
+        let judge = |marks: &mut Marks| {
+            let told = thresholds.judge(marks, usage, now).into_iter();
+            told.map(|threshold| Notice::new(workspace, resource.name(), threshold, usage, now)).collect()
+        };
+        let (marks, notices) =
+            self.within("tell of thresholds", || events.judge(workspace, resource.name(), &judge)).await?;
+        for notice in &notices {
+            log(notice);
+        }
+        if !notices.is_empty() {
+            self.told.notify_one();
+        }
+        Ok(marks)
+    }
+}
+
+fn log(notice: &Notice) {
+    let (workspace, resource_type) = (notice.workspace.as_str(), notice.resource_type.as_str());
+    let (current_usage, limit) = (notice.usage.current, notice.usage.limit.rows());
+    let percent_used = notice.usage.percent();
+    let what = match notice.threshold {
+        Threshold::Exceeded => "quota exceeded",
+        Threshold::Critical => "quota nearly exceeded",
+        Threshold::Warning => "quota warning",
+    };
+    tracing::warn!(
+        workspace,
+        resource_type,
+        current_usage,
+        limit,
+        percent_used,
+        threshold = notice.threshold.as_str(),
+        notice = %notice.id,
+        "{what}"
+    );
+}
