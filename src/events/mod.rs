@@ -1,6 +1,6 @@
 //! The ways by which notices leave the process: HTTP endpoints and e-mail.
 //!
-//! Nothing here remembers anything or tries twice: an attempt to deliver has an [`Outcome`], and whoever keeps the
+//! Nothing here remembers anything or tries twice: an attempt to deliver has an outcome, and whoever keeps the
 //! deliveries decides what comes next.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "the deliveries are kept elsewhere"))]
