@@ -128,6 +128,10 @@ mod clock;
 mod decision;
 mod engine;
 mod error;
+#[cfg_attr(
+    not(all(any(feature = "sqlite", feature = "postgres"), feature = "webhooks", feature = "email")),
+    allow(dead_code, unused_imports, reason = "what is kept needs a database, and what is delivered an outlet")
+)]
 mod events;
 #[cfg(feature = "postgres")]
 mod fence;
@@ -158,6 +162,8 @@ pub use authority::PostgresLedger;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub use engine::DeliveryRetries;
+#[cfg(feature = "webhooks")]
+pub use engine::EndpointChange;
 pub use engine::{
     Admin, CleanupOptions, CleanupReport, Correction, Decision, Import, ImportOptions, ImportSummary, PolicyChange,
     Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, Reservation, Settling, SettlingBarrier,

@@ -10,8 +10,12 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::decision::{Check, Demand, Usage};
+#[cfg(feature = "webhooks")]
+use crate::engine::EndpointChange;
 use crate::engine::{CleanupOptions, Correction, ImportOptions, PolicyChange, Quota, QuotaView, Recount};
 use crate::error::Error;
+#[cfg(feature = "webhooks")]
+use crate::events::WebhookSecret;
 use crate::limit::{Limit, LimitSet, kind_of};
 use crate::mode::{EnforcementMode, ModeSource, Promise};
 use crate::policy::{CapOver, Grace, LimitSource, TemporaryOverride, Trace, TraceStep};
@@ -388,6 +392,99 @@ pub(super) fn plan_limits(mut body: Object, catalog: &ResourceCatalog) -> Result
     let limits = limits_field(&mut body, catalog)?;
     body.finish("`limits`")?;
     Ok(limits)
+}
+
+/// What something that was read from a body is refused for.
+#[cfg(feature = "webhooks")]
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn refused(error: Error) -> Problem {
+    Problem::from(&error)
+}
+
+/// An array of strings, or `None` where it is missing.
+#[cfg(any(feature = "webhooks", feature = "email"))]
+fn take_strings(body: &mut Object, field: &str) -> Result<Option<Vec<String>>, Problem> {
+    let Some(given) = body.0.remove(field) else { return Ok(None) };
+    let texts = given
+        .as_array()
+        .and_then(|given| given.iter().map(|text| text.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
+    texts.map(Some).ok_or_else(|| invalid(format!("`{field}` is an array of strings")))
+}
+
+/// The body of a `PUT …/contacts`.
+#[cfg(feature = "email")]
+pub(super) fn contacts(mut body: Object) -> Result<Vec<String>, Problem> {
+    body.0.remove("workspaceId");
+    let emails = take_strings(&mut body, "emails")?;
+    body.finish("`emails`")?;
+    emails.ok_or_else(|| invalid("`emails` is missing: it is an array of addresses"))
+}
+
+/// The body of a `POST …/webhooks`.
+#[cfg(feature = "webhooks")]
+pub(super) struct NewEndpoint {
+    pub(super) workspace: Option<WorkspaceId>,
+    pub(super) url: String,
+    pub(super) change: EndpointChange,
+    pub(super) secret: Option<WebhookSecret>,
+}
+
+#[cfg(feature = "webhooks")]
+pub(super) fn new_endpoint(
+    mut body: Object,
+    canonical: impl Fn(&str) -> Result<WorkspaceId, Error>,
+) -> Result<NewEndpoint, Problem> {
+    let url = body.take_string("url")?;
+    let workspace = body.take_optional("workspaceId")?.map(|raw| canonical(&raw)).transpose().map_err(refused)?;
+    let secret = take_secret(&mut body)?;
+    let change = take_endpoint(&mut body)?;
+    body.finish("`url`, `workspaceId`, `events`, `description`, `active` and `secret`")?;
+    Ok(NewEndpoint { workspace, url, change, secret })
+}
+
+/// The body of a `PUT …/webhooks/{id}`. An endpoint that was read may be sent back.
+#[cfg(feature = "webhooks")]
+pub(super) fn endpoint_change(mut body: Object) -> Result<EndpointChange, Problem> {
+    for read_only in ["id", "workspaceId", "status", "failures", "pausedUntil", "createdAt", "updatedAt"] {
+        body.0.remove(read_only);
+    }
+    let url = body.take_optional("url")?;
+    let change = take_endpoint(&mut body)?;
+    body.finish("`url`, `events`, `description` and `active`")?;
+    Ok(match url {
+        Some(url) => change.url(url),
+        None => change,
+    })
+}
+
+#[cfg(feature = "webhooks")]
+fn take_endpoint(body: &mut Object) -> Result<EndpointChange, Problem> {
+    let mut change = EndpointChange::default();
+    if let Some(events) = take_strings(body, "events")? {
+        let events = events.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
+        change = change.events(events.map_err(refused)?);
+    }
+    if let Some(description) = body.take_optional("description")? {
+        change = change.description(description);
+    }
+    match body.0.remove("active") {
+        None => Ok(change),
+        Some(Value::Bool(active)) => Ok(change.active(active)),
+        Some(other) => Err(invalid(format!("`active` is true or false; got {}", kind_of(&other)))),
+    }
+}
+
+/// The body of a `POST …/secret`.
+#[cfg(feature = "webhooks")]
+pub(super) fn new_secret(mut body: Object) -> Result<Option<WebhookSecret>, Problem> {
+    let secret = take_secret(&mut body)?;
+    body.finish("`secret`")?;
+    Ok(secret)
+}
+
+#[cfg(feature = "webhooks")]
+fn take_secret(body: &mut Object) -> Result<Option<WebhookSecret>, Problem> {
+    body.take_optional("secret")?.map(|text| WebhookSecret::parse(&text)).transpose().map_err(refused)
 }
 
 /// The body of a `POST …/overrides`.

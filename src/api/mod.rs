@@ -15,6 +15,8 @@ use crate::engine::Quota;
 mod auth;
 mod dto;
 mod etag;
+#[cfg(any(feature = "webhooks", feature = "email"))]
+mod events;
 mod extract;
 mod failure;
 mod handlers;
@@ -53,7 +55,15 @@ pub use layer::{Auth, AuthLayer};
 /// | `/system/quota-requests`, `/system/quota-audit` | `GET` | admins of all workspaces |
 /// | `/system/config/quota-enforcement` | `GET` | any caller |
 /// | `/system/config/quota-enforcement` | `PUT` | admins of all workspaces |
+/// | `/system/webhooks` | `GET`, `POST` | admins of all workspaces |
+/// | `/system/webhooks/{id}` | `GET`, `PUT`, `DELETE` | admins of all workspaces |
+/// | `…/webhooks/{id}/secret`, `…/test` | `POST` | admins of all workspaces |
+/// | `…/webhooks/{id}/deliveries` | `GET` | admins of all workspaces |
+/// | `…/webhooks/{id}/deliveries/{delivery}/replay` | `POST` | admins of all workspaces |
+/// | `…/quota/contacts` | `GET`, `PUT` | admins of the workspace |
 /// | `/system/health` | `GET` | anybody |
+///
+/// Those of webhooks are there with the feature `webhooks`, that of contacts with `email`.
 ///
 /// ```
 /// use axum::Router;
@@ -192,6 +202,26 @@ impl QuotaApi {
                 operations(get(handlers::read_enforcement).put(handlers::update_enforcement)),
             )
             .route("/system/health", operations(get(handlers::health)));
+        #[cfg(feature = "webhooks")]
+        {
+            router = router
+                .route("/system/webhooks", operations(get(events::list).post(events::add)))
+                .route(
+                    "/system/webhooks/{name}",
+                    operations(get(events::read).put(events::change).delete(events::remove)),
+                )
+                .route("/system/webhooks/{name}/secret", operations(post(events::rotate)))
+                .route("/system/webhooks/{name}/test", operations(post(events::test)))
+                .route("/system/webhooks/{name}/deliveries", operations(get(events::deliveries)))
+                .route("/system/webhooks/{name}/deliveries/{delivery}/replay", operations(post(events::replay)));
+        }
+        #[cfg(feature = "email")]
+        {
+            router = router.route(
+                "/workspaces/{workspaceId}/quota/contacts",
+                operations(get(events::contacts).put(events::set_contacts)),
+            );
+        }
         if not_found {
             router = router.fallback(handlers::not_found.layer(from_fn(failure::finish)));
         }

@@ -19,7 +19,7 @@ const BATCHES: usize = 10;
 const PROPOSALS: usize = 200;
 
 /// What this set-up can't do, however often it is asked for.
-fn beyond(error: Error) -> Failure {
+pub(super) fn beyond(error: Error) -> Failure {
     if error.is_config() {
         return Problem::new(ErrorCode::InvalidRequest, error.message()).into();
     }

@@ -22,7 +22,7 @@ use crate::store::QuotaRecord;
 use crate::workspace::WorkspaceId;
 
 /// A workspace that isn't there has a code of its own; other things that aren't haven't.
-fn missing(error: Error) -> Failure {
+pub(super) fn missing(error: Error) -> Failure {
     if error.is_not_found() {
         return Problem::new(ErrorCode::NotFound, error.message()).into();
     }
@@ -39,7 +39,7 @@ fn updated(catalog: &ResourceCatalog, view: &QuotaView) -> Response {
 }
 
 /// An id in a path: one that isn't a UUID names nothing.
-fn id(raw: &str) -> Result<Uuid, Failure> {
+pub(super) fn id(raw: &str) -> Result<Uuid, Failure> {
     Uuid::try_parse(raw).map_err(|_| Problem::new(ErrorCode::NotFound, "there is nothing with this id").into())
 }
 

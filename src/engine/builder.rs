@@ -299,6 +299,8 @@ impl QuotaBuilder {
             first_count: Instant::now() + self.first_count_after,
             breaches: AtomicU64::new(0),
             changed: Mutex::default(),
+            #[cfg(feature = "webhooks")]
+            webhooks: outlets.webhooks.clone(),
             told: Arc::new(Notify::new()),
             runtime: runtime.clone(),
             config: self.config,

@@ -30,6 +30,8 @@ mod admin;
 mod admit;
 mod builder;
 mod cleanup;
+#[cfg(any(feature = "webhooks", feature = "email"))]
+mod endpoints;
 mod import;
 mod life;
 mod outlets;
@@ -48,6 +50,8 @@ pub use admin::{Admin, PolicyChange};
 pub use admit::Decision;
 pub use builder::{Provisioning, QuotaBuilder};
 pub use cleanup::{CleanupOptions, CleanupReport};
+#[cfg(feature = "webhooks")]
+pub use endpoints::EndpointChange;
 pub use import::{Import, ImportOptions, ImportSummary, Proposal, Readiness, TypeReadiness};
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub use outlets::DeliveryRetries;
@@ -111,6 +115,9 @@ pub(crate) struct Inner {
     breaches: AtomicU64,
     /// Workspaces that were counted or whose limits were changed, and whose thresholds weren't looked at since.
     changed: Mutex<HashSet<WorkspaceId>>,
+    /// Knows where webhooks may go.
+    #[cfg(feature = "webhooks")]
+    webhooks: Option<crate::events::WebhookClient>,
     /// There is something to be delivered.
     told: Arc<Notify>,
     runtime: Handle,

@@ -13,15 +13,14 @@ use crate::workspace::WorkspaceId;
 /// ```
 /// use tower_quota::{AdminContacts, Error, WorkspaceFormat, WorkspaceId};
 ///
-/// let contacts = |workspace: WorkspaceId| async move { Ok(vec![format!("admin@{workspace}.example")]) };
-///
-/// async fn first(contacts: impl AdminContacts) -> Result<Option<String>, Error> {
-///     let acme = WorkspaceFormat::Verbatim.parse("acme")?;
-///     Ok(contacts.emails(&acme).await?.into_iter().next())
+/// fn contacts() -> impl AdminContacts {
+///     |workspace: WorkspaceId| async move { Ok::<_, Error>(vec![format!("admin@{workspace}.example")]) }
 /// }
+///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Error> {
-/// assert_eq!(first(contacts).await?.as_deref(), Some("admin@acme.example"));
+/// let acme = WorkspaceFormat::Verbatim.parse("acme")?;
+/// assert_eq!(contacts().emails(&acme).await?, ["admin@acme.example"]);
 /// # Ok(())
 /// # }
 /// ```

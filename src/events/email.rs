@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use lettre::Address;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message, MultiPart};
 use lettre::transport::smtp::Error as SmtpError;
@@ -21,6 +22,7 @@ use super::mail::{Mail, one_line};
 use super::outcome::{Outcome, causes};
 use super::roots::{certificates, unreadable};
 use crate::error::Error;
+use crate::resource::shown;
 
 /// Through which SMTP server e-mails are sent, and from whom.
 ///
@@ -85,6 +87,19 @@ impl fmt::Debug for EmailOptions {
         debug.field("from", &self.from).field("timeout", &self.timeout);
         debug.finish_non_exhaustive()
     }
+}
+
+/// Whether something is an e-mail address, such as `ada@example.com`.
+///
+/// # Errors
+///
+/// [Invalid](Error::is_invalid) where it isn't.
+pub(crate) fn check_address(email: &str) -> Result<(), Error> {
+    let read = email.parse::<Address>();
+    read.map(drop).map_err(|error| {
+        let shown = shown(email);
+        Error::invalid(format!("{shown} is no e-mail address: write one such as ada@example.com")).with_source(error)
+    })
 }
 
 /// Sends e-mails. Each has a connection of its own: they are too rare to keep one open for.

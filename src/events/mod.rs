@@ -24,14 +24,16 @@ mod webhook;
 
 #[cfg(feature = "email")]
 pub use contacts::AdminContacts;
-pub use delivery::{Attempt, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Endpoint, EndpointStatus, EventKind};
 #[cfg(feature = "webhooks")]
 pub(crate) use delivery::SigningSecret;
+pub use delivery::{
+    Attempt, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Endpoint, EndpointStatus, EventKind,
+};
 pub(crate) use delivery::{Claimed, EMAIL};
 #[cfg(feature = "email")]
 pub use email::EmailOptions;
 #[cfg(feature = "email")]
-pub(crate) use email::Mailer;
+pub(crate) use email::{Mailer, check_address};
 #[cfg(feature = "email")]
 pub(crate) use mail::{Mail, NoticeMail};
 #[cfg(any(feature = "webhooks", feature = "email"))]

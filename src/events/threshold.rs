@@ -242,7 +242,7 @@ mod tests {
     }
 
     fn of(current: u64, limit: u64) -> Usage {
-        Usage { current, limit: Limit::of(limit) }
+        Usage { current, limit: Limit::finite(limit).unwrap() }
     }
 
     /// What is told of one usage after the other, an hour apart.

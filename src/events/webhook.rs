@@ -127,7 +127,7 @@ pub(crate) struct WebhookClient {
 impl WebhookClient {
     /// The longest URL, in bytes.
     const MAX_URL: usize = 2048;
-    /// How much of a response's body is read, at least, to tell of a failure: it is no more than fits in a line.
+    /// How much of a response's body is told of a failure, in bytes; no more is read.
     const TOLD_OF_BODY: usize = 300;
     /// How many idle connections are kept, and for how long: a burst of notices to one endpoint needs one handshake.
     const IDLE_CONNECTIONS: usize = 1;

@@ -93,6 +93,14 @@ pub enum AuditAction {
     Imported,
     /// The record of a workspace was deleted.
     WorkspaceDeleted,
+    /// An endpoint for events was added.
+    EndpointAdded,
+    /// An endpoint was changed, or got a new secret.
+    EndpointChanged,
+    /// An endpoint was deleted.
+    EndpointRemoved,
+    /// The e-mail addresses of a workspace's admins were set.
+    ContactsSet,
 }
 
 /// One change. Entries are never altered.

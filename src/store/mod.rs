@@ -13,6 +13,10 @@ use crate::resource::{ResourceCatalog, ResourceType};
 use crate::workspace::WorkspaceId;
 
 mod cached;
+#[cfg_attr(
+    not(all(any(feature = "sqlite", feature = "postgres"), feature = "webhooks", feature = "email")),
+    allow(dead_code, reason = "what is kept needs a database, and what is delivered an outlet")
+)]
 mod events;
 mod memory;
 #[cfg(feature = "postgres")]
@@ -29,7 +33,9 @@ mod sql_transaction;
 mod sqlite;
 
 pub(crate) use cached::CachedStore;
-pub(crate) use events::{Channels, EventStore, Settled, Standing};
+pub(crate) use events::EventStore;
+#[cfg(any(feature = "webhooks", feature = "email"))]
+pub(crate) use events::{Channels, Settled, Standing};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;

@@ -25,7 +25,8 @@ const TAKE_TURNS: &str =
 /// role's `search_path`, and the role needs the right to create there; where they are up to date, it needs no more than
 /// `SELECT`, `INSERT` and `UPDATE` on `"WorkspaceQuota"` and `SELECT` on `"QuotaPlan"` and `"_tower_quota_migrations"`.
 /// [`Admin`](crate::Admin) needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on `"WorkspaceQuota"`, `"QuotaPlan"`,
-/// `"QuotaRequest"` and `"QuotaProgress"`, and `SELECT` and `INSERT` on `"QuotaAudit"`.
+/// `"QuotaRequest"` and `"QuotaProgress"`, and `SELECT` and `INSERT` on `"QuotaAudit"`. Notices need all four on
+/// `"QuotaThreshold"`, `"QuotaNotice"`, `"QuotaEndpoint"`, `"QuotaDelivery"` and `"QuotaContact"`.
 ///
 /// Nothing is kept in a session, so that a pooler that hands out connections per transaction, such as PgBouncer, may
 /// stand in between. A call waits up to five seconds for a connection, a statement as long for its end and for locks.

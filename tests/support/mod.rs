@@ -20,6 +20,8 @@ pub(crate) mod quickstart;
 pub(crate) mod random;
 #[cfg(all(feature = "postgres", feature = "axum"))]
 pub(crate) mod replica;
+#[cfg(feature = "email")]
+pub(crate) mod smtp;
 
 /// Tries until `condition` holds, and fails when it never does.
 #[track_caller]

@@ -1,90 +1,17 @@
-use std::env;
-use std::process::{Command as StdCommand, Stdio};
-
-use rcgen::generate_simple_self_signed;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStdout, Command};
 
 use super::*;
 use crate::events::mail::NoticeMail;
 
-/// The first interpreter that has aiosmtpd: Debian's need not be the first in the path.
-fn python() -> String {
-    let candidates =
-        env::var("TEST_PYTHON").map_or_else(|_| vec!["python3".into(), "/usr/bin/python3".into()], |one| vec![one]);
-    let works = |python: &String| {
-        let imported = StdCommand::new(python).args(["-c", "import aiosmtpd"]).stderr(Stdio::null()).status();
-        imported.is_ok_and(|status| status.success())
-    };
-    candidates.into_iter().find(works).expect("the tests need aiosmtpd (Debian's python3-aiosmtpd)")
-}
+#[path = "../../../tests/support/smtp.rs"]
+mod smtp;
 
-/// An SMTP server, which ends with the test.
-struct Server {
-    port: u16,
-    received: Lines<BufReader<ChildStdout>>,
-    _process: Child,
-    _certificate: TempDir,
-    root: String,
-}
+use smtp::Server;
 
-/// What it has received, and made of it.
-#[derive(Deserialize)]
-struct Received {
-    hello: String,
-    encrypted: bool,
-    authenticated: bool,
-    from: String,
-    to: Vec<String>,
-    headers: Vec<(String, String)>,
-    r#type: String,
-    text: String,
-    html: String,
-    raw: String,
-}
-
-impl Received {
-    fn headers(&self, name: &str) -> Vec<&str> {
-        let named = self.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
-        named.map(|(_, value)| value.as_str()).collect()
-    }
-}
-
-impl Server {
-    async fn start(mut options: Value) -> Self {
-        let key = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("server.pem");
-        std::fs::write(&file, format!("{}{}", key.signing_key.serialize_pem(), key.cert.pem())).unwrap();
-        options["certificate"] = json!(file);
-        let mut process = Command::new(python())
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/smtp_server.py"))
-            .arg(options.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut received = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = received.next_line().await.unwrap().expect("the SMTP server does not start");
-        let port = serde_json::from_str::<Value>(&line).unwrap()["port"].as_u64().unwrap();
-        let port = u16::try_from(port).unwrap();
-        Self { port, received, _process: process, _certificate: directory, root: key.cert.pem() }
-    }
-
-    async fn received(&mut self) -> Received {
-        let line = self.received.next_line().await.unwrap().expect("the SMTP server has ended");
-        serde_json::from_str(&line).unwrap()
-    }
-
-    fn options(&self, scheme: &str, query: &str) -> EmailOptions {
-        let url = format!("{scheme}://localhost:{}{query}", self.port);
-        EmailOptions::smtp(url, "Quotas <quotas@example.com>").root_certificate_pem(self.root.as_str())
-    }
+fn options(server: &Server, scheme: &str, query: &str) -> EmailOptions {
+    let url = format!("{scheme}://localhost:{}{query}", server.port);
+    EmailOptions::smtp(url, "Quotas <quotas@example.com>").root_certificate_pem(server.root.as_str())
 }
 
 fn notice<'a>(workspace: &'a str) -> NoticeMail<'a> {
@@ -126,7 +53,7 @@ fn rejected(outcome: Outcome) -> String {
 #[tokio::test]
 async fn a_notice_arrives_as_text_and_html() {
     let mut server = Server::start(json!({})).await;
-    let mailer = Mailer::new(&server.options("smtp", "/quotas.example.com")).unwrap();
+    let mailer = Mailer::new(&options(&server, "smtp", "/quotas.example.com")).unwrap();
     let mail = Mail::notice(notice("Zürich & <Söhne>"));
     let mut ids = Vec::new();
     for _ in 0..2 {
@@ -156,7 +83,7 @@ async fn a_notice_arrives_as_text_and_html() {
 #[tokio::test]
 async fn names_and_addresses_add_no_headers_and_no_recipients() {
     let mut server = Server::start(json!({})).await;
-    let mailer = Mailer::new(&server.options("smtp", "")).unwrap();
+    let mailer = Mailer::new(&options(&server, "smtp", "")).unwrap();
     let evil = "acme\r\nBcc: eve@example.net\r\n\r\n.\r\nRCPT TO:<eve@example.net>\r\n";
     let mut mail = Mail::notice(notice(evil));
     mail.subject = evil.into();
@@ -186,7 +113,7 @@ async fn names_and_addresses_add_no_headers_and_no_recipients() {
 #[tokio::test]
 async fn refusals_are_told_apart() {
     let mut server = Server::start(json!({})).await;
-    let options = server.options("smtp", "");
+    let options = options(&server, "smtp", "");
     let error = rejected(send(&options, "unknown@example.org").await);
     assert_eq!(error, "the recipient was refused: permanent error (550): 5.1.1 no such user");
     for (to, told) in [("later@example.org", "451"), ("relay@example.org", "relay access denied")] {
@@ -207,7 +134,7 @@ async fn refusals_are_told_apart() {
 async fn a_password_goes_over_tls_only() {
     for (tls, scheme, query) in [("starttls", "smtp", "?tls=required"), ("wrapper", "smtps", "")] {
         let mut server = Server::start(json!({ "tls": tls, "user": "quotas", "password": "s3cret:/@" })).await;
-        let options = server.options(scheme, query);
+        let options = options(&server, scheme, query);
         assert_eq!(send(&options.clone().credentials("quotas", "s3cret:/@"), "ada@example.org").await, delivered());
         let received = server.received().await;
         assert!(received.encrypted && received.authenticated);
@@ -233,12 +160,12 @@ async fn a_password_goes_over_tls_only() {
 #[tokio::test]
 async fn starttls_that_is_required_is_not_done_without() {
     let mut server = Server::start(json!({})).await;
-    let error = failed(send(&server.options("smtp", "?tls=required"), "ada@example.org").await);
+    let error = failed(send(&options(&server, "smtp", "?tls=required"), "ada@example.org").await);
     assert!(error.contains("STARTTLS"), "{error}");
-    assert_eq!(send(&server.options("smtp", "?tls=opportunistic"), "ada@example.org").await, delivered());
+    assert_eq!(send(&options(&server, "smtp", "?tls=opportunistic"), "ada@example.org").await, delivered());
     assert!(!server.received().await.encrypted);
     let mut server = Server::start(json!({ "tls": "starttls" })).await;
-    assert_eq!(send(&server.options("smtp", "?tls=opportunistic"), "ada@example.org").await, delivered());
+    assert_eq!(send(&options(&server, "smtp", "?tls=opportunistic"), "ada@example.org").await, delivered());
     assert!(server.received().await.encrypted);
 }
 
@@ -251,16 +178,16 @@ async fn a_server_that_hangs_or_is_not_there_holds_nothing_up() {
         assert_eq!(failed(send(&options, "ada@example.org").await), "the SMTP server took longer than 200ms");
     }
     drop(silent);
-    let options = EmailOptions::smtp(format!("smtp://127.0.0.1:{port}"), "quotas@example.com");
-    let error = failed(send(&options, "ada@example.org").await);
+    let nobody = EmailOptions::smtp(format!("smtp://127.0.0.1:{port}"), "quotas@example.com");
+    let error = failed(send(&nobody, "ada@example.org").await);
     assert!(error.starts_with("the SMTP server can't be used") && error.contains("refused"), "{error}");
 
     let mut server = Server::start(json!({})).await;
-    let options = server.options("smtp", "");
-    let hurried = options.clone().timeout(Duration::from_millis(500));
+    let patient = options(&server, "smtp", "");
+    let hurried = patient.clone().timeout(Duration::from_millis(500));
     assert_eq!(failed(send(&hurried, "hangs@example.org").await), "the SMTP server took longer than 500ms");
     // What was taken was taken.
-    assert_eq!(send(&options, "silent@example.org").await, delivered());
+    assert_eq!(send(&patient, "silent@example.org").await, delivered());
     assert_eq!(server.received().await.to, ["silent@example.org"]);
 }
 

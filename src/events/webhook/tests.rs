@@ -131,11 +131,6 @@ fn local() -> WebhookOptions {
     WebhookOptions::new().allow_networks(["127.0.0.0/8", "::1"])
 }
 
-/// For what shall run into the time-out.
-fn hurried() -> WebhookClient {
-    WebhookClient::new(&local().timeout(Duration::from_millis(500))).unwrap()
-}
-
 async fn send(client: &WebhookClient, url: &str) -> Outcome {
     let secret = WebhookSecret::generate().unwrap();
     client.send(url, "msg_1", Timestamp::now(), BODY, &[secret]).await
@@ -241,22 +236,25 @@ async fn redirects_are_not_followed() {
 #[tokio::test]
 async fn a_receiver_that_hangs_holds_nothing_up() {
     let receiver = Receiver::start().await;
-    let client = hurried();
-    let (error, _) = failed(send(&client, &receiver.url("/hangs")).await);
-    assert_eq!(error, "no answer within 500ms");
+    let client = WebhookClient::new(&local()).unwrap();
     for path in ["/hangs-in-body/200", "/endless/200"] {
         assert_eq!(send(&client, &receiver.url(path)).await, Outcome::Delivered { status: "200".into() });
     }
-    let (error, _) = failed(send(&client, &receiver.url("/hangs-in-body/500")).await);
-    assert_eq!(error, "500 Internal Server Error: broken");
     let (error, _) = failed(send(&client, &receiver.url("/endless/500")).await);
     assert_eq!(error, format!("500 Internal Server Error: {}", "x".repeat(300)));
+    // The head is there in time on a busy machine too; the rest never is.
+    let client = WebhookClient::new(&local().timeout(Duration::from_secs(2))).unwrap();
+    let (error, _) = failed(send(&client, &receiver.url("/hangs-in-body/500")).await);
+    assert_eq!(error, "500 Internal Server Error: broken");
 
+    let client = WebhookClient::new(&local().timeout(Duration::from_millis(200))).unwrap();
+    let (error, _) = failed(send(&client, &receiver.url("/hangs")).await);
+    assert_eq!(error, "no answer within 200ms");
     // A connection that is taken, and then nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for scheme in ["http", "https"] {
         let (error, _) = failed(send(&client, &format!("{scheme}://{}/", silent.local_addr().unwrap())).await);
-        assert_eq!(error, "no answer within 500ms");
+        assert_eq!(error, "no answer within 200ms");
     }
 }
 

@@ -1,0 +1,218 @@
+//! Processes that make rows, and tell of them.
+
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query};
+use tempfile::TempDir;
+use tower_quota::{
+    Actor, Decision, Delivery, DeliveryFilter, DeliveryRetries, DeliveryStatus, Demand, EmailOptions, Endpoint,
+    EndpointChange, Limit, LimitSet, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaBuilder,
+    ResourceCatalog, ResourceSpec, SqliteStore, SqliteUsage, Thresholds, WebhookOptions, WebhookSecret, WorkspaceId,
+};
+
+use crate::receiver::Receiver;
+use crate::support::postgres::shared;
+
+pub(crate) struct Host {
+    quotas: Vec<Quota>,
+    place: Place,
+    email: Option<EmailOptions>,
+}
+
+enum Place {
+    Sqlite(SqlitePool, #[expect(dead_code, reason = "it goes with the test")] TempDir),
+    Postgres(PgPool, String),
+}
+
+/// One test on SQLite and on two replicas.
+macro_rules! both {
+    ($name:ident, $host:ident, $test:block) => {
+        mod $name {
+            use super::*;
+
+            async fn test($host: Host) $test
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                test(Host::sqlite().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                test(Host::postgres().await).await;
+            }
+        }
+    };
+}
+pub(crate) use both;
+
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn catalog() -> ResourceCatalog {
+    let segments = ResourceSpec::new("segments", "maxSegments", Limit::of(1000)).label("Segment").table("Segment");
+    ResourceCatalog::empty().resource(segments).build().unwrap()
+}
+
+impl Host {
+    /// How often a delivery is tried.
+    pub(crate) const TRIES: u32 = 5;
+
+    pub(crate) async fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new().filename(directory.path().join("host.db")).create_if_missing(true);
+        let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_secs(20));
+        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+        Self { quotas: Vec::new(), place: Place::Sqlite(pool, directory), email: None }.made().await
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let url = shared().database();
+        let pool = PgPool::connect(&url).await.unwrap();
+        Self { quotas: Vec::new(), place: Place::Postgres(pool, url), email: None }.made().await
+    }
+
+    async fn made(self) -> Self {
+        self.run(r#"CREATE TABLE "Segment" ("workspaceId" TEXT NOT NULL)"#.to_owned()).await;
+        self.restarted().await
+    }
+
+    /// The same processes, begun anew on what they have left. What they were at is not ended in any order.
+    pub(crate) async fn restarted(mut self) -> Self {
+        self.quotas.clear();
+        let email = self.email.clone();
+        let built = |builder: QuotaBuilder| {
+            let webhooks = WebhookOptions::new().allow_networks(["127.0.0.0/8"]).timeout(Duration::from_secs(1));
+            let retries =
+                DeliveryRetries::default().first(Duration::from_millis(20)).longest(Duration::from_millis(50));
+            let builder = builder
+                .webhooks(webhooks)
+                .delivery_retries(retries.tries(Self::TRIES))
+                .thresholds(Thresholds::default().min_interval(Duration::ZERO));
+            let builder = match email.clone() {
+                Some(email) => builder.email(email),
+                None => builder,
+            };
+            builder.build().unwrap()
+        };
+        match &self.place {
+            Place::Sqlite(pool, _) => {
+                let mut store = None;
+                until("the file is free", async || {
+                    store = SqliteStore::new(pool.clone(), &catalog()).await.ok();
+                    store.is_some()
+                })
+                .await;
+                let usage = SqliteUsage::builder(pool.clone(), &catalog()).build().unwrap();
+                self.quotas.push(built(Quota::builder(catalog()).store(store.unwrap()).usage(usage)));
+            }
+            Place::Postgres(pool, url) => {
+                for _ in 0..2 {
+                    let store = PostgresStore::connect(url, &catalog()).await.unwrap();
+                    let ledger = PostgresLedger::new(&store).fenced();
+                    let usage = PostgresUsage::builder(pool.clone(), &catalog()).build().unwrap();
+                    self.quotas.push(built(Quota::builder(catalog()).store(store).usage(usage).ledger(ledger)));
+                }
+            }
+        }
+        self
+    }
+
+    /// The same, in order.
+    pub(crate) async fn rolled(self) -> Self {
+        for quota in &self.quotas {
+            quota.shutdown(Duration::from_secs(10)).await.unwrap();
+        }
+        self.restarted().await
+    }
+
+    pub(crate) async fn with_email(mut self, options: EmailOptions) -> Self {
+        self.email = Some(options);
+        self.restarted().await
+    }
+
+    pub(crate) fn replicas(&self) -> usize {
+        self.quotas.len()
+    }
+
+    pub(crate) fn quota(&self, replica: usize) -> &Quota {
+        &self.quotas[replica]
+    }
+
+    pub(crate) fn workspace(&self, name: &str) -> WorkspaceId {
+        self.quotas[0].workspace(name).unwrap()
+    }
+
+    pub(crate) async fn endpoint(&self, receiver: &Receiver, change: EndpointChange) -> (Endpoint, WebhookSecret) {
+        self.quotas[0].admin(Actor::library()).add_endpoint(None, &receiver.url, change, None).await.unwrap()
+    }
+
+    pub(crate) async fn limit(&self, workspace: &str, limit: Limit) {
+        let segments = self.quotas[0].catalog().by_name("segments").unwrap().id();
+        let changes: LimitSet = [(segments, limit)].into_iter().collect();
+        let expect = tower_quota::Expect::Anything;
+        self.quotas[0].update_limits(&self.workspace(workspace), &changes, &expect).await.unwrap();
+    }
+
+    /// Makes rows in one request.
+    pub(crate) async fn create(&self, replica: usize, workspace: &str, rows: u64) {
+        let quota = self.quota(replica);
+        let segments = quota.catalog().by_name("segments").unwrap().id();
+        let id = self.workspace(workspace);
+        let Decision::Admitted(reservation) = quota.reserve(&id, &[Demand::new(segments, rows)]).await.unwrap() else {
+            panic!("{rows} rows are refused");
+        };
+        // The fence of a replica is of no interest here: nobody dies.
+        self.insert(workspace, rows).await;
+        reservation.post();
+    }
+
+    /// Rows that no request makes.
+    pub(crate) async fn insert(&self, workspace: &str, rows: u64) {
+        let values = vec![format!("('{workspace}')"); usize::try_from(rows).unwrap()].join(", ");
+        self.run(format!(r#"INSERT INTO "Segment" ("workspaceId") VALUES {values}"#)).await;
+    }
+
+    pub(crate) async fn delete(&self, workspace: &str, rows: u64) {
+        let row = match &self.place {
+            Place::Sqlite(..) => "rowid",
+            Place::Postgres(..) => "ctid",
+        };
+        self.run(format!(
+            r#"DELETE FROM "Segment" WHERE {row} IN (SELECT {row} FROM "Segment" WHERE "workspaceId" = '{workspace}' LIMIT {rows})"#
+        ))
+        .await;
+    }
+
+    /// Whether any threshold of the workspace is marked as reached.
+    pub(crate) async fn reached(&self, workspace: &str) -> bool {
+        let marks = format!(r#"SELECT "marks" FROM "QuotaThreshold" WHERE "workspaceId" = '{workspace}'"#);
+        let marks = match &self.place {
+            Place::Sqlite(pool, _) => sqlx::query_scalar::<_, String>(AssertSqlSafe(marks)).fetch_one(pool).await,
+            Place::Postgres(pool, _) => sqlx::query_scalar::<_, String>(AssertSqlSafe(marks)).fetch_one(pool).await,
+        };
+        marks.unwrap().contains("true")
+    }
+
+    pub(crate) async fn deliveries(&self, status: Option<DeliveryStatus>) -> Vec<Delivery> {
+        let mut filter = DeliveryFilter::default();
+        (filter.status, filter.limit) = (status, 100);
+        let deliveries = self.quotas[0].deliveries(&filter).await.unwrap().deliveries;
+        // Without an SMTP server those by e-mail wait for a process that has one.
+        deliveries.into_iter().filter(|delivery| delivery.target != "email").collect()
+    }
+
+    async fn run(&self, sql: String) {
+        match &self.place {
+            Place::Sqlite(pool, _) => query(AssertSqlSafe(sql)).execute(pool).await.map(drop),
+            Place::Postgres(pool, _) => query(AssertSqlSafe(sql)).execute(pool).await.map(drop),
+        }
+        .unwrap();
+    }
+}

@@ -1,0 +1,232 @@
+//! What is told when a limit comes near, and how it gets to real receivers, on SQLite and on replicas that share a Postgres
+//! database.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod api;
+mod host;
+mod receiver;
+
+use serde_json::{Value, json};
+use tower_quota::{
+    Actor, DeliveryFilter, DeliveryStatus, EmailOptions, EndpointChange, EndpointStatus, EventKind, Limit,
+};
+
+use host::{Host, both, until};
+use receiver::{Receiver, Reply};
+
+fn all() -> EndpointChange {
+    EndpointChange::default()
+}
+
+/// What the receiver was told: usage, limit, percent and threshold.
+fn told(receiver: &Receiver) -> Vec<(u64, u64, u64, String)> {
+    let told = |body: &Value| {
+        let data = &body["data"];
+        let number = |field: &str| data[field].as_u64().unwrap();
+        (
+            number("current_usage"),
+            number("limit"),
+            number("percent_used"),
+            data["threshold"].as_str().unwrap().to_owned(),
+        )
+    };
+    receiver.bodies().iter().map(told).collect()
+}
+
+both!(each_threshold_is_told_once_at_exactly_its_percentage, host, {
+    let receiver = Receiver::start().await;
+    let (_, secret) = host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(100)).await;
+    host.create(0, "acme", 89).await;
+    for (at, (rows, told)) in [(1, 1), (4, 1), (1, 2), (4, 2), (1, 3)].into_iter().enumerate() {
+        host.create(at % host.replicas(), "acme", rows).await;
+        until("it is told", async || receiver.bodies().len() >= told).await;
+    }
+    let expected = [(90, 100, 90, "warning"), (95, 100, 95, "critical"), (100, 100, 100, "exceeded")];
+    assert_eq!(told(&receiver), expected.map(|(usage, limit, percent, name)| (usage, limit, percent, name.to_owned())));
+    let requests = receiver.requests();
+    let events: Vec<_> = requests.iter().map(|request| request.body()["event"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(events, ["quota.warning", "quota.warning", "quota.exceeded"]);
+    for request in &requests {
+        request.verify(&[secret.expose().as_str()]);
+        assert_eq!(request.body()["workspace_id"], "acme");
+    }
+    // What the database has is what was sent: no notice that somebody else will send.
+    assert_eq!(host.deliveries(None).await.len(), 3);
+});
+
+both!(a_jump_over_all_thresholds_tells_of_each_in_order, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(100)).await;
+    host.create(0, "acme", 10).await;
+    host.create(host.replicas() - 1, "acme", 90).await;
+    until("all are told", async || receiver.bodies().len() >= 3).await;
+    let expected = ["warning", "critical", "exceeded"].map(|name| (100, 100, 100, name.to_owned()));
+    assert_eq!(told(&receiver), expected);
+});
+
+both!(a_limit_that_is_lowered_below_usage_is_told_and_what_falls_is_armed_again, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, EndpointChange::default().events([EventKind::Exceeded])).await;
+    host.limit("acme", Limit::Unlimited).await;
+    host.create(0, "acme", 40).await;
+    // None of these is anything to be told of, nor is a limit of 0 where there are no rows.
+    host.limit("nothing", Limit::of(0)).await;
+    host.limit("acme", Limit::of(1000)).await;
+    host.limit("acme", Limit::of(30)).await;
+    until("it is told", async || !receiver.bodies().is_empty()).await;
+    assert_eq!(told(&receiver), [(40, 30, 133, "exceeded".to_owned())]);
+    host.delete("acme", 30).await;
+    host.quota(0).admin(Actor::library()).recount(&host.workspace("acme")).await.unwrap();
+    host.create(0, "acme", 1).await;
+    until("it is armed again", async || !host.reached("acme").await).await;
+    host.create(0, "acme", 19).await;
+    until("it is told again", async || receiver.bodies().len() > 1).await;
+    assert_eq!(told(&receiver)[1..], [(30, 30, 100, "exceeded".to_owned())]);
+    // To the endpoint that asked for no more than that.
+    assert!(host.deliveries(None).await.iter().all(|delivery| delivery.body.contains("quota.exceeded")));
+});
+
+both!(a_receiver_that_fails_gets_the_same_notice_until_it_takes_it, host, {
+    let receiver = Receiver::start().await;
+    let (endpoint, secret) = host.endpoint(&receiver, all()).await;
+    let replies = [Reply::status(500), Reply::retry_after(1), Reply::redirect(), Reply::Hang, Reply::status(200)];
+    let tries = replies.len();
+    receiver.answer(replies);
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 9).await;
+    until("it is delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 1).await;
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), tries);
+    let ids: Vec<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert!(requests.iter().all(|request| request.body == requests[0].body));
+    requests.iter().for_each(|request| request.verify(&[secret.expose().as_str()]));
+    let [delivery] = &host.deliveries(None).await[..] else { panic!("not one delivery") };
+    assert_eq!(delivery.notice.to_string(), ids[0]);
+    assert_eq!(usize::try_from(delivery.attempts).unwrap(), tries);
+    let log: Vec<_> = delivery.log.iter().map(|attempt| (attempt.ok, attempt.result.as_str())).collect();
+    assert!(log[0].1.starts_with("500") && log[1].1.starts_with("429") && log[2].1.contains("redirect"), "{log:?}");
+    assert!(log[3].1.contains("no answer") && log[4] == (true, "200"), "{log:?}");
+    let between = delivery.log[2].at.duration_since(delivery.log[1].at);
+    assert!(between >= jiff::SignedDuration::from_secs(1), "it was asked to wait for a second: {between:?}");
+    let endpoint = host.quota(0).endpoint(endpoint.id).await.unwrap();
+    assert_eq!((endpoint.failures, endpoint.paused_until), (0, None));
+});
+
+both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    receiver.answer([Reply::status(410)]);
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 10).await;
+    until("it is disabled", async || {
+        host.quota(0).endpoint(endpoint.id).await.unwrap().status == EndpointStatus::Disabled
+    })
+    .await;
+    let dead = host.deliveries(Some(DeliveryStatus::Dead)).await;
+    assert_eq!((dead.len(), receiver.requests().len()), (3, 1));
+    assert_eq!(host.quota(0).outbox_depth().await.unwrap().1, 3);
+    let admin = host.quota(0).admin(Actor::library());
+    admin.change_endpoint(endpoint.id, &EndpointChange::default().active(true)).await.unwrap();
+    for delivery in &dead {
+        admin.replay(endpoint.id, delivery.id).await.unwrap();
+    }
+    until("all are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 3).await;
+    assert!(admin.replay(endpoint.id, endpoint.id).await.unwrap_err().is_not_found());
+});
+
+both!(what_can_not_be_delivered_is_given_up_and_kept, host, {
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    // No more than an endpoint bears without a pause.
+    receiver.answer([500; Host::TRIES as usize].map(Reply::status));
+    let notice = host.quota(0).admin(Actor::library()).test_endpoint(endpoint.id).await.unwrap();
+    until("it is given up", async || host.deliveries(Some(DeliveryStatus::Dead)).await.len() == 1).await;
+    let [dead] = &host.deliveries(None).await[..] else { panic!("not one delivery") };
+    assert_eq!((dead.attempts, dead.notice), (Host::TRIES, notice));
+    assert_eq!(receiver.requests().len(), Host::TRIES as usize);
+    assert_eq!(receiver.bodies()[0]["event"], "quota.test");
+});
+
+both!(a_new_secret_signs_at_once_and_the_one_before_for_a_while, host, {
+    let receiver = Receiver::start().await;
+    let (endpoint, first) = host.endpoint(&receiver, all()).await;
+    let admin = host.quota(0).admin(Actor::library());
+    let (_, second) = admin.rotate_secret(endpoint.id, None).await.unwrap();
+    admin.test_endpoint(endpoint.id).await.unwrap();
+    until("it is sent", async || receiver.requests().len() == 1).await;
+    receiver.requests()[0].verify(&[first.expose().as_str(), second.expose().as_str()]);
+    let (_, third) = admin.rotate_secret(endpoint.id, None).await.unwrap();
+    admin.test_endpoint(endpoint.id).await.unwrap();
+    until("it is sent", async || receiver.requests().len() == 2).await;
+    receiver.requests()[1].verify(&[second.expose().as_str(), third.expose().as_str()]);
+    receiver.requests()[1].does_not_verify(first.expose().as_str());
+});
+
+both!(a_worker_that_is_gone_in_the_midst_of_a_delivery_is_followed_by_another, host, {
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    receiver.answer([Reply::Hang]);
+    let notice = host.quota(0).admin(Actor::library()).test_endpoint(endpoint.id).await.unwrap();
+    until("somebody delivers", async || receiver.requests().len() == 1).await;
+    // All workers end at once, whatever they are at.
+    let host = host.restarted().await;
+    until("it is delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 1).await;
+    let ids: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id")).collect();
+    assert_eq!(ids, [notice.to_string(), notice.to_string()]);
+});
+
+both!(what_was_reached_while_nobody_looked_is_told_at_the_next_use, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, EndpointChange::default().events([EventKind::Exceeded])).await;
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 5).await;
+    let host = host.rolled().await;
+    // Around the engine, and so nobody has seen it.
+    host.insert("acme", 4).await;
+    host.create(0, "acme", 1).await;
+    until("it is told", async || receiver.bodies().len() == 1).await;
+    let host = host.rolled().await;
+    host.quota(0).admin(Actor::library()).recount(&host.workspace("acme")).await.unwrap();
+    host.quota(0).admin(Actor::library()).recount(&host.workspace("other")).await.unwrap();
+    host.limit("other", Limit::of(1)).await;
+    host.create(0, "other", 1).await;
+    until("the other is told", async || receiver.bodies().len() > 1).await;
+    // It was not told again of the first.
+    assert_eq!(receiver.bodies()[1]["workspace_id"], "other");
+});
+
+both!(who_is_admin_is_written_to, host, {
+    let mut mails = support::smtp::Server::start(json!({})).await;
+    let server = format!("smtp://localhost:{}", mails.port);
+    let host = host.with_email(EmailOptions::smtp(server, "Quotas <quotas@example.com>")).await;
+    let admin = host.quota(0).admin(Actor::library());
+    let emails = ["ada@example.com".to_owned(), "bob@example.com".to_owned()];
+    admin.set_contacts(&host.workspace("acme"), &emails).await.unwrap();
+    assert_eq!(host.quota(0).contacts(&host.workspace("acme")).await.unwrap(), emails);
+    host.limit("acme", Limit::of(20)).await;
+    host.create(0, "acme", 19).await;
+    let mut to = Vec::new();
+    for _ in 0..2 {
+        let mail = mails.received().await;
+        assert_eq!(mail.headers("subject"), ["Segment quota critical in workspace acme: 19 of 20 (95 %)"]);
+        assert!(mail.text.contains("Usage: 19 of 20 (95 %)") && mail.html.contains("19 of 20"), "{}", mail.raw);
+        to.extend(mail.to);
+    }
+    to.sort();
+    assert_eq!(to, emails);
+    until("all is told", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 2).await;
+    // Nobody was written to of the warning.
+    assert_eq!(host.deliveries(None).await.len(), 2);
+    let error = admin.set_contacts(&host.workspace("acme"), &["nobody".to_owned()]).await.unwrap_err();
+    assert!(error.is_invalid() && error.message().contains("\"nobody\" is no e-mail address"), "{error}");
+    let mut of_acme = DeliveryFilter::default();
+    (of_acme.target, of_acme.limit) = (Some("ada@example.com".to_owned()), 10);
+    assert_eq!(host.quota(0).deliveries(&of_acme).await.unwrap().deliveries.len(), 1);
+});
