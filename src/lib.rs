@@ -221,7 +221,14 @@ pub use usage::{
 pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};
 
-#[cfg(all(doctest, feature = "sqlite", feature = "postgres", feature = "axum"))]
+#[cfg(all(
+    doctest,
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "axum",
+    feature = "webhooks",
+    feature = "email"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
