@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) grace: Option<Grace>,
     /// By resource type; `None` where nothing is told.
     pub(crate) thresholds: Option<Box<[Thresholds]>>,
+    /// Workspaces have admins whose addresses somebody else knows.
+    pub(crate) writes_to_admins: bool,
 }
 
 /// Builds a [`Quota`].
@@ -89,6 +91,7 @@ impl QuotaBuilder {
                 io_timeout: Duration::from_secs(5),
                 grace: None,
                 thresholds: None,
+                writes_to_admins: false,
             },
         }
     }
@@ -222,7 +225,8 @@ impl QuotaBuilder {
         self
     }
 
-    /// Who knows the e-mail addresses of a workspace's admins.
+    /// Who knows the e-mail addresses of a workspace's admins. Of several processes, all are to have it: the one that finds a
+    /// threshold to be reached has the e-mail written.
     #[cfg(feature = "email")]
     pub fn contacts(mut self, contacts: impl crate::AdminContacts + 'static) -> Self {
         self.outlets.contacts = Some(Arc::new(contacts));
@@ -273,6 +277,10 @@ impl QuotaBuilder {
             let of = |name| self.thresholds_of.get(name).unwrap_or(&all).clone();
             self.catalog.iter().map(|resource| of(resource.name())).collect()
         });
+        #[cfg(feature = "email")]
+        {
+            self.config.writes_to_admins = self.outlets.contacts.is_some();
+        }
         let outlets = Outlets::open(self.outlets, store.events().is_some())?;
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::config("build the quota inside a tokio runtime").with_source(error))?;

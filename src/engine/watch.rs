@@ -30,6 +30,10 @@ const SHARED_GOOD_FOR: Duration = Duration::from_secs(2);
 /// How long after its last request a workspace is looked at: until all that it has made is in the books of all.
 const AFTERWARDS: Duration = Duration::from_secs(15);
 
+/// After how many failures the rest is left for the next time: each may take as long as a call may, and one workspace that
+/// can't be counted is not to keep the others waiting.
+const FAILURES: usize = 8;
+
 /// What is known of a workspace that is in use.
 struct Seen {
     tenant: Arc<Tenant>,
@@ -44,6 +48,8 @@ struct Seen {
     waits: bool,
     /// All resource types are counted once, those that are not in use too.
     all: bool,
+    /// It could not be looked at, and is the next time.
+    failed: bool,
 }
 
 impl Seen {
@@ -56,6 +62,7 @@ impl Seen {
             last_used: now,
             waits: false,
             all: false,
+            failed: false,
         }
     }
 }
@@ -89,7 +96,12 @@ impl Inner {
         seen: &mut HashMap<WorkspaceId, Seen>,
     ) -> Result<(), Error> {
         let now = Instant::now();
+        let mut failed = Vec::new();
         for id in self.take_changed() {
+            if failed.len() >= FAILURES {
+                self.look_again(&id);
+                continue;
+            }
             match self.fresh(&id).await {
                 Ok(tenant) => {
                     seen.entry(id).or_insert_with(|| Seen::new(&tenant, thresholds.len(), now)).all = true;
@@ -98,7 +110,7 @@ impl Inner {
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     self.look_again(&id);
-                    return Err(error);
+                    failed.push(error);
                 }
             }
         }
@@ -112,10 +124,23 @@ impl Inner {
         self.read_marks(events, seen, now).await?;
         let mut due = Vec::new();
         for known in seen.values_mut() {
-            known.waits = false;
+            (known.waits, known.failed) = (false, false);
             for resource in self.catalog.iter().map(|resource| resource.id()) {
                 let usage = match self.usage_by_the_books(known, resource) {
-                    None if known.all => self.usage_by_a_count(&known.tenant, resource).await?,
+                    None if known.all && failed.len() < FAILURES => {
+                        match self.usage_by_a_count(&known.tenant, resource).await {
+                            Ok(usage) => usage,
+                            Err(error) => {
+                                known.failed = true;
+                                failed.push(error);
+                                None
+                            }
+                        }
+                    }
+                    None => {
+                        known.failed |= known.all;
+                        None
+                    }
                     usage => usage,
                 };
                 let Some(usage) = usage else { continue };
@@ -125,26 +150,29 @@ impl Inner {
                 }
                 known.waits |= thresholds.waits(marks, usage);
             }
-            known.all = false;
+            // What could not be counted is counted the next time.
+            known.all = known.failed;
         }
-        let mut failed = None;
         for (workspace, resource) in due {
-            match self.judge(&thresholds[resource.index()], events, &workspace, resource).await {
-                Ok(marks) => {
-                    if let Some(known) = seen.get_mut(&workspace) {
-                        known.marks[resource.index()] = marks;
-                    }
+            let judged = match failed.len() {
+                ..FAILURES => Some(self.judge(&thresholds[resource.index()], events, &workspace, resource).await),
+                _ => None,
+            };
+            let Some(known) = seen.get_mut(&workspace) else { continue };
+            match judged {
+                Some(Ok(marks)) => known.marks[resource.index()] = marks,
+                Some(Err(error)) => {
+                    known.failed = true;
+                    failed.push(error);
                 }
-                Err(error) => failed = Some(error),
+                None => known.failed = true,
             }
         }
         seen.retain(|_, known| {
-            known.waits
-                || now.duration_since(known.last_used) < AFTERWARDS
-                || !known.tenant.is_idle()
-                || failed.is_some()
+            let in_use = now.duration_since(known.last_used) < AFTERWARDS || !known.tenant.is_idle();
+            in_use || known.waits || known.failed
         });
-        failed.map_or(Ok(()), Err)
+        failed.pop().map_or(Ok(()), Err)
     }
 
     /// Reads anew what is too old.
@@ -245,8 +273,9 @@ impl Inner {
             let told = thresholds.judge(marks, usage, now).into_iter();
             told.map(|threshold| Notice::new(workspace, resource.name(), threshold, usage, now)).collect()
         };
+        let email = self.config.writes_to_admins;
         let (marks, notices) =
-            self.within("tell of thresholds", || events.judge(workspace, resource.name(), &judge)).await?;
+            self.within("tell of thresholds", || events.judge(workspace, resource.name(), email, &judge)).await?;
         for notice in &notices {
             log(notice);
         }

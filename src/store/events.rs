@@ -26,10 +26,13 @@ pub trait EventStore: Send + Sync {
 
     /// Has `judge` change the marks of a key, and keeps what is to be told of it, with a delivery for each recipient, in the
     /// same transaction. Nobody else changes them meanwhile. Answers them as they are then.
+    ///
+    /// Admins are written to where there are contacts of the workspace, or with `email`.
     fn judge<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
         resource: &'a str,
+        email: bool,
         judge: &'a Judge<'a>,
     ) -> BoxFuture<'a, Result<(Marks, Vec<Notice>), Error>>;
 

@@ -133,14 +133,14 @@ ON CONFLICT ("id") DO UPDATE SET "workspaceId" = excluded."workspaceId", "active
     }
 
     /// The deliveries of a notice that was added.
-    async fn tell(&mut self, notice: &Notice, endpoints: &[Endpoint]) -> Result<(), Error> {
+    async fn tell(&mut self, notice: &Notice, endpoints: &[Endpoint], email: bool) -> Result<(), Error> {
         let event = notice.threshold.event();
         let body = notice.body();
         self.add_notice(notice.id, notice.workspace.as_str(), &notice.resource_type, event.as_str(), &body).await?;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.wants(event)) {
             self.add_delivery(notice.id, WEBHOOK, &endpoint.id.to_string()).await?;
         }
-        if notice.threshold >= Threshold::Critical {
+        if email && notice.threshold >= Threshold::Critical {
             self.add_delivery(notice.id, EMAIL, EMAIL).await?;
         }
         Ok(())
@@ -178,6 +178,7 @@ WHERE "id" IN (
   WHERE d."status" = '{pending}' AND d."nextAt" <= {now} AND d."claimedUntil" <= {now} AND (
     d."channel" = '{EMAIL}' AND CAST($3 AS BIGINT) = 1 OR d."channel" = '{WEBHOOK}' AND CAST($4 AS BIGINT) = 1 AND EXISTS (
       SELECT 1 FROM "QuotaEndpoint" e WHERE e."id" = d."target" AND e."active" = 1 AND e."pausedUntil" <= {now}))
+    AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" o WHERE o."target" = d."target" AND o."claimedUntil" > {now})
   ORDER BY d."nextAt", d."id" LIMIT CAST($5 AS BIGINT){})
 RETURNING "id""#,
             DB::UNCLAIMED,
@@ -280,6 +281,7 @@ impl<DB: Records> EventStore for SqlStore<DB> {
         &'a self,
         workspace: &'a WorkspaceId,
         resource: &'a str,
+        email: bool,
         judge: &'a Judge<'a>,
     ) -> BoxFuture<'a, Result<(Marks, Vec<Notice>), Error>> {
         Box::pin(async move {
@@ -311,8 +313,11 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
                 let rows = change.rows(endpoints.to_owned(), vec![Value::Text(workspace.as_str())]).await?;
                 let endpoints =
                     rows.iter().map(|row| document(&text::<DB>(row, 0)?)).collect::<Result<Vec<Endpoint>, _>>()?;
+                let contacts = r#"SELECT 1 FROM "QuotaContact" WHERE "workspaceId" = $1 LIMIT 1"#;
+                let contacts = change.rows(contacts.to_owned(), vec![Value::Text(workspace.as_str())]).await?;
+                let email = email || !contacts.is_empty();
                 for notice in &notices {
-                    change.tell(notice, &endpoints).await?;
+                    change.tell(notice, &endpoints, email).await?;
                 }
             }
             change.commit().await?;

@@ -53,8 +53,10 @@ pub(super) async fn work(quota: Weak<Inner>, outlets: Outlets) {
             failing = taken.is_err();
             if purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY)
                 && let Some(events) = quota.store.inner().events()
-                && quota.within("delete old deliveries", || events.purge(KEPT, DEAD_KEPT)).await.is_ok()
             {
+                if let Err(error) = quota.within("delete old deliveries", || events.purge(KEPT, DEAD_KEPT)).await {
+                    tracing::warn!(error = %error, "deliveries of long ago could not be deleted");
+                }
                 purged = Some(Instant::now());
             }
             taken.unwrap_or(false)
