@@ -91,6 +91,10 @@ function checked(fields: readonly string[], body: Record<string, unknown>): Reco
   return body;
 }
 
+function csv(path: readonly string[], query: t.ReportQuery): Call {
+  return { method: "GET", path, query: { ...query, format: "csv" }, accept: "text/csv, application/json" };
+}
+
 /** On the wire, limits stand among the other fields of a quota. */
 function quotaOf(body: Record<string, unknown>): t.Quota {
   const { id, workspaceId, createdAt, updatedAt, ...limits } = body["quota"] as Record<string, unknown>;
@@ -242,12 +246,15 @@ export class Workspace extends Part {
     return this.whole<t.Analytics>(call, ["trends", "forecast"], options);
   }
 
-  /** The report of a period as CSV. */
+  /** The report of a period. */
+  async report(query: t.ReportQuery = {}, options?: CallOptions): Promise<t.Report> {
+    const call: Call = { method: "GET", path: this.#path("report"), query: { ...query, format: "json" } };
+    return this.whole<t.Report>(call, ["period", "start", "end", "rows"], options);
+  }
+
+  /** The same as CSV. */
   async reportCsv(query: t.ReportQuery = {}, options?: CallOptions): Promise<string> {
-    return this.transport.text(
-      { method: "GET", path: this.#path("report"), query: { ...query, format: "csv" }, accept: "text/csv, application/json" },
-      options,
-    );
+    return this.transport.text(csv(this.#path("report"), query), options);
   }
 
   /** The e-mail addresses of the workspace's admins. For admins. */
@@ -335,16 +342,9 @@ export class Webhooks extends Part {
 
 /** What concerns all workspaces. For admins of all, but for `health` and `enforcement`. */
 export class System extends Part {
-  /** Whether the quota answers: `true`, or `false` where its store doesn't. */
-  async health(options?: CallOptions): Promise<boolean> {
-    try {
-      return (await this.field({ method: "GET", path: ["system", "health"] }, "status", options)) === "ok";
-    } catch (error) {
-      if (error instanceof UnexpectedAnswer && error.status === 503) {
-        return false;
-      }
-      throw error;
-    }
+  /** @throws Unavailable where the store of the quota doesn't answer. */
+  async health(options?: CallOptions): Promise<void> {
+    await this.whole({ method: "GET", path: ["system", "health"] }, [], options);
   }
 
   async #enforcement(call: Call, options?: CallOptions): Promise<t.Enforcement> {
@@ -404,5 +404,10 @@ export class System extends Part {
   /** All changes, the newest first. */
   audit(filter: t.SystemAuditFilter = {}, options?: CallOptions): AsyncGenerator<t.AuditEntry, void, undefined> {
     return this.pages(["system", "quota-audit"], { ...filter }, "entries", options);
+  }
+
+  /** The report on all workspaces as CSV, in pieces, of which each has to come within the time-out. */
+  reportCsv(query: t.ReportQuery = {}, options?: CallOptions): AsyncGenerator<Uint8Array, void, undefined> {
+    return this.transport.stream(csv(["system", "quota-report"], query), options);
   }
 }

@@ -118,6 +118,10 @@ const BY_CODE: Readonly<Record<string, typeof ApiError>> = {
 export function errorOf(status: number, headers: Headers, text: string): ApiError | UnexpectedAnswer {
   const retryAfter = retryAfterOf(headers);
   const body = object(text);
+  if (status === 503 && body["status"] === "unavailable") {
+    // How `health` says so.
+    return new Unavailable("the store of the quota does not answer", status, "QUOTA_UNAVAILABLE", undefined, retryAfter);
+  }
   const { error: code, message, details } = body;
   if (typeof code !== "string" || typeof message !== "string") {
     const shown = excerpt(text);

@@ -88,40 +88,68 @@ export class Transport {
     return this.#call(call, options, (response) => readText(response, this.#maxBody));
   }
 
-  async #call<T>(call: Call, options: ChangeOptions, read: (response: Response) => Promise<T>): Promise<T> {
+  /** The answer in pieces, each of which comes within the time-out. */
+  async *stream(call: Call, options: CallOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
     const { url, init } = this.#request(call, options);
-    const timeout = positive("timeout", options.timeout ?? this.#timeout);
-    const end = Date.now() + timeout;
-    const watch = new Watch(timeout, options.signal);
+    const watch = new Watch(this.#timeoutOf(options), options.signal);
     try {
-      for (let attempt = 0; ; attempt += 1) {
-        try {
-          return await this.#attempt(url, init, watch, read);
-        } catch (error) {
-          // All else may have changed something. A PUT with `If-Match` can't be made twice, but if its answer was lost, its
-          // retry would be answered 412, as though somebody else had been there.
-          const pause = call.method === "GET" && attempt < this.#retries ? pauseAfter(error, attempt) : undefined;
-          if (pause === undefined || Date.now() + pause >= end) {
-            throw error;
+      const response = await this.#tries(url, init, watch, async (begun) => begun);
+      const reader = response.body?.getReader();
+      try {
+        while (reader !== undefined) {
+          watch.restart();
+          const { done, value } = await reader.read().catch((error: unknown) => this.#fail(error, url, watch));
+          // How long the caller takes with it is the caller's affair.
+          watch.hold();
+          if (done) {
+            return;
           }
-          await watch.pause(pause);
+          yield value;
         }
+      } finally {
+        // Who has enough of it doesn't leave the connection behind.
+        reader?.cancel().catch(() => {});
       }
     } finally {
       watch.stop();
     }
   }
 
-  async #attempt<T>(
-    url: string,
-    init: RequestInit,
-    watch: Watch,
-    read: (response: Response) => Promise<T>,
-  ): Promise<T> {
+  async #call<T>(call: Call, options: ChangeOptions, read: (response: Response) => Promise<T>): Promise<T> {
+    const { url, init } = this.#request(call, options);
+    const watch = new Watch(this.#timeoutOf(options), options.signal);
+    try {
+      return await this.#tries(url, init, watch, read);
+    } finally {
+      watch.stop();
+    }
+  }
+
+  #timeoutOf({ timeout }: CallOptions): number {
+    return timeout === undefined ? this.#timeout : positive("timeout", timeout);
+  }
+
+  async #tries<T>(url: string, init: RequestInit, watch: Watch, read: (response: Response) => Promise<T>): Promise<T> {
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        return await this.#attempt(url, init, watch, read);
+      } catch (error) {
+        // All but a GET may have changed something. A PUT with `If-Match` can't be made twice, but if its answer was lost,
+        // its retry would be answered 412, as though somebody else had been there.
+        const pause = init.method === "GET" && attempt < this.#retries ? pauseAfter(error, attempt) : undefined;
+        if (pause === undefined || pause >= watch.left()) {
+          throw error;
+        }
+        await watch.pause(pause);
+      }
+    }
+  }
+
+  async #attempt<T>(url: string, init: RequestInit, watch: Watch, read: (response: Response) => Promise<T>): Promise<T> {
     try {
       const response = await this.#fetch(url, { ...init, signal: watch.signal });
       if (response.type === "opaqueredirect" || (response.status >= 300 && response.status < 400)) {
-        void response.body?.cancel();
+        response.body?.cancel().catch(() => {});
         const to = response.headers.get("location");
         throw new UnexpectedAnswer(
           `the answer is a redirect${to === null ? "" : ` to ${excerpt(to)}`}, which is not followed, since the token would ` +
@@ -134,12 +162,16 @@ export class Transport {
       }
       return await read(response);
     } catch (error) {
-      watch.rethrow();
-      if (error instanceof QuotaError) {
-        throw error;
-      }
-      throw new Unreachable(`no answer from ${new URL(url).origin}: ${reasonOf(error)}`, { cause: error });
+      return this.#fail(error, url, watch);
     }
+  }
+
+  #fail(error: unknown, url: string, watch: Watch): never {
+    watch.rethrow();
+    if (error instanceof QuotaError) {
+      throw error;
+    }
+    throw new Unreachable(`no answer from ${new URL(url).origin}: ${reasonOf(error)}`, { cause: error });
   }
 
   #request({ method, path, query, body, accept }: Call, { ifMatch }: ChangeOptions): { url: string; init: RequestInit } {
@@ -167,23 +199,40 @@ export class Transport {
  */
 class Watch {
   readonly #controller = new AbortController();
-  readonly #timer: ReturnType<typeof setTimeout>;
   readonly #caller: AbortSignal | undefined;
   readonly #abort = (): void => this.#controller.abort();
   readonly #timeout: number;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #end = 0;
   #timedOut = false;
 
   constructor(timeout: number, caller: AbortSignal | undefined) {
     this.#timeout = timeout;
     this.#caller = caller;
-    this.#timer = setTimeout(() => {
-      this.#timedOut = true;
-      this.#abort();
-    }, Math.min(timeout, MAX_TIMEOUT));
+    this.restart();
     caller?.addEventListener("abort", this.#abort);
     if (caller?.aborted === true) {
       this.#abort();
     }
+  }
+
+  /** From now on, there is all of the time again. */
+  restart(): void {
+    clearTimeout(this.#timer);
+    this.#end = Date.now() + this.#timeout;
+    this.#timer = setTimeout(() => {
+      this.#timedOut = true;
+      this.#abort();
+    }, Math.min(this.#timeout, MAX_TIMEOUT));
+  }
+
+  /** From now on, time doesn't count. */
+  hold(): void {
+    clearTimeout(this.#timer);
+  }
+
+  left(): number {
+    return this.#end - Date.now();
   }
 
   get signal(): AbortSignal {
@@ -248,7 +297,7 @@ export async function readText(response: Response, most: number): Promise<string
     }
     size += value.byteLength;
     if (size > most) {
-      void reader.cancel();
+      reader.cancel().catch(() => {});
       throw new UnexpectedAnswer(`the answer has more than ${most} bytes: ask for less, or set \`maxBody\``, response.status);
     }
     text += decoder.decode(value, { stream: true });
@@ -262,7 +311,8 @@ function fieldsOf(response: Response, text: string): Record<string, unknown> {
       return { ...value };
     }
   } catch (error) {
-    if (!(error instanceof SyntaxError)) {
+    // A `RangeError` is one that is nested too deeply.
+    if (!(error instanceof SyntaxError || error instanceof RangeError)) {
       throw error;
     }
   }

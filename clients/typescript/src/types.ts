@@ -247,7 +247,13 @@ export interface AnalyticsQuery {
 }
 
 export interface Analytics {
-  readonly trends: readonly { readonly date: string; readonly usage: ByType<Count> }[];
+  readonly trends: readonly {
+    /** Where the bucket begins: a day, or, by the hour, a time. */
+    readonly date: string;
+    readonly usage: ByType<Count>;
+    /** The types of which nothing was read in it: they have what was known before. */
+    readonly carried?: readonly string[];
+  }[];
   readonly forecast: ByType<Forecast>;
 }
 
@@ -266,6 +272,31 @@ export interface ReportQuery {
   readonly period?: "daily" | "weekly" | "monthly";
   /** A day of the period; today, if left out. */
   readonly date?: string;
+}
+
+/** What became of one resource type of a workspace. What isn't known is `null`. */
+export interface ReportRow {
+  readonly workspaceId: string;
+  readonly resourceType: string;
+  readonly period: "daily" | "weekly" | "monthly";
+  readonly start: string;
+  readonly end: string;
+  readonly min: Count | null;
+  readonly max: Count | null;
+  readonly last: Count | null;
+  /** Also `null` where there is no limit: `percent` is then 0. */
+  readonly limit: Limit;
+  readonly percent: number | null;
+  readonly refusals: number | null;
+  readonly graceUses: number | null;
+  readonly limitChanges: number | null;
+}
+
+export interface Report {
+  readonly period: "daily" | "weekly" | "monthly";
+  readonly start: string;
+  readonly end: string;
+  readonly rows: readonly ReportRow[];
 }
 
 export interface ImportOptions {

@@ -79,16 +79,19 @@ test("analytics and reports", async (t) => {
     forecast: { segments: { projectedDate: "2024-02-15", daysUntilLimit: 45, growthRate: 0.02 } },
   };
   const csv = "workspaceId,period\r\nacme,monthly\r\n";
-  const server = await peer(t, json(analytics), text(csv, "text/csv; charset=utf-8"));
+  const report = { period: "monthly", start: "2024-01-01", end: "2024-01-31", timeZone: "UTC", rows: [{ workspaceId: "acme" }] };
+  const server = await peer(t, json(analytics), text(csv, "text/csv; charset=utf-8"), json(report));
   const workspace = server.client().workspace("acme");
   const query = { startDate: "2024-01-01", endDate: "2024-01-31", granularity: "day" } as const;
   assert.deepEqual(await workspace.analytics(query), analytics);
   assert.equal(await workspace.reportCsv({ period: "monthly" }), csv);
+  assert.deepEqual(await workspace.report({ date: "2024-01-05" }), report);
   assert.deepEqual(
     server.seen.map(({ path }) => path),
     [
       "/api/workspaces/acme/quota/analytics?startDate=2024-01-01&endDate=2024-01-31&granularity=day",
       "/api/workspaces/acme/quota/report?period=monthly&format=csv",
+      "/api/workspaces/acme/quota/report?date=2024-01-05&format=json",
     ],
   );
 });
