@@ -241,7 +241,8 @@ def test_the_health_check_tells_a_store_that_does_not_answer(connect: Connect, s
 
 
 def test_pages_that_never_end_are_noticed(connect: Connect, serve: Serve) -> None:
-    peer = serve(json_reply({"entries": [], "next": "1"}))
+    page = json_reply({"entries": [], "next": "1"})
+    peer = serve(page, page, json_reply({"entries": [], "next": None}))
     with pytest.raises(UnexpectedAnswer, match="just read"):
         list(connect(peer.url).system.audit())
     assert [seen.path for seen in peer.seen] == [

@@ -226,7 +226,7 @@ test("error bodies of all kinds", async (t) => {
 });
 
 test("pages that never end are noticed", async (t) => {
-  const server = await peer(t, json({ entries: [{ seq: 1 }], next: "1" }));
+  const server = await peer(t, json({ entries: [], next: "1" }), json({ entries: [], next: "1" }), json({ entries: [], next: null }));
   await caught(collect(server.client().system.audit()), UnexpectedAnswer);
   assert.deepEqual(server.seen.map(({ path }) => path), ["/api/system/quota-audit?limit=500", "/api/system/quota-audit?limit=500&cursor=1"]);
 });

@@ -142,13 +142,14 @@ def error_of(status: int, headers: Mapping[str, str], text: str) -> ApiError | U
     """What an answer says that is no success."""
     retry_after = _retry_after(headers.get("retry-after"))
     try:
-        body = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
-        body = None
+        parsed = None
+    body = parsed if isinstance(parsed, dict) else {}
     if status == 503 and body == {"status": "unavailable"}:
         # How `health` says so.
         return Unavailable("the store of the quota does not answer", status, "QUOTA_UNAVAILABLE", None, retry_after)
-    code, message = (body.get("error"), body.get("message")) if isinstance(body, dict) else (None, None)
+    code, message = body.get("error"), body.get("message")
     if not isinstance(code, str) or not isinstance(message, str):
         shown = excerpt(text)
         said = f"{headers.get('content-type', 'no content type')}: {shown}" if shown else "an empty body"

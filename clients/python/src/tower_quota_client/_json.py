@@ -74,12 +74,13 @@ def _decode(kind: Any, value: object, place: str) -> Any:
 
 
 def _decode_union(kinds: tuple[Any, ...], value: object, place: str) -> Any:
-    for kind in kinds:
+    *others, last = kinds
+    for kind in others:
         try:
             return _decode(kind, value, place)
-        except Mismatch as mismatch:
-            failed = mismatch
-    raise failed
+        except Mismatch:
+            continue
+    return _decode(last, value, place)
 
 
 def _decode_object(kind: Any, given: dict[str, object], place: str) -> Any:
