@@ -46,9 +46,10 @@ run() {
   fi
 }
 
-# The sum of a column of cargo's `test result:` lines.
+# How many tests have passed, or failed, by the summaries of cargo, node (`# pass 5`) and pytest (`1 failed, 5 passed in 2.00s`).
 total() {
-  sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ sum += $1 } END { print sum + 0 }'
+  sed -nE -e "s/^test result: .* ([0-9]+) $1;.*/\1/p" -e "s/^# ${1%ed} ([0-9]+)$/\1/p" \
+    -e "s/^(.*, )?([0-9]+) $1(, .*)? in [0-9.]+s( \(.*\))?$/\2/p" "$log" | awk '{ sum += $1 } END { print sum + 0 }'
 }
 
 packages=()
@@ -64,6 +65,12 @@ if [[ -z ${TEST_POSTGRES_BIN-} ]] && ! compgen -G '/usr/lib/postgresql/*/bin/ini
   need initdb postgresql
 fi
 need pgbouncer pgbouncer
+# The clients.
+need node nodejs
+need npm npm
+if ! python3 -c 'import ensurepip' 2>/dev/null; then
+  packages+=(python3 python3-venv)
+fi
 # A module has no command. Debian's interpreter has it, even where another one comes first in the path.
 if [[ -z ${TEST_PYTHON-} ]] && ! python3 -c 'import aiosmtpd' 2>/dev/null &&
   ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; then
@@ -91,11 +98,23 @@ run cargo test --locked --workspace --exclude tower-quota-checks --all-features 
 # The interleavings of the ledger's concurrent core.
 run cargo test --locked --package tower-quota-checks --no-fail-fast
 
+# The clients, against the quickstart that was built with the tests.
+target=$(realpath -- "${CARGO_TARGET_DIR:-target}")
+export QUICKSTART=$target/debug/examples/quickstart PYTHONDONTWRITEBYTECODE=1
+run npm --prefix clients/typescript ci
+run npm --prefix clients/typescript test
+venv=$target/clients
+run python3 -m venv "$venv"
+run env -C clients/python "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  --constraint constraints.txt '.[test]'
+run env -C clients/python "$venv/bin/python" -m mypy --cache-dir "$venv/mypy"
+run env -C clients/python "$venv/bin/python" -m pytest --quiet --color=no
+
 passed=$(total passed)
 failed=$(total failed)
 if ((failed > 0)); then
   printf '\nFailed:\n'
-  grep -E '^test .* \.\.\. FAILED' "$log" || true
+  grep -E '^(test .* \.\.\. FAILED| *not ok |FAILED )' "$log" || true
 fi
 if ((${#broken[@]} > 0)); then
   printf '\nDid not succeed:\n'
