@@ -139,7 +139,7 @@ mod webhooks {
             secret: Option<WebhookSecret>,
         ) -> Result<(Endpoint, WebhookSecret), Error> {
             let change = change.url(url);
-            self.check(&change)?;
+            self.check(&change).await?;
             let secret = match secret {
                 Some(secret) => secret,
                 None => WebhookSecret::generate()?,
@@ -173,7 +173,7 @@ mod webhooks {
         ///
         /// As [`add_endpoint`](Self::add_endpoint); [`Error::is_not_found`].
         pub async fn change_endpoint(&self, id: Uuid, change: &EndpointChange) -> Result<Endpoint, Error> {
-            self.check(change)?;
+            self.check(change).await?;
             let endpoint = self.put_right(id, &|endpoint| change.apply(endpoint)).await?;
             self.tell_of(&endpoint, AuditAction::EndpointChanged).await?;
             Ok(endpoint)
@@ -233,6 +233,7 @@ mod webhooks {
             });
             let (events, body, quota) = (self.quota.events()?, body.to_string(), &self.quota.0);
             let notice = quota.within("send a test", || events.add_event(event, &body, &endpoint)).await?;
+            let notice = notice.ok_or_else(|| no_endpoint(id))?;
             quota.told.notify_one();
             Ok(notice)
         }
@@ -252,13 +253,13 @@ mod webhooks {
             Ok(())
         }
 
-        fn check(&self, change: &EndpointChange) -> Result<(), Error> {
+        async fn check(&self, change: &EndpointChange) -> Result<(), Error> {
             let client = self.quota.0.webhooks.as_ref();
             let client = client.ok_or_else(|| {
                 Error::config("nothing delivers webhooks: call `webhooks` on the builder of the quota")
             })?;
             if let Some(url) = &change.url {
-                client.check_url(url)?;
+                client.check(url).await?;
             }
             if change.events.as_ref().is_some_and(Vec::is_empty) {
                 return Err(Error::invalid("an endpoint is told of one event at least; to stop it, disable it"));

@@ -29,7 +29,7 @@ pub(crate) use delivery::SigningSecret;
 pub use delivery::{
     Attempt, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Endpoint, EndpointStatus, EventKind,
 };
-pub(crate) use delivery::{Claimed, EMAIL};
+pub(crate) use delivery::{Claimed, EMAIL, KeptEndpoint};
 #[cfg(feature = "email")]
 pub use email::EmailOptions;
 #[cfg(feature = "email")]

@@ -192,14 +192,17 @@ impl Outlets {
         let (status, again_in, ok, result, endpoint) = match outcome {
             Outcome::Delivered { status } => (DeliveryStatus::Delivered, None, true, status, Standing::Works),
             Outcome::Gone { status } => (DeliveryStatus::Dead, None, false, status, Standing::Gone),
-            Outcome::Rejected { error } => (DeliveryStatus::Dead, None, false, error, Standing::Fails),
-            Outcome::Failed { error, retry_after } => match self.retries.after(claimed.delivery.attempts) {
-                Some(wait) => {
-                    let wait = retry_after.map_or(wait, |asked| asked.max(wait));
-                    (DeliveryStatus::Pending, Some(wait), false, error, Standing::Fails)
+            Outcome::Rejected { error } => {
+                (DeliveryStatus::Dead, None, false, error, Standing::Fails { pause: None })
+            }
+            Outcome::Failed { error, retry_after } => {
+                // Whatever else there is for this endpoint waits as well.
+                let endpoint = Standing::Fails { pause: retry_after };
+                match self.retries.after(claimed.delivery.attempts) {
+                    Some(wait) => (DeliveryStatus::Pending, retry_after.max(Some(wait)), false, error, endpoint),
+                    None => (DeliveryStatus::Dead, None, false, error, endpoint),
                 }
-                None => (DeliveryStatus::Dead, None, false, error, Standing::Fails),
-            },
+            }
         };
         let endpoint = if claimed.endpoint.is_some() { endpoint } else { Standing::Same };
         Settled {
