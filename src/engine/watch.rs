@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Inner;
+use super::sweep::Sweeps;
 use super::tenant::Tenant;
 use crate::decision::Usage;
 use crate::error::Error;
@@ -73,9 +74,11 @@ pub(super) async fn watch(quota: Weak<Inner>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = HashMap::new();
     let mut failing = false;
+    let Some(mut sweeps) = quota.upgrade().map(|quota| Sweeps::of(&quota)) else { return };
     loop {
         ticks.tick().await;
         let Some(quota) = quota.upgrade() else { return };
+        sweeps.go_on(&quota);
         let (Some(thresholds), Some(events)) = (&quota.config.thresholds, quota.store.inner().events()) else { return };
         let looked = quota.look_at_thresholds(thresholds, events, &mut seen).await;
         // What wasn't seen now is seen the next time: once is enough to tell of it.

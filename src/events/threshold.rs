@@ -301,7 +301,10 @@ mod tests {
         assert_eq!(told(&thresholds, &steps), expected);
         // Further than there is.
         let thresholds = Thresholds::default().rearm_below(200);
-        assert_eq!(told(&thresholds, &[of(90), of(1), of(90), of(0), of(90)]), [vec![Warning], vec![], vec![], vec![], vec![Warning]]);
+        assert_eq!(
+            told(&thresholds, &[of(90), of(1), of(90), of(0), of(90)]),
+            [vec![Warning], vec![], vec![], vec![], vec![Warning]]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tower::ServiceExt;
 use tower_quota::{Principal, QuotaApi, StaticTokens};
 
 use crate::host::{Host, both, until};
-use crate::receiver::Receiver;
+use crate::support::receiver::Receiver;
 
 struct Api(Router);
 

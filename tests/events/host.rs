@@ -11,8 +11,8 @@ use tower_quota::{
     ResourceCatalog, ResourceSpec, SqliteStore, SqliteUsage, Thresholds, WebhookOptions, WebhookSecret, WorkspaceId,
 };
 
-use crate::receiver::Receiver;
 use crate::support::postgres::shared;
+use crate::support::receiver::Receiver;
 
 pub(crate) struct Host {
     quotas: Vec<Quota>,

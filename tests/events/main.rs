@@ -8,7 +8,6 @@ mod support;
 
 mod api;
 mod host;
-mod receiver;
 
 use serde_json::{Value, json};
 use tower_quota::{
@@ -16,7 +15,7 @@ use tower_quota::{
 };
 
 use host::{Host, both, until};
-use receiver::{Receiver, Reply};
+use support::receiver::{Receiver, Reply};
 
 fn all() -> EndpointChange {
     EndpointChange::default()
@@ -135,10 +134,10 @@ both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {
     let admin = host.quota(0).admin(Actor::library());
     admin.change_endpoint(endpoint.id, &EndpointChange::default().active(true)).await.unwrap();
     for delivery in &dead {
-        admin.replay(endpoint.id, delivery.id).await.unwrap();
+        admin.replay(&delivery.target, delivery.id).await.unwrap();
     }
     until("all are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 3).await;
-    assert!(admin.replay(endpoint.id, endpoint.id).await.unwrap_err().is_not_found());
+    assert!(admin.replay(&endpoint.id.to_string(), endpoint.id).await.unwrap_err().is_not_found());
 });
 
 both!(what_can_not_be_delivered_is_given_up_and_kept, host, {

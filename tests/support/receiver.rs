@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -23,6 +24,7 @@ pub(crate) struct Receiver {
 struct Shared {
     received: Mutex<Vec<Request>>,
     replies: Mutex<VecDeque<Reply>>,
+    takes: Mutex<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +68,11 @@ impl Receiver {
         self.shared.replies.lock().unwrap().extend(replies);
     }
 
+    /// How long each answer takes from now on.
+    pub(crate) fn take(&self, time: Duration) {
+        *self.shared.takes.lock().unwrap() = time;
+    }
+
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.received.lock().unwrap().clone()
     }
@@ -83,6 +90,10 @@ impl Drop for Receiver {
 
 async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: String) -> Response {
     shared.received.lock().unwrap().push(Request { headers, body });
+    let takes = *shared.takes.lock().unwrap();
+    if !takes.is_zero() {
+        tokio::time::sleep(takes).await;
+    }
     let reply = shared.replies.lock().unwrap().pop_front();
     match reply {
         None => StatusCode::NO_CONTENT.into_response(),
