@@ -204,7 +204,6 @@ impl Quota {
         }
         self.0.mode.set(mode, ModeSource::Runtime);
         if before == EnforcementMode::Off {
-            self.0.sweep_soon();
             // What was counted meanwhile was counted without those that still passed.
             self.0.forget_all();
         }

@@ -31,6 +31,9 @@ const SHARED_GOOD_FOR: Duration = Duration::from_secs(2);
 /// How long after its last request a workspace is looked at: until all that it has made is in the books of all.
 const AFTERWARDS: Duration = Duration::from_secs(15);
 
+/// How many workspaces that were changed are looked at each time: each of them is counted, and those in use wait meanwhile.
+const CHANGED: usize = 100;
+
 /// After how many failures the rest is left for the next time: each may take as long as a call may, and one workspace that
 /// can't be counted is not to keep the others waiting.
 const FAILURES: usize = 8;
@@ -225,7 +228,8 @@ impl Inner {
     }
 
     fn take_changed(&self) -> HashSet<WorkspaceId> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.extract_if(|_| true).take(CHANGED).collect()
     }
 
     /// The limit that usage is held against, where it is enforced.

@@ -8,10 +8,13 @@ mod support;
 
 mod api;
 mod host;
+mod mails;
+mod outages;
 
 use serde_json::{Value, json};
 use tower_quota::{
-    Actor, DeliveryFilter, DeliveryStatus, EmailOptions, EndpointChange, EndpointStatus, EventKind, Limit,
+    Actor, DeliveryFilter, DeliveryStatus, EmailOptions, EndpointChange, EndpointStatus, EnforcementMode, EventKind,
+    Expect, Limit, PolicyChange,
 };
 
 use host::{Host, both, until};
@@ -116,6 +119,82 @@ both!(a_receiver_that_fails_gets_the_same_notice_until_it_takes_it, host, {
     assert!(between >= jiff::SignedDuration::from_secs(1), "it was asked to wait for a second: {between:?}");
     let endpoint = host.quota(0).endpoint(endpoint.id).await.unwrap();
     assert_eq!((endpoint.failures, endpoint.paused_until), (0, None));
+});
+
+both!(an_endpoint_that_asks_to_be_left_alone_gets_nothing_else_either, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    receiver.answer([Reply::retry_after(2)]);
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 10).await;
+    until("all are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 3).await;
+    let mut tries: Vec<_> = host.deliveries(None).await.into_iter().flat_map(|delivery| delivery.log).collect();
+    tries.sort_by_key(|attempt| attempt.at);
+    assert_eq!(tries.iter().map(|attempt| attempt.ok).collect::<Vec<_>>(), [false, true, true, true]);
+    let pause = tries[1].at.duration_since(tries[0].at);
+    assert!(pause >= jiff::SignedDuration::from_secs(2), "{pause:?}");
+});
+
+both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(100)).await;
+    host.create(0, "acme", 90).await;
+    until("it is told", async || receiver.bodies().len() == 1).await;
+    for at in 0..4 {
+        host.delete("acme", 1).await;
+        host.admin().recount(&host.workspace("acme")).await.unwrap();
+        host.create(at % host.replicas(), "acme", 1).await;
+    }
+    host.create(0, "acme", 5).await;
+    until("what comes next is told", async || receiver.bodies().len() >= 2).await;
+    host.delete("acme", 7).await;
+    host.admin().recount(&host.workspace("acme")).await.unwrap();
+    until("both are armed again", async || !host.reached("acme").await).await;
+    host.create(0, "acme", 2).await;
+    until("it is told again", async || receiver.bodies().len() >= 3).await;
+    let expected = [(90, "warning"), (95, "critical"), (90, "warning")];
+    assert_eq!(told(&receiver), expected.map(|(usage, name)| (usage, 100, usage, name.to_owned())));
+});
+
+both!(what_was_made_while_nothing_was_enforced_is_told_when_it_counts_again, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(10)).await;
+    host.mode(EnforcementMode::Off);
+    host.create(0, "acme", 12).await;
+    // Nobody is at work there any more, and the engine has forgotten it.
+    let host = host.restarted_in(EnforcementMode::Off).await;
+    host.mode(EnforcementMode::Warn);
+    until("all are told", async || receiver.bodies().len() >= 3).await;
+    assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (12, 10, 120, name.to_owned())));
+    // In mode `warn` there may be more, and it is nothing new.
+    host.create(host.replicas() - 1, "acme", 1).await;
+    host.limit("other", Limit::of(1)).await;
+    host.create(0, "other", 1).await;
+    until("the other is told", async || receiver.bodies().len() >= 6).await;
+    assert!(receiver.bodies()[3..].iter().all(|body| body["workspace_id"] == "other"));
+});
+
+both!(a_plan_that_is_lowered_is_told_of_where_nobody_is_at_work, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    let (acme, anything) = (host.workspace("acme"), Expect::Anything);
+    host.admin().put_plan("pro", &host.limits(Limit::of(100)), &anything).await.unwrap();
+    host.admin().configure(&acme, PolicyChange::default().plan("pro"), &anything).await.unwrap();
+    host.create(0, "acme", 50).await;
+    let host = host.rolled().await;
+    host.admin().put_plan("pro", &host.limits(Limit::of(50)), &anything).await.unwrap();
+    until("all are told", async || receiver.bodies().len() >= 3).await;
+    assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (50, 50, 100, name.to_owned())));
+});
+
+both!(a_workspace_that_is_deleted_leaves_no_contacts, host, {
+    let acme = host.workspace("acme");
+    host.limit("acme", Limit::of(10)).await;
+    host.admin().set_contacts(&acme, &["ada@example.com".to_owned()]).await.unwrap();
+    host.admin().delete_workspace(&acme, &Expect::Anything).await.unwrap();
+    assert_eq!(host.quota(0).contacts(&acme).await.unwrap(), Vec::<String>::new());
 });
 
 both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {
