@@ -123,7 +123,7 @@ impl<DB: Records> StoreTransaction for SqlTransaction<DB> {
     fn remove<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             // Whoever is called so next has nothing to do with the admins of this one.
-            for table in ["WorkspaceQuota", "QuotaThreshold", "QuotaContact"] {
+            for table in ["WorkspaceQuota", "QuotaContact"] {
                 let remove = format!(r#"DELETE FROM "{table}" WHERE "workspaceId" = $1"#);
                 self.run(remove, vec![Value::Text(workspace.as_str())]).await?;
             }

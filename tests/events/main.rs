@@ -11,6 +11,8 @@ mod host;
 mod mails;
 mod outages;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tower_quota::{
     Actor, DeliveryFilter, DeliveryStatus, EmailOptions, EndpointChange, EndpointStatus, EnforcementMode, EventKind,
@@ -133,6 +135,22 @@ both!(an_endpoint_that_asks_to_be_left_alone_gets_nothing_else_either, host, {
     assert_eq!(tries.iter().map(|attempt| attempt.ok).collect::<Vec<_>>(), [false, true, true, true]);
     let pause = tries[1].at.duration_since(tries[0].at);
     assert!(pause >= jiff::SignedDuration::from_secs(2), "{pause:?}");
+});
+
+both!(one_recipient_is_told_of_one_thing_after_the_other_whoever_delivers, host, {
+    const EVENTS: usize = 60;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    receiver.take(Duration::from_millis(4));
+    let mut sent = Vec::new();
+    for at in 0..EVENTS {
+        let admin = host.quota(at % host.replicas()).admin(Actor::library());
+        sent.push(admin.test_endpoint(endpoint.id).await.unwrap().to_string());
+    }
+    until("all are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == EVENTS).await;
+    assert_eq!(receiver.most_at_once(), 1);
+    let received: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id")).collect();
+    assert_eq!(received, sent);
 });
 
 both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {

@@ -1,14 +1,17 @@
-//! The database of the notices fails, while rows are made in another.
+//! The database of the notices fails while rows are made in another, or rows can't be counted.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection, SqliteConnection, SqlitePool, query};
 use tempfile::TempDir;
 use tower_quota::{
-    Actor, Decision, DeliveryFilter, DeliveryRetries, DeliveryStatus, Demand, EndpointChange, Expect, Limit, LimitSet,
-    PostgresStore, Quota, QuotaStore, SqliteStore, SqliteUsage, WebhookOptions,
+    Actor, ClosureUsage, Decision, DeliveryFilter, DeliveryRetries, DeliveryStatus, Demand, EndpointChange,
+    EnforcementMode, Error, Expect, Limit, LimitSet, PostgresStore, Quota, QuotaStore, SqliteStore, SqliteUsage,
+    WebhookOptions,
 };
 
 use crate::host::{catalog, until};
@@ -124,4 +127,41 @@ async fn postgres_that_is_down_or_crashes_holds_up_no_creation_and_loses_no_noti
         server.restart_immediate();
     }
     host.all_are_delivered(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_could_not_be_counted_when_they_were_made_are_told_of_when_they_can() {
+    let (rows, fails) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(true)));
+    let usage = ClosureUsage::new({
+        let (rows, fails) = (Arc::clone(&rows), Arc::clone(&fails));
+        move |_, _, _| {
+            let counted = if fails.load(Ordering::SeqCst) {
+                Err(Error::unavailable("the rows can't be counted"))
+            } else {
+                Ok(rows.load(Ordering::SeqCst))
+            };
+            async move { counted }
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("quota.db").display());
+    let quota = Quota::builder(catalog())
+        .store(SqliteStore::connect(&url, &catalog()).await.unwrap())
+        .usage(usage)
+        .webhooks(WebhookOptions::new().allow_networks(["127.0.0.0/8"]))
+        .mode(EnforcementMode::Warn)
+        .build()
+        .unwrap();
+    let receiver = Receiver::start().await;
+    let admin = quota.admin(Actor::library());
+    admin.add_endpoint(None, &receiver.url, EndpointChange::default(), None).await.unwrap();
+    let (acme, segments) = (quota.workspace("acme").unwrap(), quota.catalog().by_name("segments").unwrap().id());
+    let decision = quota.reserve(&acme, &[Demand::new(segments, 900)]).await.unwrap();
+    let Decision::Admitted(reservation) = decision else { panic!("{decision:?}") };
+    rows.fetch_add(900, Ordering::SeqCst);
+    reservation.post();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    fails.store(false, Ordering::SeqCst);
+    until("it is told", async || receiver.bodies().len() == 1).await;
+    assert_eq!(receiver.bodies()[0]["data"]["current_usage"], 900);
 }

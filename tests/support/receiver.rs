@@ -25,6 +25,7 @@ struct Shared {
     received: Mutex<Vec<Request>>,
     replies: Mutex<VecDeque<Reply>>,
     takes: Mutex<Duration>,
+    at_once: Mutex<(usize, usize)>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +74,11 @@ impl Receiver {
         *self.shared.takes.lock().unwrap() = time;
     }
 
+    /// How many requests were there at the same time, at most.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.shared.at_once.lock().unwrap().1
+    }
+
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.received.lock().unwrap().clone()
     }
@@ -88,8 +94,27 @@ impl Drop for Receiver {
     }
 }
 
+/// A request that is not answered yet.
+struct Present<'a>(&'a Shared);
+
+impl<'a> Present<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let (now, most) = &mut *shared.at_once.lock().unwrap();
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(shared)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.at_once.lock().unwrap().0 -= 1;
+    }
+}
+
 async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: String) -> Response {
     shared.received.lock().unwrap().push(Request { headers, body });
+    let _present = Present::new(&shared);
     let takes = *shared.takes.lock().unwrap();
     if !takes.is_zero() {
         tokio::time::sleep(takes).await;
