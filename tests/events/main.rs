@@ -14,6 +14,7 @@ mod outages;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tower_quota::{
     Actor, DeliveryFilter, DeliveryStatus, EmailOptions, EndpointChange, EndpointStatus, EnforcementMode, EventKind,
     Expect, Limit, PolicyChange,
@@ -138,16 +139,28 @@ both!(an_endpoint_that_asks_to_be_left_alone_gets_nothing_else_either, host, {
 });
 
 both!(one_recipient_is_told_of_one_thing_after_the_other_whoever_delivers, host, {
-    const EVENTS: usize = 60;
+    const ROUNDS: usize = 8;
+    const EVENTS: usize = 40;
     let receiver = Receiver::start().await;
     let (endpoint, _) = host.endpoint(&receiver, all()).await;
-    receiver.take(Duration::from_millis(4));
+    receiver.take(Duration::from_millis(2));
     let mut sent = Vec::new();
-    for at in 0..EVENTS {
-        let admin = host.quota(at % host.replicas()).admin(Actor::library());
-        sent.push(admin.test_endpoint(endpoint.id).await.unwrap().to_string());
+    for round in 1..=ROUNDS {
+        host.admin().change_endpoint(endpoint.id, &all().active(false)).await.unwrap();
+        for _ in 0..EVENTS {
+            sent.push(host.admin().test_endpoint(endpoint.id).await.unwrap().to_string());
+        }
+        // All who deliver hear of them at the same time.
+        host.admin().change_endpoint(endpoint.id, &all().active(true)).await.unwrap();
+        let mut hearing = JoinSet::new();
+        for replica in 0..host.replicas() {
+            let (admin, id) = (host.quota(replica).admin(Actor::library()), endpoint.id);
+            hearing.spawn(async move { admin.change_endpoint(id, &all().description("heard of")).await.unwrap() });
+        }
+        hearing.join_all().await;
+        until("all are sent", async || receiver.requests().len() >= round * EVENTS).await;
+        until("all is told", async || host.quota(0).outbox_depth().await.unwrap() == (0, 0)).await;
     }
-    until("all are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == EVENTS).await;
     assert_eq!(receiver.most_at_once(), 1);
     let received: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id")).collect();
     assert_eq!(received, sent);
