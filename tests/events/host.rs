@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, SqlitePool, query};
 use tempfile::TempDir;
 use tower_quota::{
     Actor, Admin, Decision, Delivery, DeliveryFilter, DeliveryRetries, DeliveryStatus, Demand, EmailOptions, Endpoint,
@@ -162,6 +162,11 @@ impl Host {
 
     pub(crate) fn quota(&self, replica: usize) -> &Quota {
         &self.quotas[replica]
+    }
+
+    pub(crate) async fn postgres_connection(&self) -> PgConnection {
+        let Place::Postgres(_, url) = &self.place else { panic!("this is SQLite") };
+        PgConnection::connect(url).await.unwrap()
     }
 
     pub(crate) fn admin(&self) -> Admin {

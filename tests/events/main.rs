@@ -139,7 +139,7 @@ both!(an_endpoint_that_asks_to_be_left_alone_gets_nothing_else_either, host, {
 });
 
 both!(one_recipient_is_told_of_one_thing_after_the_other_whoever_delivers, host, {
-    const ROUNDS: usize = 8;
+    const ROUNDS: usize = 3;
     const EVENTS: usize = 40;
     let receiver = Receiver::start().await;
     let (endpoint, _) = host.endpoint(&receiver, all()).await;
@@ -165,6 +165,35 @@ both!(one_recipient_is_told_of_one_thing_after_the_other_whoever_delivers, host,
     let received: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id")).collect();
     assert_eq!(received, sent);
 });
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_take_at_the_same_moment_do_not_share_a_recipient() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    receiver.take(Duration::from_millis(300));
+    // Nobody sees what another takes as long as this lock is held.
+    let mut gate = host.postgres_connection().await;
+    let hold = "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                  PERFORM pg_advisory_xact_lock_shared(10); RETURN NULL; END $$; \
+                CREATE CONSTRAINT TRIGGER held AFTER UPDATE ON \"QuotaDelivery\" DEFERRABLE INITIALLY DEFERRED \
+                  FOR EACH ROW WHEN (NEW.claim <> '' AND OLD.claim = '') EXECUTE FUNCTION held(); \
+                SELECT pg_advisory_lock(10)";
+    sqlx::raw_sql(hold).execute(&mut gate).await.unwrap();
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    for replica in 0..2 {
+        host.quota(replica).admin(Actor::library()).test_endpoint(endpoint.id).await.unwrap();
+        let expected = i64::try_from(replica).unwrap() + 1;
+        until("the next one waits", async || {
+            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut gate).await.unwrap() == expected
+        })
+        .await;
+    }
+    sqlx::raw_sql("SELECT pg_advisory_unlock(10)").execute(&mut gate).await.unwrap();
+    until("both are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 2).await;
+    assert_eq!((receiver.requests().len(), receiver.most_at_once()), (2, 1));
+}
 
 both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
     let receiver = Receiver::start().await;
