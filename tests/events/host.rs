@@ -164,11 +164,6 @@ impl Host {
         &self.quotas[replica]
     }
 
-    pub(crate) async fn postgres_connection(&self) -> PgConnection {
-        let Place::Postgres(_, url) = &self.place else { panic!("this is SQLite") };
-        PgConnection::connect(url).await.unwrap()
-    }
-
     pub(crate) fn admin(&self) -> Admin {
         self.quotas[0].admin(Actor::library())
     }
@@ -248,5 +243,38 @@ impl Host {
             Place::Postgres(pool, _) => query(AssertSqlSafe(sql)).execute(pool).await.map(drop),
         }
         .unwrap();
+    }
+}
+
+/// Makes the `COMMIT`s wait of all who change deliveries, as long as it is held.
+pub(crate) struct Gate(PgConnection);
+
+impl Gate {
+    pub(crate) async fn hold(host: &Host, change: &str, when: &str) -> Self {
+        let Place::Postgres(_, url) = &host.place else { panic!("this is SQLite") };
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        let hold = format!(
+            r#"CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_advisory_xact_lock_shared(10);
+                 RETURN NULL;
+               END $$;
+               CREATE CONSTRAINT TRIGGER held AFTER {change} ON "QuotaDelivery" DEFERRABLE INITIALLY DEFERRED
+               FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION held();
+               SELECT pg_advisory_lock(10)"#
+        );
+        sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut connection).await.unwrap();
+        Self(connection)
+    }
+
+    /// How many sessions wait for a lock.
+    pub(crate) async fn waiting(&mut self) -> usize {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut self.0).await.unwrap();
+        usize::try_from(waiting).unwrap()
+    }
+
+    pub(crate) async fn open(mut self) {
+        query("SELECT pg_advisory_unlock(10)").execute(&mut self.0).await.unwrap();
     }
 }

@@ -20,7 +20,7 @@ use tower_quota::{
     Expect, Limit, PolicyChange,
 };
 
-use host::{Host, both, until};
+use host::{Gate, Host, both, until};
 use support::receiver::{Receiver, Reply};
 
 fn all() -> EndpointChange {
@@ -172,27 +172,33 @@ async fn workers_that_take_at_the_same_moment_do_not_share_a_recipient() {
     let receiver = Receiver::start().await;
     let (endpoint, _) = host.endpoint(&receiver, all()).await;
     receiver.take(Duration::from_millis(300));
-    // Nobody sees what another takes as long as this lock is held.
-    let mut gate = host.postgres_connection().await;
-    let hold = "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-                  PERFORM pg_advisory_xact_lock_shared(10); RETURN NULL; END $$; \
-                CREATE CONSTRAINT TRIGGER held AFTER UPDATE ON \"QuotaDelivery\" DEFERRABLE INITIALLY DEFERRED \
-                  FOR EACH ROW WHEN (NEW.claim <> '' AND OLD.claim = '') EXECUTE FUNCTION held(); \
-                SELECT pg_advisory_lock(10)";
-    sqlx::raw_sql(hold).execute(&mut gate).await.unwrap();
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    // Nobody sees what another takes as long as this is held.
+    let mut gate = Gate::hold(&host, "UPDATE", "NEW.claim <> '' AND OLD.claim = ''").await;
     for replica in 0..2 {
         host.quota(replica).admin(Actor::library()).test_endpoint(endpoint.id).await.unwrap();
-        let expected = i64::try_from(replica).unwrap() + 1;
-        until("the next one waits", async || {
-            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut gate).await.unwrap() == expected
-        })
-        .await;
+        until("the next one waits", async || gate.waiting().await == replica + 1).await;
     }
-    sqlx::raw_sql("SELECT pg_advisory_unlock(10)").execute(&mut gate).await.unwrap();
+    gate.open().await;
     until("both are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 2).await;
     assert_eq!((receiver.requests().len(), receiver.most_at_once()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_deleted_takes_along_what_is_told_at_the_same_moment() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(10)).await;
+    let mut gate = Gate::hold(&host, "INSERT", "true").await;
+    host.create(0, "acme", 9).await;
+    until("the notice is about to be committed", async || gate.waiting().await >= 1).await;
+    let admin = host.quota(0).admin(Actor::library());
+    let removed = tokio::spawn(async move { admin.remove_endpoint(endpoint.id).await });
+    until("the deletion waits for it", async || removed.is_finished() || gate.waiting().await >= 2).await;
+    gate.open().await;
+    removed.await.unwrap().unwrap();
+    until("it is told", async || host.reached("acme").await).await;
+    assert_eq!(host.quota(0).outbox_depth().await.unwrap(), (0, 0));
 }
 
 both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
