@@ -50,7 +50,7 @@ struct Seen {
     last_used: Instant,
     /// There is something to be told later.
     waits: bool,
-    /// All resource types are counted once, those that are not in use too.
+    /// All resource types are counted once, those that are not in use too, whatever the books say.
     all: bool,
     /// It could not be looked at, and is the next time.
     failed: bool,
@@ -132,22 +132,18 @@ impl Inner {
         for known in seen.values_mut() {
             (known.waits, known.failed) = (false, false);
             for resource in self.catalog.iter().map(|resource| resource.id()) {
-                let usage = match self.usage_by_the_books(known, resource) {
-                    None if known.all && failed.len() < FAILURES => {
-                        match self.usage_by_a_count(&known.tenant, resource).await {
-                            Ok(usage) => usage,
-                            Err(error) => {
-                                known.failed = true;
-                                failed.push(error);
-                                None
-                            }
-                        }
-                    }
-                    None => {
-                        known.failed |= known.all;
+                // What the books say may be the very thing that is wrong there.
+                let usage = match known.all {
+                    false => self.usage_by_the_books(known, resource),
+                    true if failed.len() >= FAILURES => {
+                        known.failed = true;
                         None
                     }
-                    usage => usage,
+                    true => self.usage_by_a_count(&known.tenant, resource).await.unwrap_or_else(|error| {
+                        known.failed = true;
+                        failed.push(error);
+                        None
+                    }),
                 };
                 let Some(usage) = usage else { continue };
                 let (thresholds, marks) = (&thresholds[resource.index()], &known.marks[resource.index()]);

@@ -16,8 +16,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tower_quota::{
-    Actor, DeliveryFilter, DeliveryStatus, EmailOptions, EndpointChange, EndpointStatus, EnforcementMode, EventKind,
-    Expect, Limit, PolicyChange,
+    Actor, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions, EndpointChange,
+    EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota, ResourceCatalog,
+    ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
 };
 
 use host::{Gate, Host, both, until};
@@ -200,6 +201,52 @@ async fn an_endpoint_that_is_deleted_takes_along_what_is_told_at_the_same_moment
     until("it is told", async || host.reached("acme").await).await;
     assert_eq!(host.quota(0).outbox_depth().await.unwrap(), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_type_may_have_thresholds_of_its_own() {
+    let spec = |name: &str, field: &str| ResourceSpec::new(name, field, Limit::of(1000));
+    let catalog =
+        ResourceCatalog::empty().resource(spec("segments", "maxSegments")).resource(spec("users", "maxUsers"));
+    let catalog = catalog.build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("quota.db").display());
+    let store = SqliteStore::connect(&url, &catalog).await.unwrap();
+    let builder = |named: &str| {
+        Quota::builder(catalog.clone())
+            .usage(ClosureUsage::new(|_, _, _| async { Ok::<_, std::io::Error>(599) }))
+            .webhooks(WebhookOptions::new().allow_networks(["127.0.0.0/8"]))
+            .thresholds_of(named, Thresholds::new(50, 60, 70).unwrap())
+    };
+    let error = builder("nothing").store(MemoryStore::new()).build().unwrap_err();
+    assert!(
+        error.is_config() && error.message().contains("thresholds") && error.message().contains("nothing"),
+        "{error}"
+    );
+    let quota = builder("users").store(store).build().unwrap();
+    let receiver = Receiver::start().await;
+    quota.admin(Actor::library()).add_endpoint(None, &receiver.url, all(), None).await.unwrap();
+    let demands: Vec<_> = quota.catalog().iter().map(|resource| Demand::one(resource.id())).collect();
+    let acme = quota.workspace("acme").unwrap();
+    let decision = quota.reserve(&acme, &demands).await.unwrap();
+    assert!(matches!(decision, Decision::Admitted(_)), "{decision:?}");
+    until("it is told", async || !receiver.bodies().is_empty()).await;
+    // Both were looked at by the same look.
+    let told = |body: &Value| (body["data"]["resource_type"].clone(), body["data"]["threshold"].clone());
+    assert_eq!(receiver.bodies().iter().map(told).collect::<Vec<_>>(), [(json!("users"), json!("warning"))]);
+}
+
+both!(rows_that_were_made_around_the_engine_are_told_of_where_nobody_is_at_work, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 5).await;
+    // The books that replicas share say 5 from here on.
+    let host = host.rolled().await;
+    host.insert("acme", 5).await;
+    let _host = host.rolled().await;
+    until("all are told", async || receiver.bodies().len() >= 3).await;
+    assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (10, 10, 100, name.to_owned())));
+});
 
 both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
     let receiver = Receiver::start().await;
