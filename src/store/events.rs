@@ -84,7 +84,8 @@ pub trait EventStore: Send + Sync {
     /// How many deliveries are pending, and dead.
     fn depth(&self) -> BoxFuture<'_, Result<(u64, u64), Error>>;
 
-    /// Deletes what ended longer ago than this, and its notices.
+    /// Deletes what ended longer ago than this, and its notices. What has been due for as long as what was
+    /// delivered is kept, and was not even tried, is given up.
     fn purge(&self, delivered: Duration, dead: Duration) -> BoxFuture<'_, Result<(), Error>>;
 
     /// The e-mail addresses of a workspace's admins.

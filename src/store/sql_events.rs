@@ -497,6 +497,13 @@ WHERE "id" = $1 AND "target" = $2 AND "status" <> '{pending}' RETURNING "id""#,
         Box::pin(async move {
             let mut change = self.events_change().await?;
             let now = DB::NOW;
+            let stuck = format!(
+                r#"UPDATE "QuotaDelivery" SET "status" = '{}', "nextAt" = {now}
+WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,
+                DeliveryStatus::Dead.as_str(),
+                DeliveryStatus::Pending.as_str()
+            );
+            change.rows(stuck, vec![millis(delivered)]).await?;
             for (status, age) in [(DeliveryStatus::Delivered, delivered), (DeliveryStatus::Dead, dead)] {
                 let delete = format!(
                     r#"DELETE FROM "QuotaDelivery" WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,

@@ -221,6 +221,22 @@ impl Host {
         .await;
     }
 
+    /// So many days go by for the deliveries.
+    pub(crate) async fn days_later(&self, days: u64) {
+        let time = days * 24 * 3600 * 1000;
+        self.run(format!(r#"UPDATE "QuotaDelivery" SET "nextAt" = "nextAt" - {time}"#)).await;
+        self.run(format!(r#"UPDATE "QuotaNotice" SET "at" = "at" - {time}"#)).await;
+    }
+
+    /// How many notices there are.
+    pub(crate) async fn notices(&self) -> i64 {
+        let count = r#"SELECT count(*) FROM "QuotaNotice""#;
+        match &self.place {
+            Place::Sqlite(pool, _) => sqlx::query_scalar(count).fetch_one(pool).await.unwrap(),
+            Place::Postgres(pool, _) => sqlx::query_scalar(count).fetch_one(pool).await.unwrap(),
+        }
+    }
+
     /// Whether any threshold of the workspace is marked as reached.
     pub(crate) async fn reached(&self, workspace: &str) -> bool {
         let marks = format!(r#"SELECT "marks" FROM "QuotaThreshold" WHERE "workspaceId" = '{workspace}'"#);
@@ -229,6 +245,11 @@ impl Host {
             Place::Postgres(pool, _) => sqlx::query_scalar::<_, String>(AssertSqlSafe(marks)).fetch_one(pool).await,
         };
         marks.unwrap().contains("true")
+    }
+
+    /// How many deliveries are pending, and dead.
+    pub(crate) async fn outbox(&self) -> (u64, u64) {
+        self.quotas[0].outbox_depth().await.unwrap()
     }
 
     pub(crate) async fn deliveries(&self, status: Option<DeliveryStatus>) -> Vec<Delivery> {

@@ -160,7 +160,7 @@ both!(one_recipient_is_told_of_one_thing_after_the_other_whoever_delivers, host,
         }
         hearing.join_all().await;
         until("all are sent", async || receiver.requests().len() >= round * EVENTS).await;
-        until("all is told", async || host.quota(0).outbox_depth().await.unwrap() == (0, 0)).await;
+        until("all is told", async || host.outbox().await == (0, 0)).await;
     }
     assert_eq!(receiver.most_at_once(), 1);
     let received: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id")).collect();
@@ -199,7 +199,7 @@ async fn an_endpoint_that_is_deleted_takes_along_what_is_told_at_the_same_moment
     gate.open().await;
     removed.await.unwrap().unwrap();
     until("it is told", async || host.reached("acme").await).await;
-    assert_eq!(host.quota(0).outbox_depth().await.unwrap(), (0, 0));
+    assert_eq!(host.outbox().await, (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,6 +246,30 @@ both!(rows_that_were_made_around_the_engine_are_told_of_where_nobody_is_at_work,
     let _host = host.rolled().await;
     until("all are told", async || receiver.bodies().len() >= 3).await;
     assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (10, 10, 100, name.to_owned())));
+});
+
+both!(what_is_old_is_given_up_and_then_deleted, host, {
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    let test = async |host: &Host| host.admin().test_endpoint(endpoint.id).await.unwrap();
+    test(&host).await;
+    until("it is delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 1).await;
+    host.admin().change_endpoint(endpoint.id, &all().active(false)).await.unwrap();
+    let stuck = test(&host).await;
+    // With the start of a worker, and every hour from then on.
+    host.days_later(29).await;
+    let host = host.restarted().await;
+    let recent = test(&host).await;
+    host.days_later(2).await;
+    let host = host.restarted().await;
+    until("the old one is given up", async || host.outbox().await == (1, 1)).await;
+    assert_eq!(host.deliveries(Some(DeliveryStatus::Dead)).await[0].notice, stuck);
+    assert_eq!(host.deliveries(Some(DeliveryStatus::Pending)).await[0].notice, recent);
+    assert_eq!((host.deliveries(Some(DeliveryStatus::Delivered)).await.len(), host.notices().await), (0, 2));
+    host.days_later(91).await;
+    let host = host.restarted().await;
+    until("that is gone as well", async || host.outbox().await == (0, 1) && host.notices().await == 1).await;
+    assert_eq!(host.deliveries(None).await[0].notice, recent);
 });
 
 both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
@@ -322,7 +346,7 @@ both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {
     .await;
     let dead = host.deliveries(Some(DeliveryStatus::Dead)).await;
     assert_eq!((dead.len(), receiver.requests().len()), (3, 1));
-    assert_eq!(host.quota(0).outbox_depth().await.unwrap().1, 3);
+    assert_eq!(host.outbox().await.1, 3);
     let admin = host.quota(0).admin(Actor::library());
     admin.change_endpoint(endpoint.id, &EndpointChange::default().active(true)).await.unwrap();
     for delivery in &dead {

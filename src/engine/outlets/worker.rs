@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(2);
 const BATCH: usize = 64;
 const RECIPIENTS: usize = 64;
 
-/// How long what has ended is kept.
+/// How long what has ended is kept, and what nobody can try to deliver: its endpoint is disabled, or always paused.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEAD_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
