@@ -7,6 +7,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 # What belongs to the caller's own service is no business of the tests.
 unset QUOTA_ENFORCEMENT_MODE QUOTA_ROUTES QUOTA_ADMIN_TOKEN QUOTA_MEMBER_TOKENS LISTEN_ADDR DATABASE_URL
+unset QUOTA_WEBHOOK_NETWORKS QUOTA_SMTP_URL QUOTA_SMTP_FROM
 unset "${!PG@}"
 export CARGO_TERM_COLOR=never
 

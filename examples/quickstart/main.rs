@@ -10,6 +10,18 @@
 //! | `QUOTA_ROUTES` | the file [`routes.toml`](routes.toml) beside this one; another of its kind may declare more types, or fewer |
 //! | `QUOTA_ADMIN_TOKEN` | `admin-token` |
 //! | `QUOTA_MEMBER_TOKENS` | `acme-token=acme,globex-token=globex` |
+//! | `QUOTA_WEBHOOK_NETWORKS` | nothing; networks that webhooks may go to beside the public internet, such as `127.0.0.0/8` |
+//! | `QUOTA_SMTP_URL` | nothing; where e-mails are sent through, such as `smtp://localhost:1025` |
+//! | `QUOTA_SMTP_FROM` | `Quotas <quotas@example.com>` |
+//!
+//! The last three need `--features webhooks,email`, and send what limits that come near give rise to. To try it, have something
+//! listen on port 9000, start this with `QUOTA_WEBHOOK_NETWORKS=127.0.0.0/8`, and make an endpoint; then fill a limit:
+//!
+//! ```sh
+//! curl http://127.0.0.1:3000/api/system/webhooks -H 'authorization: Bearer admin-token' -d '{"url": "http://127.0.0.1:9000/"}'
+//! ```
+//!
+//! For e-mail, `PUT /api/workspaces/acme/quota/contacts` with `{"emails": ["ada@example.com"]}` says who is written to.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -32,6 +44,7 @@ use crate::database::Database;
 
 mod database;
 mod host;
+mod warnings;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -82,7 +95,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             quota.store(store).usage(usage).ledger(ledger)
         }
     };
-    let quota = quota.build()?;
+    let quota = warnings::with_outlets(quota)?.build()?;
 
     let app = Router::new()
         .merge(host::routes(database))

@@ -163,7 +163,7 @@ mod webhooks {
         Path((endpoint, delivery)): Path<(String, String)>,
     ) -> Result<Response, Failure> {
         let (endpoint, delivery) = (id(&endpoint)?, id(&delivery)?);
-        api.quota().admin(caller.actor).replay(endpoint, delivery).await.map_err(failed)?;
+        api.quota().admin(caller.actor).replay(&endpoint.to_string(), delivery).await.map_err(failed)?;
         Ok((StatusCode::ACCEPTED, Json(json!({"replayed": delivery}))).into_response())
     }
 }

@@ -428,6 +428,7 @@ impl Admin {
             transaction.audit(&entry.reason(format!("plan {name}"))).await?;
             let done = transaction.commit().await;
             quota.outdate(|tenant| tenant.limits().is_some_and(|limits| limits.depends_on_plan(&name)));
+            quota.sweep_soon();
             done.map(|()| plan)
         })
         .await

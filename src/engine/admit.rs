@@ -366,6 +366,8 @@ impl Inner {
 
     /// Lets a request pass that could not be decided about, and keeps its units in the bound.
     pub(crate) fn admit_undecided(&self, workspace: &WorkspaceId, charges: &[ResolvedCharge]) -> Reservation {
+        // Its rows may be counted by nobody else.
+        self.look_again(workspace);
         let mut units = Units::None;
         for demand in charges.iter().map(ResolvedCharge::demand) {
             let own = self.force(workspace, demand);

@@ -48,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) thresholds: Option<Box<[Thresholds]>>,
     /// Workspaces have admins whose addresses somebody else knows.
     pub(crate) writes_to_admins: bool,
+    /// How often thresholds are looked at where workspaces are not in use.
+    pub(crate) sweep_every: Option<Duration>,
 }
 
 /// Builds a [`Quota`].
@@ -92,6 +94,7 @@ impl QuotaBuilder {
                 grace: None,
                 thresholds: None,
                 writes_to_admins: false,
+                sweep_every: Some(Duration::from_secs(3600)),
             },
         }
     }
@@ -203,6 +206,18 @@ impl QuotaBuilder {
         self
     }
 
+    /// How often thresholds are looked at in all workspaces, in use or not; every hour by default, and at the start, after
+    /// mode `off`, and when a plan was changed. `None` is never.
+    ///
+    /// It finds what no request and no recount tells of: rows that a process made just before it was killed, rows that were
+    /// made around the engine, limits of a parent. It takes a listing of the rows for each resource type, by
+    /// [`UsageSource::page`](crate::UsageSource::page), and a look-up of each workspace's limits. A source that can't list
+    /// workspaces does without.
+    pub fn threshold_sweeps(mut self, every: impl Into<Option<Duration>>) -> Self {
+        self.config.sweep_every = every.into();
+        self
+    }
+
     /// Delivers notices to endpoints: see [`Admin::add_endpoint`](crate::Admin::add_endpoint). Of several processes, one or more may.
     #[cfg(feature = "webhooks")]
     pub fn webhooks(mut self, options: crate::WebhookOptions) -> Self {
@@ -252,6 +267,7 @@ impl QuotaBuilder {
             ("refresh_after", self.config.refresh_after),
             ("max_wait", self.config.max_wait),
             ("io_timeout", self.config.io_timeout),
+            ("threshold_sweeps", self.config.sweep_every.unwrap_or(Duration::MAX)),
         ];
         if let Some((name, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(Error::config(format!("`{name}` can't be zero")));
@@ -307,6 +323,7 @@ impl QuotaBuilder {
             first_count: Instant::now() + self.first_count_after,
             breaches: AtomicU64::new(0),
             changed: Mutex::default(),
+            sweep: AtomicBool::new(false),
             #[cfg(feature = "webhooks")]
             webhooks: outlets.webhooks.clone(),
             told: Arc::new(Notify::new()),

@@ -1,8 +1,15 @@
 //! Who is told: endpoints, their deliveries, and contacts.
 
+#[cfg(any(feature = "webhooks", feature = "email"))]
+use uuid::Uuid;
+
 use super::{Admin, Quota};
 use crate::error::Error;
+#[cfg(any(feature = "webhooks", feature = "email"))]
+use crate::events::{DeliveryFilter, DeliveryPage};
 use crate::policy::{AuditAction, AuditEntry};
+#[cfg(any(feature = "webhooks", feature = "email"))]
+use crate::resource::shown;
 use crate::store::{EventStore, QuotaStore};
 #[cfg(feature = "email")]
 use crate::workspace::WorkspaceId;
@@ -14,9 +21,7 @@ mod webhooks {
     use uuid::Uuid;
 
     use super::*;
-    use crate::events::{
-        DeliveryFilter, DeliveryPage, Endpoint, EndpointStatus, EventKind, SigningSecret, WebhookSecret,
-    };
+    use crate::events::{Endpoint, EndpointStatus, EventKind, SigningSecret, WebhookSecret};
     use crate::store::now;
 
     /// What is changed of an endpoint.
@@ -110,16 +115,6 @@ mod webhooks {
             let events = self.events()?;
             self.0.within("read an endpoint", || events.endpoint(id)).await?.ok_or_else(|| no_endpoint(id))
         }
-
-        /// Deliveries, the newest first.
-        ///
-        /// # Errors
-        ///
-        /// [`Error::is_config`] where the store keeps no notices, [`Error::is_unavailable`].
-        pub async fn deliveries(&self, filter: &DeliveryFilter) -> Result<DeliveryPage, Error> {
-            let events = self.events()?;
-            self.0.within("read the deliveries", || events.deliveries(filter)).await
-        }
     }
 
     impl Admin {
@@ -139,7 +134,7 @@ mod webhooks {
             secret: Option<WebhookSecret>,
         ) -> Result<(Endpoint, WebhookSecret), Error> {
             let change = change.url(url);
-            self.check(&change)?;
+            self.check(&change).await?;
             let secret = match secret {
                 Some(secret) => secret,
                 None => WebhookSecret::generate()?,
@@ -173,7 +168,7 @@ mod webhooks {
         ///
         /// As [`add_endpoint`](Self::add_endpoint); [`Error::is_not_found`].
         pub async fn change_endpoint(&self, id: Uuid, change: &EndpointChange) -> Result<Endpoint, Error> {
-            self.check(change)?;
+            self.check(change).await?;
             let endpoint = self.put_right(id, &|endpoint| change.apply(endpoint)).await?;
             self.tell_of(&endpoint, AuditAction::EndpointChanged).await?;
             Ok(endpoint)
@@ -233,32 +228,18 @@ mod webhooks {
             });
             let (events, body, quota) = (self.quota.events()?, body.to_string(), &self.quota.0);
             let notice = quota.within("send a test", || events.add_event(event, &body, &endpoint)).await?;
+            let notice = notice.ok_or_else(|| no_endpoint(id))?;
             quota.told.notify_one();
             Ok(notice)
         }
 
-        /// Makes a delivery once more that has ended, with all its tries.
-        ///
-        /// # Errors
-        ///
-        /// [`Error::is_not_found`] where the endpoint has no such delivery, or it has not ended; [`Error::is_config`] where the
-        /// store keeps no notices; [`Error::is_unavailable`].
-        pub async fn replay(&self, endpoint: Uuid, delivery: Uuid) -> Result<(), Error> {
-            let (events, quota, target) = (self.quota.events()?, &self.quota.0, endpoint.to_string());
-            if !quota.within("replay a delivery", || events.replay(&target, delivery)).await? {
-                return Err(Error::not_found(format!("the endpoint has no delivery {delivery} that has ended")));
-            }
-            quota.told.notify_one();
-            Ok(())
-        }
-
-        fn check(&self, change: &EndpointChange) -> Result<(), Error> {
+        async fn check(&self, change: &EndpointChange) -> Result<(), Error> {
             let client = self.quota.0.webhooks.as_ref();
             let client = client.ok_or_else(|| {
                 Error::config("nothing delivers webhooks: call `webhooks` on the builder of the quota")
             })?;
             if let Some(url) = &change.url {
-                client.check_url(url)?;
+                client.check(url).await?;
             }
             if change.events.as_ref().is_some_and(Vec::is_empty) {
                 return Err(Error::invalid("an endpoint is told of one event at least; to stop it, disable it"));
@@ -311,6 +292,38 @@ impl Quota {
     pub async fn outbox_depth(&self) -> Result<(u64, u64), Error> {
         let events = self.events()?;
         self.0.within("read the outbox", || events.depth()).await
+    }
+}
+
+#[cfg(any(feature = "webhooks", feature = "email"))]
+impl Quota {
+    /// Deliveries, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] where the store keeps no notices, [`Error::is_unavailable`].
+    pub async fn deliveries(&self, filter: &DeliveryFilter) -> Result<DeliveryPage, Error> {
+        let events = self.events()?;
+        self.0.within("read the deliveries", || events.deliveries(filter)).await
+    }
+}
+
+#[cfg(any(feature = "webhooks", feature = "email"))]
+impl Admin {
+    /// Makes a delivery once more that has ended, with all its tries. Its `target` is an endpoint's id or an e-mail address,
+    /// as in [`Delivery::target`](crate::Delivery::target).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_not_found`] where the target has no such delivery, or it has not ended; [`Error::is_config`] where the
+    /// store keeps no notices; [`Error::is_unavailable`].
+    pub async fn replay(&self, target: &str, delivery: Uuid) -> Result<(), Error> {
+        let (events, quota) = (self.quota.events()?, &self.quota.0);
+        if !quota.within("replay a delivery", || events.replay(target, delivery)).await? {
+            return Err(Error::not_found(format!("{} has no delivery {delivery} that has ended", shown(target))));
+        }
+        quota.told.notify_one();
+        Ok(())
     }
 }
 

@@ -45,6 +45,8 @@ impl Inner {
 
     /// Grace counts where it didn't, or doesn't any more: a mode has changed.
     pub(crate) fn mode_changed(&self) {
+        // So may what usage is held against.
+        self.sweep_soon();
         self.outdate(|tenant| {
             let limits = tenant.limits();
             limits.as_ref().and_then(Limits::resolution).is_some_and(|resolution| resolution.in_grace)

@@ -42,6 +42,7 @@ mod shadow;
 #[cfg(test)]
 #[cfg(feature = "postgres")]
 mod simulation;
+mod sweep;
 mod tenant;
 mod watch;
 
@@ -115,6 +116,8 @@ pub(crate) struct Inner {
     breaches: AtomicU64,
     /// Workspaces that were counted or whose limits were changed, and whose thresholds weren't looked at since.
     changed: Mutex<HashSet<WorkspaceId>>,
+    /// All workspaces are to be looked at.
+    sweep: AtomicBool,
     /// Knows where webhooks may go.
     #[cfg(feature = "webhooks")]
     webhooks: Option<crate::events::WebhookClient>,

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Inner;
+use super::sweep::Sweeps;
 use super::tenant::Tenant;
 use crate::decision::Usage;
 use crate::error::Error;
@@ -30,6 +31,9 @@ const SHARED_GOOD_FOR: Duration = Duration::from_secs(2);
 /// How long after its last request a workspace is looked at: until all that it has made is in the books of all.
 const AFTERWARDS: Duration = Duration::from_secs(15);
 
+/// How many workspaces that were changed are looked at each time: each of them is counted, and those in use wait meanwhile.
+const CHANGED: usize = 100;
+
 /// After how many failures the rest is left for the next time: each may take as long as a call may, and one workspace that
 /// can't be counted is not to keep the others waiting.
 const FAILURES: usize = 8;
@@ -46,7 +50,7 @@ struct Seen {
     last_used: Instant,
     /// There is something to be told later.
     waits: bool,
-    /// All resource types are counted once, those that are not in use too.
+    /// All resource types are counted once, those that are not in use too, whatever the books say.
     all: bool,
     /// It could not be looked at, and is the next time.
     failed: bool,
@@ -73,9 +77,11 @@ pub(super) async fn watch(quota: Weak<Inner>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = HashMap::new();
     let mut failing = false;
+    let Some(mut sweeps) = quota.upgrade().map(|quota| Sweeps::of(&quota)) else { return };
     loop {
         ticks.tick().await;
         let Some(quota) = quota.upgrade() else { return };
+        sweeps.go_on(&quota);
         let (Some(thresholds), Some(events)) = (&quota.config.thresholds, quota.store.inner().events()) else { return };
         let looked = quota.look_at_thresholds(thresholds, events, &mut seen).await;
         // What wasn't seen now is seen the next time: once is enough to tell of it.
@@ -126,22 +132,18 @@ impl Inner {
         for known in seen.values_mut() {
             (known.waits, known.failed) = (false, false);
             for resource in self.catalog.iter().map(|resource| resource.id()) {
-                let usage = match self.usage_by_the_books(known, resource) {
-                    None if known.all && failed.len() < FAILURES => {
-                        match self.usage_by_a_count(&known.tenant, resource).await {
-                            Ok(usage) => usage,
-                            Err(error) => {
-                                known.failed = true;
-                                failed.push(error);
-                                None
-                            }
-                        }
-                    }
-                    None => {
-                        known.failed |= known.all;
+                // What the books say may be the very thing that is wrong there.
+                let usage = match known.all {
+                    false => self.usage_by_the_books(known, resource),
+                    true if failed.len() >= FAILURES => {
+                        known.failed = true;
                         None
                     }
-                    usage => usage,
+                    true => self.usage_by_a_count(&known.tenant, resource).await.unwrap_or_else(|error| {
+                        known.failed = true;
+                        failed.push(error);
+                        None
+                    }),
                 };
                 let Some(usage) = usage else { continue };
                 let (thresholds, marks) = (&thresholds[resource.index()], &known.marks[resource.index()]);
@@ -222,7 +224,8 @@ impl Inner {
     }
 
     fn take_changed(&self) -> HashSet<WorkspaceId> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.extract_if(|_| true).take(CHANGED).collect()
     }
 
     /// The limit that usage is held against, where it is enforced.

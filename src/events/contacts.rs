@@ -25,7 +25,8 @@ use crate::workspace::WorkspaceId;
 /// # }
 /// ```
 pub trait AdminContacts: Send + Sync {
-    /// The addresses, such as `ada@example.com`; none where nobody is to be written to. An error puts the notice off.
+    /// The addresses, such as `ada@example.com` or `Ada <ada@example.com>`; none where nobody is to be written to. An error
+    /// puts the notice off, and so do addresses none of which is one; with others, what is none is logged and left out.
     fn emails<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<String>, Error>>;
 }
 

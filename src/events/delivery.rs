@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -102,12 +103,14 @@ pub struct Endpoint {
     pub status: EndpointStatus,
     /// How many deliveries have failed since the last that didn't.
     pub failures: u32,
-    /// It has failed too often, and is sent nothing before this.
+    /// It has failed too often, or asked to be left alone, and is sent nothing before this.
     pub paused_until: Option<Timestamp>,
     /// When it was made (UTC).
     pub created_at: Timestamp,
     /// When it was last changed by somebody (UTC).
     pub updated_at: Timestamp,
+    // Whoever shows an endpoint doesn't show these.
+    #[serde(skip)]
     pub(crate) secrets: Vec<SigningSecret>,
 }
 
@@ -134,13 +137,34 @@ impl Endpoint {
         changes
     }
 
-    /// A delivery has failed. The pause doubles with each from the fifth on, from a minute to an hour.
-    pub(crate) fn failed(&mut self, now: Timestamp) {
+    /// A delivery has failed. The pause doubles with each from the fifth on, from a minute to an hour, and is as long as the
+    /// endpoint has `asked` for at least.
+    pub(crate) fn failed(&mut self, now: Timestamp, asked: Option<Duration>) {
         self.failures = self.failures.saturating_add(1);
-        if let Some(doublings) = self.failures.checked_sub(Self::PATIENCE) {
-            let minutes = 2_i64.saturating_pow(doublings).min(60);
-            self.paused_until = now.checked_add(jiff::SignedDuration::from_mins(minutes)).ok();
-        }
+        let doublings = self.failures.checked_sub(Self::PATIENCE);
+        let pause = doublings.map(|doublings| Duration::from_secs(60 * 2_u64.saturating_pow(doublings).min(60)));
+        let until = pause.max(asked).and_then(|pause| now.checked_add(pause).ok());
+        self.paused_until = self.paused_until.max(until);
+    }
+}
+
+/// An endpoint as it is kept: with its secrets.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct KeptEndpoint {
+    #[serde(flatten)]
+    endpoint: Endpoint,
+    secrets: Vec<SigningSecret>,
+}
+
+impl KeptEndpoint {
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+        Self { secrets: endpoint.secrets.clone(), endpoint: endpoint.clone() }
+    }
+}
+
+impl From<KeptEndpoint> for Endpoint {
+    fn from(kept: KeptEndpoint) -> Self {
+        Self { secrets: kept.secrets, ..kept.endpoint }
     }
 }
 
@@ -262,10 +286,12 @@ pub struct Claimed {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_endpoint_that_fails_is_paused_for_longer_and_longer() {
-        let now = Timestamp::from_second(1_700_000_000).unwrap();
-        let mut endpoint = Endpoint {
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_700_000_000).unwrap()
+    }
+
+    fn endpoint() -> Endpoint {
+        Endpoint {
             id: Uuid::nil(),
             workspace_id: None,
             url: "https://example.com".to_owned(),
@@ -274,25 +300,50 @@ mod tests {
             status: EndpointStatus::Active,
             failures: 0,
             paused_until: None,
-            created_at: now,
-            updated_at: now,
-            secrets: Vec::new(),
-        };
+            created_at: now(),
+            updated_at: now(),
+            secrets: vec![SigningSecret { secret: "whsec_abc".to_owned(), until: None }],
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_is_paused_for_longer_and_longer() {
+        let (now, mut endpoint) = (now(), endpoint());
         let mut minutes = Vec::new();
         for _ in 0..100 {
-            endpoint.failed(now);
+            endpoint.failed(now, None);
             minutes.push(endpoint.paused_until.map_or(0, |until| (until.as_second() - now.as_second()) / 60));
         }
         assert_eq!(minutes[..12], [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(minutes[99], 60);
         assert!(endpoint.succeeded() && !endpoint.succeeded());
-        endpoint.failed(now);
+        endpoint.failed(now, None);
         assert_eq!((endpoint.failures, endpoint.paused_until), (1, None));
     }
 
     #[test]
-    fn secrets_are_not_shown() {
-        let secret = SigningSecret { secret: "whsec_abc".to_owned(), until: None };
-        assert!(!format!("{secret:?}").contains("abc"));
+    fn an_endpoint_is_left_alone_for_as_long_as_it_asks() {
+        let (now, mut endpoint) = (now(), endpoint());
+        let until = |seconds| Some(now.checked_add(Duration::from_secs(seconds)).unwrap());
+        endpoint.failed(now, Some(Duration::from_secs(90)));
+        assert_eq!(endpoint.paused_until, until(90));
+        // What comes after it, without a wish of its own or with a lesser one, doesn't shorten that.
+        endpoint.failed(now, None);
+        endpoint.failed(now, Some(Duration::from_secs(1)));
+        assert_eq!(endpoint.paused_until, until(90));
+        endpoint.failed(now, None);
+        endpoint.failed(now, None);
+        assert_eq!((endpoint.failures, endpoint.paused_until), (5, until(90)));
+        endpoint.failed(now, Some(Duration::from_secs(1)));
+        assert_eq!(endpoint.paused_until, until(120));
+    }
+
+    #[test]
+    fn secrets_are_kept_and_not_shown() {
+        let endpoint = endpoint();
+        assert!(!format!("{endpoint:?}").contains("abc"));
+        assert!(!serde_json::to_string(&endpoint).unwrap().contains("abc"));
+        let kept = serde_json::to_string(&KeptEndpoint::of(&endpoint)).unwrap();
+        assert_eq!(Endpoint::from(serde_json::from_str::<KeptEndpoint>(&kept).unwrap()), endpoint);
     }
 }

@@ -102,6 +102,15 @@ pub(crate) fn check_address(email: &str) -> Result<(), Error> {
     })
 }
 
+/// Who is written to, such as `ada@example.com` or `Ada <ada@example.com>`.
+///
+/// # Errors
+///
+/// [Invalid](Error::is_invalid) where it is nobody.
+pub(crate) fn recipient(to: &str) -> Result<Mailbox, Error> {
+    to.parse().map_err(|error| Error::invalid(format!("{} is no e-mail address", shown(to))).with_source(error))
+}
+
 /// Sends e-mails. Each has a connection of its own: they are too rare to keep one open for.
 pub(crate) struct Mailer {
     host: String,
@@ -190,9 +199,7 @@ impl Mailer {
 
     /// `mail` as a message, and whom it is to.
     fn message(&self, to: &str, delivery: &str, mail: &Mail) -> Result<(Mailbox, Message), Error> {
-        let to = to
-            .parse::<Mailbox>()
-            .map_err(|error| Error::invalid(format!("{to:?} is no e-mail address")).with_source(error))?;
+        let to = recipient(to)?;
         if delivery.is_empty()
             || !delivery.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         {

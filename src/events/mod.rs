@@ -29,11 +29,11 @@ pub(crate) use delivery::SigningSecret;
 pub use delivery::{
     Attempt, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Endpoint, EndpointStatus, EventKind,
 };
-pub(crate) use delivery::{Claimed, EMAIL};
+pub(crate) use delivery::{Claimed, EMAIL, KeptEndpoint};
 #[cfg(feature = "email")]
 pub use email::EmailOptions;
 #[cfg(feature = "email")]
-pub(crate) use email::{Mailer, check_address};
+pub(crate) use email::{Mailer, check_address, recipient};
 #[cfg(feature = "email")]
 pub(crate) use mail::{Mail, NoticeMail};
 #[cfg(any(feature = "webhooks", feature = "email"))]

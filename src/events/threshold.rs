@@ -123,7 +123,8 @@ impl Thresholds {
     fn left(&self, threshold: Threshold, usage: Usage) -> bool {
         match usage.limit.rows() {
             None => true,
-            Some(0) => usage.current == 0,
+            // However far below it is to fall: there is nothing below this.
+            Some(_) if usage.current == 0 => true,
             Some(limit) => {
                 !self.reached(threshold, usage)
                     && !at_least(usage.current, limit, self.percent(threshold).saturating_sub(self.rearm_below))
@@ -298,6 +299,12 @@ mod tests {
         let steps = [of(90), of(89), of(90), of(85), of(90), of(84), of(90)];
         let expected = [vec![Warning], vec![], vec![], vec![], vec![], vec![], vec![Warning]];
         assert_eq!(told(&thresholds, &steps), expected);
+        // Further than there is.
+        let thresholds = Thresholds::default().rearm_below(200);
+        assert_eq!(
+            told(&thresholds, &[of(90), of(1), of(90), of(0), of(90)]),
+            [vec![Warning], vec![], vec![], vec![], vec![Warning]]
+        );
     }
 
     #[test]

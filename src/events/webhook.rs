@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::Service;
 use url::{Host, Url};
 
@@ -119,9 +119,10 @@ impl WebhookOptions {
 #[derive(Clone)]
 pub(crate) struct WebhookClient {
     client: Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
-    reachable: Arc<Reachable>,
+    resolver: Resolver,
     allow_http: bool,
     timeout: Duration,
+    connect_timeout: Duration,
 }
 
 impl WebhookClient {
@@ -145,8 +146,8 @@ impl WebhookClient {
     }
 
     fn with_lookup(options: &WebhookOptions, look_up: LookUp) -> Result<Self, Error> {
-        let reachable = Arc::new(Reachable::new(&options.allowed)?);
-        let mut http = HttpConnector::new_with_resolver(Resolver { reachable: Arc::clone(&reachable), look_up });
+        let resolver = Resolver { reachable: Arc::new(Reachable::new(&options.allowed)?), look_up };
+        let mut http = HttpConnector::new_with_resolver(resolver.clone());
         http.enforce_http(false);
         http.set_connect_timeout(Some(options.connect_timeout));
         http.set_nodelay(true);
@@ -158,7 +159,8 @@ impl WebhookClient {
             .pool_max_idle_per_host(Self::IDLE_CONNECTIONS)
             .pool_idle_timeout(Self::IDLE_TIMEOUT)
             .build(https);
-        Ok(Self { client, reachable, allow_http: options.allow_http, timeout: options.timeout })
+        let WebhookOptions { allow_http, timeout, connect_timeout, .. } = *options;
+        Ok(Self { client, resolver, allow_http, timeout, connect_timeout })
     }
 
     /// Whether webhooks may go to `url`, as far as can be told without looking its name up. What it is normalised to is
@@ -201,7 +203,7 @@ impl WebhookClient {
             }
         };
         // An address isn't looked up, so that the resolver doesn't get to see it.
-        if let Some(address) = address.filter(|&address| !self.reachable.allows(address)) {
+        if let Some(address) = address.filter(|&address| !self.resolver.reachable.allows(address)) {
             return Err(Error::invalid(forbidden(&address.to_string())));
         }
         // What a URL may have and an HTTP request may not.
@@ -209,6 +211,21 @@ impl WebhookClient {
             return Err(Error::invalid("the webhook URL has characters that must be percent-encoded"));
         }
         Ok(url)
+    }
+
+    /// Whether webhooks may go to `url` as things stand now. A name that can't be looked up may come to exist: all is checked
+    /// again with each attempt.
+    ///
+    /// # Errors
+    ///
+    /// [Invalid](Error::is_invalid), with what to write instead.
+    pub(crate) async fn check(&self, url: &str) -> Result<(), Error> {
+        let url = self.check_url(url)?;
+        let Some(name) = url.domain().and_then(|name| name.parse().ok()) else { return Ok(()) };
+        match timeout(self.connect_timeout, self.resolver.clone().call(name)).await {
+            Ok(Err(error)) if error.is::<Forbidden>() => Err(Error::invalid(error.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// How long an attempt may take.
@@ -225,7 +242,12 @@ impl WebhookClient {
         body: &str,
         secrets: &[WebhookSecret],
     ) -> Outcome {
-        let request = match self.request(url, id, timestamp.as_second(), body, secrets) {
+        // Somebody may allow it, or a name lead elsewhere again: that it is so now is no reason to give a notice up.
+        let url = match self.check_url(url) {
+            Ok(url) => url,
+            Err(error) => return Outcome::failed(error.message()),
+        };
+        let request = match request(&url, id, timestamp.as_second(), body, secrets) {
             Ok(request) => request,
             Err(error) => return Outcome::rejected(error.message()),
         };
@@ -237,32 +259,30 @@ impl WebhookClient {
         };
         answered(response, deadline).await
     }
+}
 
-    fn request(
-        &self,
-        url: &str,
-        id: &str,
-        timestamp: i64,
-        body: &str,
-        secrets: &[WebhookSecret],
-    ) -> Result<Request<Full<Bytes>>, Error> {
-        let url = self.check_url(url)?;
-        let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(id, timestamp, body)).collect();
-        Request::post(url.as_str())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(USER_AGENT, HeaderValue::from_static(concat!("tower-quota/", env!("CARGO_PKG_VERSION"))))
-            .header("webhook-id", id)
-            .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", signatures.join(" "))
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
-            .map_err(|error| Error::invalid("the webhook can't be written as a request").with_source(error))
-    }
+fn request(
+    url: &Url,
+    id: &str,
+    timestamp: i64,
+    body: &str,
+    secrets: &[WebhookSecret],
+) -> Result<Request<Full<Bytes>>, Error> {
+    let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(id, timestamp, body)).collect();
+    Request::post(url.as_str())
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .header(USER_AGENT, HeaderValue::from_static(concat!("tower-quota/", env!("CARGO_PKG_VERSION"))))
+        .header("webhook-id", id)
+        .header("webhook-timestamp", timestamp)
+        .header("webhook-signature", signatures.join(" "))
+        .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
+        .map_err(|error| Error::invalid("the webhook can't be written as a request").with_source(error))
 }
 
 impl fmt::Debug for WebhookClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("WebhookClient");
-        debug.field("reachable", &self.reachable).field("timeout", &self.timeout);
+        debug.field("reachable", &self.resolver.reachable).field("timeout", &self.timeout);
         debug.finish_non_exhaustive()
     }
 }
@@ -297,7 +317,7 @@ fn unanswered(error: &hyper_util::client::legacy::Error) -> Outcome {
     if let Some(forbidden) =
         std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref::<Forbidden>())
     {
-        return Outcome::rejected(&forbidden.to_string());
+        return Outcome::failed(&forbidden.to_string());
     }
     // The client only says in which step it failed.
     Outcome::failed(&causes(error.source().unwrap_or(error)))

@@ -55,13 +55,13 @@ pub trait EventStore: Send + Sync {
     /// Deletes an endpoint and its deliveries; whether it was there.
     fn remove_endpoint(&self, id: Uuid) -> BoxFuture<'_, Result<bool, Error>>;
 
-    /// Adds an event that is for one endpoint only.
+    /// Adds an event that is for one endpoint only; `None` where there is none any more.
     fn add_event<'a>(
         &'a self,
         event: &'a str,
         body: &'a str,
         endpoint: &'a Endpoint,
-    ) -> BoxFuture<'a, Result<Uuid, Error>>;
+    ) -> BoxFuture<'a, Result<Option<Uuid>, Error>>;
 
     /// Takes deliveries that are due: nobody else gets them for the time of `lease`.
     fn claim(&self, what: Channels, lease: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Claimed>, Error>>;
@@ -84,7 +84,8 @@ pub trait EventStore: Send + Sync {
     /// How many deliveries are pending, and dead.
     fn depth(&self) -> BoxFuture<'_, Result<(u64, u64), Error>>;
 
-    /// Deletes what ended longer ago than this, and its notices.
+    /// Deletes what ended longer ago than this, and its notices. What has been due for as long as what was
+    /// delivered is kept, and was not even tried, is given up.
     fn purge(&self, delivered: Duration, dead: Duration) -> BoxFuture<'_, Result<(), Error>>;
 
     /// The e-mail addresses of a workspace's admins.
@@ -132,8 +133,8 @@ pub(crate) enum Standing {
     Same,
     /// It works.
     Works,
-    /// It doesn't.
-    Fails,
+    /// It doesn't, and may have asked to be left alone for a time.
+    Fails { pause: Option<Duration> },
     /// It is not to be asked again.
     Gone,
 }

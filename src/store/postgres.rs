@@ -107,6 +107,9 @@ impl Records for Postgres {
     const LOCKED: &'static str = " FOR UPDATE";
     // The number is this crate's own: `tqtree`.
     const LOCK_PARENTS: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(128060827788645)");
+    const SHARED: &'static str = " FOR KEY SHARE";
+    // So is this one: `tqmail`.
+    const LOCK_CLAIMS: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(128030515226988)");
     const UNCLAIMED: &'static str = " FOR UPDATE OF d SKIP LOCKED";
     const NOW: &'static str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     const BOOKS: Option<&'static str> = Some(

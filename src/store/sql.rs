@@ -64,6 +64,10 @@ pub trait Records: Dialect {
     const LOCKED: &'static str;
     const LOCK_PARENTS: Option<&'static str>;
 
+    /// What keeps rows that were read from being deleted until the transaction ends, and others from taking deliveries.
+    const SHARED: &'static str;
+    const LOCK_CLAIMS: Option<&'static str>;
+
     /// What leaves out the rows (of `d`) that another transaction has locked.
     const UNCLAIMED: &'static str;
 

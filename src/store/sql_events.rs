@@ -13,8 +13,8 @@ use super::sql_texts::{Query, document, json, refused, text};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::events::{
-    Claimed, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, EMAIL, Endpoint, EndpointStatus, Marks, Notice,
-    Threshold,
+    Claimed, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, EMAIL, Endpoint, EndpointStatus, KeptEndpoint,
+    Marks, Notice, Threshold,
 };
 use crate::sql::{Statement, Value};
 use crate::workspace::WorkspaceId;
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 500;
 /// What a delivery is read from, its endpoint last: see `delivery`.
 const DELIVERIES: &str = r#"SELECT d."id", d."noticeId", d."target", d."status", d."attempts", d."nextAt", d."log", n."body",
 coalesce(e."document", '')
-FROM "QuotaDelivery" d JOIN "QuotaNotice" n ON n."id" = d."noticeId" LEFT JOIN "QuotaEndpoint" e ON e."id" = d."target""#;
+FROM "QuotaDelivery" d JOIN "QuotaNotice" n ON n."id" = d."noticeId" LEFT JOIN "QuotaEndpoint" e ON e."id" = d."target" AND d."channel" = 'webhook'"#;
 const ENDPOINT: usize = 8;
 
 fn millis(time: Duration) -> Value<'static> {
@@ -58,6 +58,15 @@ fn delivery<DB: Records>(row: &DB::Row) -> Result<Delivery, Error> {
         log: document(&text::<DB>(row, 6)?)?,
         body: text::<DB>(row, 7)?,
     })
+}
+
+fn endpoint_of(kept: &str) -> Result<Endpoint, Error> {
+    Ok(document::<KeptEndpoint>(kept)?.into())
+}
+
+/// The endpoint that a row has as its first column.
+fn endpoint_in<DB: Records>(row: &DB::Row) -> Result<Endpoint, Error> {
+    endpoint_of(&text::<DB>(row, 0)?)
 }
 
 /// A transaction on these tables.
@@ -114,7 +123,7 @@ VALUES ($1, $2, $3, $4, '{}', 0, {})"#,
     async fn endpoint(&mut self, id: &str) -> Result<Option<Endpoint>, Error> {
         let select = format!(r#"SELECT "document" FROM "QuotaEndpoint" WHERE "id" = $1{}"#, DB::LOCKED);
         let rows = self.rows(select, vec![Value::Text(id)]).await?;
-        rows.first().map(|row| document(&text::<DB>(row, 0)?)).transpose()
+        rows.first().map(endpoint_in::<DB>).transpose()
     }
 
     async fn save_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
@@ -127,7 +136,7 @@ ON CONFLICT ("id") DO UPDATE SET "workspaceId" = excluded."workspaceId", "active
             Value::Text(endpoint.workspace_id.as_deref().unwrap_or_default()),
             flag(endpoint.status == EndpointStatus::Active),
             Value::Number(endpoint.paused_until.map_or(0, Timestamp::as_millisecond)),
-            Value::Owned(json(endpoint)?),
+            Value::Owned(json(&KeptEndpoint::of(endpoint))?),
         ];
         self.rows(save.to_owned(), values).await.map(drop)
     }
@@ -171,34 +180,45 @@ impl<DB: Records> SqlStore<DB> {
     async fn take(&self, what: Channels, lease: Duration, limit: usize) -> Result<Vec<Claimed>, Error> {
         let claim = Uuid::now_v7();
         let now = DB::NOW;
-        let take = format!(
-            r#"UPDATE "QuotaDelivery" SET "claim" = $1, "claimedUntil" = {now} + CAST($2 AS BIGINT), "attempts" = "attempts" + 1
-WHERE "id" IN (
-  SELECT d."id" FROM "QuotaDelivery" d
+        let due = format!(
+            r#"FROM "QuotaDelivery" d
   WHERE d."status" = '{pending}' AND d."nextAt" <= {now} AND d."claimedUntil" <= {now} AND (
-    d."channel" = '{EMAIL}' AND CAST($3 AS BIGINT) = 1 OR d."channel" = '{WEBHOOK}' AND CAST($4 AS BIGINT) = 1 AND EXISTS (
+    d."channel" = '{EMAIL}' AND CAST($1 AS BIGINT) = 1 OR d."channel" = '{WEBHOOK}' AND CAST($2 AS BIGINT) = 1 AND EXISTS (
       SELECT 1 FROM "QuotaEndpoint" e WHERE e."id" = d."target" AND e."active" = 1 AND e."pausedUntil" <= {now}))
-    AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" o WHERE o."target" = d."target" AND o."claimedUntil" > {now})
-  ORDER BY d."nextAt", d."id" LIMIT CAST($5 AS BIGINT){})
-RETURNING "id""#,
-            DB::UNCLAIMED,
+    AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" o WHERE o."target" = d."target" AND o."claimedUntil" > {now})"#,
             pending = DeliveryStatus::Pending.as_str(),
         );
-        let values = vec![
+        let channels = || vec![flag(what.email), flag(what.webhooks)];
+        // Most of the time nothing is due: then nobody waits for a lock, nor for whoever holds one.
+        if self.events_read(format!("SELECT 1 {due} LIMIT 1"), channels()).await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut change = self.events_change().await?;
+        // Else two workers, neither of which sees what the other takes, could have the same recipient at the same time.
+        if let Some(lock) = DB::LOCK_CLAIMS {
+            change.rows(lock.to_owned(), Vec::new()).await?;
+        }
+        let take = format!(
+            r#"UPDATE "QuotaDelivery" SET "claim" = $3, "claimedUntil" = {now} + CAST($4 AS BIGINT), "attempts" = "attempts" + 1
+WHERE "id" IN (SELECT d."id" {due} ORDER BY d."nextAt", d."id" LIMIT CAST($5 AS BIGINT){})
+RETURNING "id""#,
+            DB::UNCLAIMED,
+        );
+        let mut values = channels();
+        values.extend([
             Value::Owned(claim.to_string()),
             millis(lease),
-            flag(what.email),
-            flag(what.webhooks),
             Value::Number(i64::try_from(limit).unwrap_or(i64::MAX)),
-        ];
-        if self.run(Statement::once(take, values), refused::<DB>).await?.is_empty() {
+        ]);
+        if change.rows(take, values).await?.is_empty() {
             return Ok(Vec::new());
         }
         let taken = format!(r#"{DELIVERIES} WHERE d."claim" = $1 ORDER BY d."id""#);
-        let rows = self.events_read(taken, vec![Value::Owned(claim.to_string())]).await?;
+        let rows = change.rows(taken, vec![Value::Owned(claim.to_string())]).await?;
+        change.commit().await?;
         let claimed = |row: &DB::Row| {
             let endpoint = text::<DB>(row, ENDPOINT)?;
-            let endpoint = if endpoint.is_empty() { None } else { Some(document(&endpoint)?) };
+            let endpoint = if endpoint.is_empty() { None } else { Some(endpoint_of(&endpoint)?) };
             Ok(Claimed { delivery: delivery::<DB>(row)?, endpoint, claim })
         };
         rows.iter().map(claimed).collect()
@@ -206,10 +226,10 @@ RETURNING "id""#,
 
     async fn end(&self, claimed: &Claimed, settled: Settled) -> Result<bool, Error> {
         let mut change = self.events_change().await?;
+        let now = DB::NOW;
         let update = format!(
-            r#"UPDATE "QuotaDelivery" SET "status" = $3, "nextAt" = {} + CAST($4 AS BIGINT), "log" = $5, "claim" = '',
-"claimedUntil" = 0 WHERE "id" = $1 AND "claim" = $2 RETURNING "id""#,
-            DB::NOW
+            r#"UPDATE "QuotaDelivery" SET "status" = $3, "nextAt" = {now} + CAST($4 AS BIGINT), "log" = $5, "claim" = '',
+"claimedUntil" = 0 WHERE "id" = $1 AND "claim" = $2 RETURNING {now}"#
         );
         let values = vec![
             Value::Owned(claimed.delivery.id.to_string()),
@@ -218,9 +238,9 @@ RETURNING "id""#,
             millis(settled.again_in),
             Value::Owned(json(&settled.log(&claimed.delivery))?),
         ];
-        if change.rows(update, values).await?.is_empty() {
-            return Ok(false);
-        }
+        let rows = change.rows(update, values).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        let at = Timestamp::from_millisecond(number::<DB>(row, 0)?).unwrap_or_else(|_| Timestamp::now());
         let target = &claimed.delivery.target;
         let kept = match settled.endpoint {
             Standing::Same => None,
@@ -230,14 +250,14 @@ RETURNING "id""#,
             let changed = match settled.endpoint {
                 Standing::Works => endpoint.succeeded(),
                 Standing::Same => false,
-                Standing::Fails => {
-                    endpoint.failed(Timestamp::now());
+                Standing::Fails { pause } => {
+                    endpoint.failed(at, pause);
                     true
                 }
                 Standing::Gone => {
                     endpoint.status = EndpointStatus::Disabled;
                     let dead = format!(
-                        r#"UPDATE "QuotaDelivery" SET "status" = '{}' WHERE "target" = $1 AND "status" = '{}'"#,
+                        r#"UPDATE "QuotaDelivery" SET "status" = '{}', "nextAt" = {now} WHERE "target" = $1 AND "status" = '{}'"#,
                         DeliveryStatus::Dead.as_str(),
                         DeliveryStatus::Pending.as_str()
                     );
@@ -308,11 +328,14 @@ ON CONFLICT ("workspaceId", "resourceType") DO NOTHING"#;
             values.push(Value::Owned(json(&marks)?));
             change.rows(update.to_owned(), values).await?;
             if !notices.is_empty() {
-                let endpoints = r#"SELECT "document" FROM "QuotaEndpoint"
-WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "id""#;
-                let rows = change.rows(endpoints.to_owned(), vec![Value::Text(workspace.as_str())]).await?;
-                let endpoints =
-                    rows.iter().map(|row| document(&text::<DB>(row, 0)?)).collect::<Result<Vec<Endpoint>, _>>()?;
+                // One that is deleted meanwhile waits, and takes along what is added here: nobody would ever deliver it.
+                let endpoints = format!(
+                    r#"SELECT "document" FROM "QuotaEndpoint"
+WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "id"{}"#,
+                    DB::SHARED
+                );
+                let rows = change.rows(endpoints, vec![Value::Text(workspace.as_str())]).await?;
+                let endpoints = rows.iter().map(endpoint_in::<DB>).collect::<Result<Vec<_>, _>>()?;
                 let contacts = r#"SELECT 1 FROM "QuotaContact" WHERE "workspaceId" = $1 LIMIT 1"#;
                 let contacts = change.rows(contacts.to_owned(), vec![Value::Text(workspace.as_str())]).await?;
                 let email = email || !contacts.is_empty();
@@ -330,7 +353,7 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
             let rows = self
                 .events_read(r#"SELECT "document" FROM "QuotaEndpoint" ORDER BY "id""#.to_owned(), Vec::new())
                 .await?;
-            rows.iter().map(|row| document(&text::<DB>(row, 0)?)).collect()
+            rows.iter().map(endpoint_in::<DB>).collect()
         })
     }
 
@@ -338,7 +361,7 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
         Box::pin(async move {
             let select = r#"SELECT "document" FROM "QuotaEndpoint" WHERE "id" = $1"#;
             let rows = self.events_read(select.to_owned(), vec![Value::Owned(id.to_string())]).await?;
-            rows.first().map(|row| document(&text::<DB>(row, 0)?)).transpose()
+            rows.first().map(endpoint_in::<DB>).transpose()
         })
     }
 
@@ -382,15 +405,18 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
         event: &'a str,
         body: &'a str,
         endpoint: &'a Endpoint,
-    ) -> BoxFuture<'a, Result<Uuid, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Uuid>, Error>> {
         Box::pin(async move {
             let mut change = self.events_change().await?;
+            if change.endpoint(&endpoint.id.to_string()).await?.is_none() {
+                return Ok(None);
+            }
             let notice = Uuid::now_v7();
             let workspace = endpoint.workspace_id.as_deref().unwrap_or_default();
             change.add_notice(notice, workspace, "", event, body).await?;
             change.add_delivery(notice, WEBHOOK, &endpoint.id.to_string()).await?;
             change.commit().await?;
-            Ok(notice)
+            Ok(Some(notice))
         })
     }
 
@@ -471,6 +497,13 @@ WHERE "id" = $1 AND "target" = $2 AND "status" <> '{pending}' RETURNING "id""#,
         Box::pin(async move {
             let mut change = self.events_change().await?;
             let now = DB::NOW;
+            let stuck = format!(
+                r#"UPDATE "QuotaDelivery" SET "status" = '{}', "nextAt" = {now}
+WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,
+                DeliveryStatus::Dead.as_str(),
+                DeliveryStatus::Pending.as_str()
+            );
+            change.rows(stuck, vec![millis(delivered)]).await?;
             for (status, age) in [(DeliveryStatus::Delivered, delivered), (DeliveryStatus::Dead, dead)] {
                 let delete = format!(
                     r#"DELETE FROM "QuotaDelivery" WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,

@@ -121,8 +121,14 @@ impl<DB: Records> StoreTransaction for SqlTransaction<DB> {
     }
 
     fn remove<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<(), Error>> {
-        let remove = r#"DELETE FROM "WorkspaceQuota" WHERE "workspaceId" = $1"#;
-        Box::pin(self.run(remove, vec![Value::Text(workspace.as_str())]))
+        Box::pin(async move {
+            // Whoever is called so next has nothing to do with the admins of this one.
+            for table in ["WorkspaceQuota", "QuotaContact"] {
+                let remove = format!(r#"DELETE FROM "{table}" WHERE "workspaceId" = $1"#);
+                self.run(remove, vec![Value::Text(workspace.as_str())]).await?;
+            }
+            Ok(())
+        })
     }
 
     fn plan<'a>(&'a mut self, name: &'a str) -> BoxFuture<'a, Result<Option<Plan>, Error>> {

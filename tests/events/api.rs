@@ -5,10 +5,12 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use tower_quota::{Principal, QuotaApi, StaticTokens};
+use tower_quota::{
+    Actor, ClosureUsage, EndpointChange, Principal, Quota, QuotaApi, SqliteStore, StaticTokens, WebhookOptions,
+};
 
-use crate::host::{Host, both, until};
-use crate::receiver::Receiver;
+use crate::host::{Host, both, catalog, until};
+use crate::support::receiver::Receiver;
 
 struct Api(Router);
 
@@ -129,3 +131,24 @@ both!(what_makes_no_sense_is_refused_and_changes_nothing, host, {
     assert_eq!(api.send("ada", "PUT", contacts, set.clone()).await, (200, set.clone()));
     assert_eq!(api.send("ada", "GET", contacts, Value::Null).await, (200, set));
 });
+
+#[tokio::test]
+async fn names_that_lead_to_this_machine_only_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("quota.db").display());
+    let quota = Quota::builder(catalog())
+        .store(SqliteStore::connect(&url, &catalog()).await.unwrap())
+        .usage(ClosureUsage::new(|_, _, _| async { Ok::<_, std::io::Error>(0) }))
+        .webhooks(WebhookOptions::new())
+        .build()
+        .unwrap();
+    let admin = quota.admin(Actor::library());
+    let none = EndpointChange::default;
+    let error = admin.add_endpoint(None, "http://localhost:9000/", none(), None).await.unwrap_err();
+    assert!(error.is_invalid() && error.message().contains("localhost: it is not on the public internet"), "{error}");
+    // It may come to exist.
+    let (endpoint, _) = admin.add_endpoint(None, "https://hooks.invalid/", none(), None).await.unwrap();
+    let error = admin.change_endpoint(endpoint.id, &none().url("http://localhost:9000/")).await.unwrap_err();
+    assert!(error.is_invalid(), "{error}");
+    assert_eq!(quota.endpoint(endpoint.id).await.unwrap(), endpoint);
+}

@@ -3,21 +3,23 @@
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, SqlitePool, query};
 use tempfile::TempDir;
 use tower_quota::{
-    Actor, Decision, Delivery, DeliveryFilter, DeliveryRetries, DeliveryStatus, Demand, EmailOptions, Endpoint,
-    EndpointChange, Limit, LimitSet, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaBuilder,
-    ResourceCatalog, ResourceSpec, SqliteStore, SqliteUsage, Thresholds, WebhookOptions, WebhookSecret, WorkspaceId,
+    Actor, Admin, Decision, Delivery, DeliveryFilter, DeliveryRetries, DeliveryStatus, Demand, EmailOptions, Endpoint,
+    EndpointChange, EnforcementMode, Error, Limit, LimitSet, PostgresLedger, PostgresStore, PostgresUsage, Quota,
+    QuotaBuilder, ResourceCatalog, ResourceSpec, SqliteStore, SqliteUsage, Thresholds, WebhookOptions, WebhookSecret,
+    WorkspaceId,
 };
 
-use crate::receiver::Receiver;
 use crate::support::postgres::shared;
+use crate::support::receiver::Receiver;
 
 pub(crate) struct Host {
     quotas: Vec<Quota>,
     place: Place,
     email: Option<EmailOptions>,
+    contacts: Option<&'static [&'static str]>,
 }
 
 enum Place {
@@ -55,7 +57,7 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
     }
 }
 
-fn catalog() -> ResourceCatalog {
+pub(crate) fn catalog() -> ResourceCatalog {
     let segments = ResourceSpec::new("segments", "maxSegments", Limit::of(1000)).label("Segment").table("Segment");
     ResourceCatalog::empty().resource(segments).build().unwrap()
 }
@@ -69,13 +71,13 @@ impl Host {
         let options = SqliteConnectOptions::new().filename(directory.path().join("host.db")).create_if_missing(true);
         let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_secs(20));
         let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
-        Self { quotas: Vec::new(), place: Place::Sqlite(pool, directory), email: None }.made().await
+        Self { quotas: Vec::new(), place: Place::Sqlite(pool, directory), email: None, contacts: None }.made().await
     }
 
     pub(crate) async fn postgres() -> Self {
         let url = shared().database();
         let pool = PgPool::connect(&url).await.unwrap();
-        Self { quotas: Vec::new(), place: Place::Postgres(pool, url), email: None }.made().await
+        Self { quotas: Vec::new(), place: Place::Postgres(pool, url), email: None, contacts: None }.made().await
     }
 
     async fn made(self) -> Self {
@@ -84,9 +86,14 @@ impl Host {
     }
 
     /// The same processes, begun anew on what they have left. What they were at is not ended in any order.
-    pub(crate) async fn restarted(mut self) -> Self {
+    pub(crate) async fn restarted(self) -> Self {
+        self.restarted_in(EnforcementMode::Enforce).await
+    }
+
+    /// The same, in another mode.
+    pub(crate) async fn restarted_in(mut self, mode: EnforcementMode) -> Self {
         self.quotas.clear();
-        let email = self.email.clone();
+        let (email, contacts) = (self.email.clone(), self.contacts);
         let built = |builder: QuotaBuilder| {
             let webhooks = WebhookOptions::new().allow_networks(["127.0.0.0/8"]).timeout(Duration::from_secs(1));
             let retries =
@@ -94,9 +101,16 @@ impl Host {
             let builder = builder
                 .webhooks(webhooks)
                 .delivery_retries(retries.tries(Self::TRIES))
+                .mode(mode)
                 .thresholds(Thresholds::default().min_interval(Duration::ZERO));
             let builder = match email.clone() {
                 Some(email) => builder.email(email),
+                None => builder,
+            };
+            let builder = match contacts {
+                Some(emails) => builder.contacts(move |_| async move {
+                    Ok::<_, Error>(emails.iter().map(|&email| email.to_owned()).collect())
+                }),
                 None => builder,
             };
             builder.build().unwrap()
@@ -137,12 +151,30 @@ impl Host {
         self.restarted().await
     }
 
+    pub(crate) async fn with_contacts(mut self, contacts: &'static [&'static str]) -> Self {
+        self.contacts = Some(contacts);
+        self.restarted().await
+    }
+
     pub(crate) fn replicas(&self) -> usize {
         self.quotas.len()
     }
 
     pub(crate) fn quota(&self, replica: usize) -> &Quota {
         &self.quotas[replica]
+    }
+
+    pub(crate) fn admin(&self) -> Admin {
+        self.quotas[0].admin(Actor::library())
+    }
+
+    pub(crate) fn mode(&self, mode: EnforcementMode) {
+        self.quotas.iter().for_each(|quota| quota.set_mode(mode));
+    }
+
+    /// Limits of a plan, or changes of a workspace's.
+    pub(crate) fn limits(&self, limit: Limit) -> LimitSet {
+        [(self.quotas[0].catalog().by_name("segments").unwrap().id(), limit)].into_iter().collect()
     }
 
     pub(crate) fn workspace(&self, name: &str) -> WorkspaceId {
@@ -154,8 +186,7 @@ impl Host {
     }
 
     pub(crate) async fn limit(&self, workspace: &str, limit: Limit) {
-        let segments = self.quotas[0].catalog().by_name("segments").unwrap().id();
-        let changes: LimitSet = [(segments, limit)].into_iter().collect();
+        let changes = self.limits(limit);
         let expect = tower_quota::Expect::Anything;
         self.quotas[0].update_limits(&self.workspace(workspace), &changes, &expect).await.unwrap();
     }
@@ -190,6 +221,22 @@ impl Host {
         .await;
     }
 
+    /// So many days go by for the deliveries.
+    pub(crate) async fn days_later(&self, days: u64) {
+        let time = days * 24 * 3600 * 1000;
+        self.run(format!(r#"UPDATE "QuotaDelivery" SET "nextAt" = "nextAt" - {time}"#)).await;
+        self.run(format!(r#"UPDATE "QuotaNotice" SET "at" = "at" - {time}"#)).await;
+    }
+
+    /// How many notices there are.
+    pub(crate) async fn notices(&self) -> i64 {
+        let count = r#"SELECT count(*) FROM "QuotaNotice""#;
+        match &self.place {
+            Place::Sqlite(pool, _) => sqlx::query_scalar(count).fetch_one(pool).await.unwrap(),
+            Place::Postgres(pool, _) => sqlx::query_scalar(count).fetch_one(pool).await.unwrap(),
+        }
+    }
+
     /// Whether any threshold of the workspace is marked as reached.
     pub(crate) async fn reached(&self, workspace: &str) -> bool {
         let marks = format!(r#"SELECT "marks" FROM "QuotaThreshold" WHERE "workspaceId" = '{workspace}'"#);
@@ -198,6 +245,11 @@ impl Host {
             Place::Postgres(pool, _) => sqlx::query_scalar::<_, String>(AssertSqlSafe(marks)).fetch_one(pool).await,
         };
         marks.unwrap().contains("true")
+    }
+
+    /// How many deliveries are pending, and dead.
+    pub(crate) async fn outbox(&self) -> (u64, u64) {
+        self.quotas[0].outbox_depth().await.unwrap()
     }
 
     pub(crate) async fn deliveries(&self, status: Option<DeliveryStatus>) -> Vec<Delivery> {
@@ -212,5 +264,38 @@ impl Host {
             Place::Postgres(pool, _) => query(AssertSqlSafe(sql)).execute(pool).await.map(drop),
         }
         .unwrap();
+    }
+}
+
+/// Makes the `COMMIT`s wait of all who change deliveries, as long as it is held.
+pub(crate) struct Gate(PgConnection);
+
+impl Gate {
+    pub(crate) async fn hold(host: &Host, change: &str, when: &str) -> Self {
+        let Place::Postgres(_, url) = &host.place else { panic!("this is SQLite") };
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        let hold = format!(
+            r#"CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_advisory_xact_lock_shared(10);
+                 RETURN NULL;
+               END $$;
+               CREATE CONSTRAINT TRIGGER held AFTER {change} ON "QuotaDelivery" DEFERRABLE INITIALLY DEFERRED
+               FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION held();
+               SELECT pg_advisory_lock(10)"#
+        );
+        sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut connection).await.unwrap();
+        Self(connection)
+    }
+
+    /// How many sessions wait for a lock.
+    pub(crate) async fn waiting(&mut self) -> usize {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut self.0).await.unwrap();
+        usize::try_from(waiting).unwrap()
+    }
+
+    pub(crate) async fn open(mut self) {
+        query("SELECT pg_advisory_unlock(10)").execute(&mut self.0).await.unwrap();
     }
 }

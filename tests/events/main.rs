@@ -8,15 +8,21 @@ mod support;
 
 mod api;
 mod host;
-mod receiver;
+mod mails;
+mod outages;
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tower_quota::{
-    Actor, DeliveryFilter, DeliveryStatus, EmailOptions, EndpointChange, EndpointStatus, EventKind, Limit,
+    Actor, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions, EndpointChange,
+    EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota, ResourceCatalog,
+    ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
 };
 
-use host::{Host, both, until};
-use receiver::{Receiver, Reply};
+use host::{Gate, Host, both, until};
+use support::receiver::{Receiver, Reply};
 
 fn all() -> EndpointChange {
     EndpointChange::default()
@@ -119,6 +125,215 @@ both!(a_receiver_that_fails_gets_the_same_notice_until_it_takes_it, host, {
     assert_eq!((endpoint.failures, endpoint.paused_until), (0, None));
 });
 
+both!(an_endpoint_that_asks_to_be_left_alone_gets_nothing_else_either, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    receiver.answer([Reply::retry_after(2)]);
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 10).await;
+    until("all are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 3).await;
+    let mut tries: Vec<_> = host.deliveries(None).await.into_iter().flat_map(|delivery| delivery.log).collect();
+    tries.sort_by_key(|attempt| attempt.at);
+    assert_eq!(tries.iter().map(|attempt| attempt.ok).collect::<Vec<_>>(), [false, true, true, true]);
+    let pause = tries[1].at.duration_since(tries[0].at);
+    assert!(pause >= jiff::SignedDuration::from_secs(2), "{pause:?}");
+});
+
+both!(one_recipient_is_told_of_one_thing_after_the_other_whoever_delivers, host, {
+    const ROUNDS: usize = 3;
+    const EVENTS: usize = 40;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    receiver.take(Duration::from_millis(2));
+    let mut sent = Vec::new();
+    for round in 1..=ROUNDS {
+        host.admin().change_endpoint(endpoint.id, &all().active(false)).await.unwrap();
+        for _ in 0..EVENTS {
+            sent.push(host.admin().test_endpoint(endpoint.id).await.unwrap().to_string());
+        }
+        // All who deliver hear of them at the same time.
+        host.admin().change_endpoint(endpoint.id, &all().active(true)).await.unwrap();
+        let mut hearing = JoinSet::new();
+        for replica in 0..host.replicas() {
+            let (admin, id) = (host.quota(replica).admin(Actor::library()), endpoint.id);
+            hearing.spawn(async move { admin.change_endpoint(id, &all().description("heard of")).await.unwrap() });
+        }
+        hearing.join_all().await;
+        until("all are sent", async || receiver.requests().len() >= round * EVENTS).await;
+        until("all is told", async || host.outbox().await == (0, 0)).await;
+    }
+    assert_eq!(receiver.most_at_once(), 1);
+    let received: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id")).collect();
+    assert_eq!(received, sent);
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_take_at_the_same_moment_do_not_share_a_recipient() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    receiver.take(Duration::from_millis(300));
+    // Nobody sees what another takes as long as this is held.
+    let mut gate = Gate::hold(&host, "UPDATE", "NEW.claim <> '' AND OLD.claim = ''").await;
+    for replica in 0..2 {
+        host.quota(replica).admin(Actor::library()).test_endpoint(endpoint.id).await.unwrap();
+        until("the next one waits", async || gate.waiting().await == replica + 1).await;
+    }
+    gate.open().await;
+    until("both are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 2).await;
+    assert_eq!((receiver.requests().len(), receiver.most_at_once()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_deleted_takes_along_what_is_told_at_the_same_moment() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(10)).await;
+    let mut gate = Gate::hold(&host, "INSERT", "true").await;
+    host.create(0, "acme", 9).await;
+    until("the notice is about to be committed", async || gate.waiting().await >= 1).await;
+    let admin = host.quota(0).admin(Actor::library());
+    let removed = tokio::spawn(async move { admin.remove_endpoint(endpoint.id).await });
+    until("the deletion waits for it", async || removed.is_finished() || gate.waiting().await >= 2).await;
+    gate.open().await;
+    removed.await.unwrap().unwrap();
+    until("it is told", async || host.reached("acme").await).await;
+    assert_eq!(host.outbox().await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_type_may_have_thresholds_of_its_own() {
+    let spec = |name: &str, field: &str| ResourceSpec::new(name, field, Limit::of(1000));
+    let catalog =
+        ResourceCatalog::empty().resource(spec("segments", "maxSegments")).resource(spec("users", "maxUsers"));
+    let catalog = catalog.build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("quota.db").display());
+    let store = SqliteStore::connect(&url, &catalog).await.unwrap();
+    let builder = |named: &str| {
+        Quota::builder(catalog.clone())
+            .usage(ClosureUsage::new(|_, _, _| async { Ok::<_, std::io::Error>(599) }))
+            .webhooks(WebhookOptions::new().allow_networks(["127.0.0.0/8"]))
+            .thresholds_of(named, Thresholds::new(50, 60, 70).unwrap())
+    };
+    let error = builder("nothing").store(MemoryStore::new()).build().unwrap_err();
+    assert!(
+        error.is_config() && error.message().contains("thresholds") && error.message().contains("nothing"),
+        "{error}"
+    );
+    let quota = builder("users").store(store).build().unwrap();
+    let receiver = Receiver::start().await;
+    quota.admin(Actor::library()).add_endpoint(None, &receiver.url, all(), None).await.unwrap();
+    let demands: Vec<_> = quota.catalog().iter().map(|resource| Demand::one(resource.id())).collect();
+    let acme = quota.workspace("acme").unwrap();
+    let decision = quota.reserve(&acme, &demands).await.unwrap();
+    assert!(matches!(decision, Decision::Admitted(_)), "{decision:?}");
+    until("it is told", async || !receiver.bodies().is_empty()).await;
+    // Both were looked at by the same look.
+    let told = |body: &Value| (body["data"]["resource_type"].clone(), body["data"]["threshold"].clone());
+    assert_eq!(receiver.bodies().iter().map(told).collect::<Vec<_>>(), [(json!("users"), json!("warning"))]);
+}
+
+both!(rows_that_were_made_around_the_engine_are_told_of_where_nobody_is_at_work, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 5).await;
+    // The books that replicas share say 5 from here on.
+    let host = host.rolled().await;
+    host.insert("acme", 5).await;
+    let _host = host.rolled().await;
+    until("all are told", async || receiver.bodies().len() >= 3).await;
+    assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (10, 10, 100, name.to_owned())));
+});
+
+both!(what_is_old_is_given_up_and_then_deleted, host, {
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    let test = async |host: &Host| host.admin().test_endpoint(endpoint.id).await.unwrap();
+    test(&host).await;
+    until("it is delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 1).await;
+    host.admin().change_endpoint(endpoint.id, &all().active(false)).await.unwrap();
+    let stuck = test(&host).await;
+    // With the start of a worker, and every hour from then on.
+    host.days_later(29).await;
+    let host = host.restarted().await;
+    let recent = test(&host).await;
+    host.days_later(2).await;
+    let host = host.restarted().await;
+    until("the old one is given up", async || host.outbox().await == (1, 1)).await;
+    assert_eq!(host.deliveries(Some(DeliveryStatus::Dead)).await[0].notice, stuck);
+    assert_eq!(host.deliveries(Some(DeliveryStatus::Pending)).await[0].notice, recent);
+    assert_eq!((host.deliveries(Some(DeliveryStatus::Delivered)).await.len(), host.notices().await), (0, 2));
+    host.days_later(91).await;
+    let host = host.restarted().await;
+    until("that is gone as well", async || host.outbox().await == (0, 1) && host.notices().await == 1).await;
+    assert_eq!(host.deliveries(None).await[0].notice, recent);
+});
+
+both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(100)).await;
+    host.create(0, "acme", 90).await;
+    until("it is told", async || receiver.bodies().len() == 1).await;
+    for at in 0..4 {
+        host.delete("acme", 1).await;
+        host.admin().recount(&host.workspace("acme")).await.unwrap();
+        host.create(at % host.replicas(), "acme", 1).await;
+    }
+    host.create(0, "acme", 5).await;
+    until("what comes next is told", async || receiver.bodies().len() >= 2).await;
+    host.delete("acme", 7).await;
+    host.admin().recount(&host.workspace("acme")).await.unwrap();
+    until("both are armed again", async || !host.reached("acme").await).await;
+    host.create(0, "acme", 2).await;
+    until("it is told again", async || receiver.bodies().len() >= 3).await;
+    let expected = [(90, "warning"), (95, "critical"), (90, "warning")];
+    assert_eq!(told(&receiver), expected.map(|(usage, name)| (usage, 100, usage, name.to_owned())));
+});
+
+both!(what_was_made_while_nothing_was_enforced_is_told_when_it_counts_again, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    host.limit("acme", Limit::of(10)).await;
+    host.mode(EnforcementMode::Off);
+    host.create(0, "acme", 12).await;
+    // Nobody is at work there any more, and the engine has forgotten it.
+    let host = host.restarted_in(EnforcementMode::Off).await;
+    host.mode(EnforcementMode::Warn);
+    until("all are told", async || receiver.bodies().len() >= 3).await;
+    assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (12, 10, 120, name.to_owned())));
+    // In mode `warn` there may be more, and it is nothing new.
+    host.create(host.replicas() - 1, "acme", 1).await;
+    host.limit("other", Limit::of(1)).await;
+    host.create(0, "other", 1).await;
+    until("the other is told", async || receiver.bodies().len() >= 6).await;
+    assert!(receiver.bodies()[3..].iter().all(|body| body["workspace_id"] == "other"));
+});
+
+both!(a_plan_that_is_lowered_is_told_of_where_nobody_is_at_work, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, all()).await;
+    let (acme, anything) = (host.workspace("acme"), Expect::Anything);
+    host.admin().put_plan("pro", &host.limits(Limit::of(100)), &anything).await.unwrap();
+    host.admin().configure(&acme, PolicyChange::default().plan("pro"), &anything).await.unwrap();
+    host.create(0, "acme", 50).await;
+    let host = host.rolled().await;
+    host.admin().put_plan("pro", &host.limits(Limit::of(50)), &anything).await.unwrap();
+    until("all are told", async || receiver.bodies().len() >= 3).await;
+    assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (50, 50, 100, name.to_owned())));
+});
+
+both!(a_workspace_that_is_deleted_leaves_no_contacts, host, {
+    let acme = host.workspace("acme");
+    host.limit("acme", Limit::of(10)).await;
+    host.admin().set_contacts(&acme, &["ada@example.com".to_owned()]).await.unwrap();
+    host.admin().delete_workspace(&acme, &Expect::Anything).await.unwrap();
+    assert_eq!(host.quota(0).contacts(&acme).await.unwrap(), Vec::<String>::new());
+});
+
 both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {
     let receiver = Receiver::start().await;
     let (endpoint, _) = host.endpoint(&receiver, all()).await;
@@ -131,14 +346,14 @@ both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {
     .await;
     let dead = host.deliveries(Some(DeliveryStatus::Dead)).await;
     assert_eq!((dead.len(), receiver.requests().len()), (3, 1));
-    assert_eq!(host.quota(0).outbox_depth().await.unwrap().1, 3);
+    assert_eq!(host.outbox().await.1, 3);
     let admin = host.quota(0).admin(Actor::library());
     admin.change_endpoint(endpoint.id, &EndpointChange::default().active(true)).await.unwrap();
     for delivery in &dead {
-        admin.replay(endpoint.id, delivery.id).await.unwrap();
+        admin.replay(&delivery.target, delivery.id).await.unwrap();
     }
     until("all are delivered", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 3).await;
-    assert!(admin.replay(endpoint.id, endpoint.id).await.unwrap_err().is_not_found());
+    assert!(admin.replay(&endpoint.id.to_string(), endpoint.id).await.unwrap_err().is_not_found());
 });
 
 both!(what_can_not_be_delivered_is_given_up_and_kept, host, {

@@ -138,6 +138,11 @@ impl Addresses {
         Self(servers.iter().map(|server| RwLock::new(server.address)).collect())
     }
 
+    /// Where requests go that are for this place.
+    pub(crate) fn at(&self, place: usize) -> SocketAddr {
+        *self.0[place].read().unwrap()
+    }
+
     /// Sends what comes from now on to another process, and waits until nothing is under way to the one before.
     pub(crate) fn replace(&self, place: usize, server: &Quickstart) {
         *self.0[place].write().unwrap() = server.address;

@@ -13,3 +13,5 @@ mod network;
 mod pauses;
 mod rolling;
 mod storms;
+#[cfg(all(feature = "webhooks", feature = "email"))]
+mod warnings;

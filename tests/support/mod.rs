@@ -18,6 +18,8 @@ pub(crate) mod proxy;
 #[cfg(all(feature = "sqlite", feature = "postgres", feature = "api", feature = "toml"))]
 pub(crate) mod quickstart;
 pub(crate) mod random;
+#[cfg(all(feature = "api", feature = "webhooks"))]
+pub(crate) mod receiver;
 #[cfg(all(feature = "postgres", feature = "axum"))]
 pub(crate) mod replica;
 #[cfg(feature = "email")]

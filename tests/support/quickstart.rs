@@ -42,7 +42,16 @@ fn binary() -> PathBuf {
 /// The command that starts the example on a port of the system's choice, whatever the environment of the tests says.
 pub(crate) fn command(url: &str, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
-    for variable in ["QUOTA_ENFORCEMENT_MODE", "QUOTA_ROUTES", "QUOTA_ADMIN_TOKEN", "QUOTA_MEMBER_TOKENS", "RUST_LOG"] {
+    for variable in [
+        "QUOTA_ENFORCEMENT_MODE",
+        "QUOTA_ROUTES",
+        "QUOTA_ADMIN_TOKEN",
+        "QUOTA_MEMBER_TOKENS",
+        "QUOTA_WEBHOOK_NETWORKS",
+        "QUOTA_SMTP_URL",
+        "QUOTA_SMTP_FROM",
+        "RUST_LOG",
+    ] {
         command.env_remove(variable);
     }
     command

@@ -7,8 +7,9 @@ The one argument is a JSON object:
 
 The first line on stdout is {"port": ...}; each message that is received is one more. It ends when stdin does.
 
-Recipients are treated by their local part: "unknown", "later", "relay", "hangs"; the sender "banned" is refused; and a
-recipient "silent" gets the message, but no answer to QUIT.
+Recipients are treated by their local part: "unknown", "later", "relay", "hangs", "closes" (the connection); the sender
+"banned" is refused; a recipient "silent" gets the message, but no answer to QUIT; and the first message to "busy" is
+received, but refused for now.
 """
 
 import asyncio
@@ -38,6 +39,9 @@ def part(message, kind):
     return found.get_content() if found else None
 
 
+busy = set()
+
+
 class Handler:
     silent = False
 
@@ -51,6 +55,8 @@ class Handler:
         name = address.split("@")[0]
         if name == "hangs":
             await asyncio.Event().wait()
+        if name == "closes":
+            server.transport.abort()
         self.silent = self.silent or name == "silent"
         if name in REFUSALS:
             return REFUSALS[name]
@@ -71,7 +77,9 @@ class Handler:
             "html": part(message, "html"),
             "raw": envelope.content.decode("utf-8"),
         })
-        return "250 2.0.0 accepted"
+        again = [to for to in envelope.rcpt_tos if to.startswith("busy@") and to not in busy]
+        busy.update(again)
+        return "451 4.3.2 busy" if again else "250 2.0.0 accepted"
 
     async def handle_QUIT(self, server, session, envelope):
         if self.silent:

@@ -15,7 +15,7 @@ use crate::engine::Inner;
 use crate::error::Error;
 use crate::events::{Attempt, Claimed, DeliveryStatus, Outcome};
 #[cfg(feature = "email")]
-use crate::events::{EMAIL, Mail, NoticeMail};
+use crate::events::{EMAIL, Mail, NoticeMail, recipient};
 use crate::store::{Channels, EventStore, Settled, Standing};
 
 /// How often it is looked for what others have to be delivered, or what is to be tried again.
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(2);
 const BATCH: usize = 64;
 const RECIPIENTS: usize = 64;
 
-/// How long what has ended is kept.
+/// How long what has ended is kept, and what nobody can try to deliver: its endpoint is disabled, or always paused.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEAD_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -192,14 +192,15 @@ impl Outlets {
         let (status, again_in, ok, result, endpoint) = match outcome {
             Outcome::Delivered { status } => (DeliveryStatus::Delivered, None, true, status, Standing::Works),
             Outcome::Gone { status } => (DeliveryStatus::Dead, None, false, status, Standing::Gone),
-            Outcome::Rejected { error } => (DeliveryStatus::Dead, None, false, error, Standing::Fails),
-            Outcome::Failed { error, retry_after } => match self.retries.after(claimed.delivery.attempts) {
-                Some(wait) => {
-                    let wait = retry_after.map_or(wait, |asked| asked.max(wait));
-                    (DeliveryStatus::Pending, Some(wait), false, error, Standing::Fails)
+            Outcome::Rejected { error } => (DeliveryStatus::Dead, None, false, error, Standing::Fails { pause: None }),
+            Outcome::Failed { error, retry_after } => {
+                // Whatever else there is for this endpoint waits as well.
+                let endpoint = Standing::Fails { pause: retry_after };
+                match self.retries.after(claimed.delivery.attempts) {
+                    Some(wait) => (DeliveryStatus::Pending, retry_after.max(Some(wait)), false, error, endpoint),
+                    None => (DeliveryStatus::Dead, None, false, error, endpoint),
                 }
-                None => (DeliveryStatus::Dead, None, false, error, Standing::Fails),
-            },
+            }
         };
         let endpoint = if claimed.endpoint.is_some() { endpoint } else { Standing::Same };
         Settled {
@@ -224,7 +225,7 @@ impl Outlets {
                 quota.within("look up the admins of a workspace", look_up).await
             }
         };
-        match emails {
+        match emails.and_then(recipients) {
             Ok(emails) => {
                 if emails.is_empty() {
                     tracing::info!(notice = %claimed.delivery.notice, "nobody is written to: no admin has an address");
@@ -238,6 +239,26 @@ impl Outlets {
                 quota.within("tell of a delivery", || events.settle(claimed, settled)).await.map(|_| false)
             }
         }
+    }
+}
+
+/// Those of some addresses that can be written to, each once: a host's own code may know anything by that name.
+#[cfg(feature = "email")]
+fn recipients(mut emails: Vec<String>) -> Result<Vec<String>, Error> {
+    let mut odd = None;
+    emails.retain(|email| match recipient(email) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::error!(error = %error, "one of a workspace's admins can't be written to");
+            odd = Some(error);
+            false
+        }
+    });
+    emails.sort();
+    emails.dedup();
+    match odd {
+        Some(error) if emails.is_empty() => Err(error),
+        _ => Ok(emails),
     }
 }
 

@@ -310,13 +310,15 @@ async fn tls_needs_a_certificate_that_is_trusted_and_of_that_name() {
 }
 
 #[tokio::test]
-async fn names_and_addresses_of_the_machine_are_rejected_unasked() {
+async fn names_and_addresses_of_the_machine_are_left_unasked() {
     let receiver = Receiver::start().await;
     let client = WebhookClient::new(&WebhookOptions::new()).unwrap();
     for host in
         ["127.0.0.1", "localhost", "LOCALHOST", "127.1", "0x7f.1", "2130706433", "0177.0.0.1", "[::ffff:127.0.0.1]"]
     {
-        let error = rejected(send(&client, &format!("http://{host}:{}/200", receiver.port)).await);
+        let url = format!("http://{host}:{}/200", receiver.port);
+        assert!(client.check(&url).await.unwrap_err().is_invalid(), "{url}");
+        let (error, _) = failed(send(&client, &url).await);
         assert!(error.contains("not on the public internet"), "{host}: {error}");
     }
     assert_eq!(receiver.paths(), Vec::<String>::new());
@@ -338,17 +340,21 @@ async fn only_addresses_that_were_checked_are_connected_to() {
     let options = WebhookOptions::new().allow_networks(["127.0.0.1"]);
     let client = WebhookClient::with_lookup(&options, mixed).unwrap();
 
-    let mut resolver = Resolver { reachable: Arc::clone(&client.reachable), look_up: mixed };
-    let addresses = resolver.call("mixed.example".parse().unwrap()).await.unwrap();
+    let addresses = client.resolver.clone().call("mixed.example".parse().unwrap()).await.unwrap();
     assert_eq!(addresses.collect::<Vec<_>>(), ["127.0.0.1:0".parse().unwrap()]);
     let url = format!("http://mixed.example:{}/200", receiver.port);
     assert_eq!(send(&client, &url).await, Outcome::Delivered { status: "200".into() });
 
-    let error = rejected(send(&client, "https://private.example/").await);
+    client.check("http://mixed.example/").await.unwrap();
+    let (error, _) = failed(send(&client, "https://private.example/").await);
     assert!(error.contains("private.example: it is not on the public internet"), "{error}");
+    let refused = client.check("https://private.example/").await.unwrap_err();
+    assert!(refused.is_invalid() && refused.message() == error, "{refused}");
     for (name, told) in [("unknown.example", "no such name"), ("empty.example", "has no addresses")] {
         let (error, _) = failed(send(&client, &format!("http://{name}/")).await);
         assert!(error.contains(told), "{error}");
+        // It may come to exist.
+        client.check(&format!("http://{name}/")).await.unwrap();
     }
 }
 
@@ -405,7 +411,7 @@ fn urls_are_judged_before_they_are_used() {
 #[tokio::test]
 async fn what_cannot_be_sent_is_rejected() {
     let client = WebhookClient::new(&WebhookOptions::new().allow_http(false)).unwrap();
-    assert!(rejected(send(&client, "http://example.com/").await).contains("over TLS only"));
+    assert!(failed(send(&client, "http://example.com/").await).0.contains("over TLS only"));
     let secret = [WebhookSecret::generate().unwrap()];
     let outcome = client.send("https://example.com/", "a\nb", Timestamp::now(), BODY, &secret).await;
     assert!(rejected(outcome).contains("can't be written"));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -23,6 +24,8 @@ pub(crate) struct Receiver {
 struct Shared {
     received: Mutex<Vec<Request>>,
     replies: Mutex<VecDeque<Reply>>,
+    takes: Mutex<Duration>,
+    at_once: Mutex<(usize, usize)>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +69,16 @@ impl Receiver {
         self.shared.replies.lock().unwrap().extend(replies);
     }
 
+    /// How long each answer takes from now on.
+    pub(crate) fn take(&self, time: Duration) {
+        *self.shared.takes.lock().unwrap() = time;
+    }
+
+    /// How many requests were there at the same time, at most.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.shared.at_once.lock().unwrap().1
+    }
+
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.received.lock().unwrap().clone()
     }
@@ -81,8 +94,31 @@ impl Drop for Receiver {
     }
 }
 
+/// A request that is not answered yet.
+struct Present<'a>(&'a Shared);
+
+impl<'a> Present<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let (now, most) = &mut *shared.at_once.lock().unwrap();
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(shared)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.at_once.lock().unwrap().0 -= 1;
+    }
+}
+
 async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: String) -> Response {
     shared.received.lock().unwrap().push(Request { headers, body });
+    let _present = Present::new(&shared);
+    let takes = *shared.takes.lock().unwrap();
+    if !takes.is_zero() {
+        tokio::time::sleep(takes).await;
+    }
     let reply = shared.replies.lock().unwrap().pop_front();
     match reply {
         None => StatusCode::NO_CONTENT.into_response(),
