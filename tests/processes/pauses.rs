@@ -38,7 +38,7 @@ fn a_process_that_stands_still_makes_no_row_too_many_where_its_transactions_fenc
     let meanwhile = i64::try_from(MEANWHILE).unwrap();
 
     let mut gate = Database::postgres(&url);
-    make_commits_wait(&mut gate, "committed");
+    make_commits_wait(&mut gate, "Segment", "committed");
     hold_commits(&mut gate);
     let committed = send(&paused, "committed", MEANWHILE, "meanwhile");
     until("all commits wait", || waiting(&mut database, "COMMIT") == meanwhile);

@@ -42,7 +42,14 @@ fn binary() -> PathBuf {
 /// The command that starts the example on a port of the system's choice, whatever the environment of the tests says.
 pub(crate) fn command(url: &str, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
-    for variable in ["QUOTA_ENFORCEMENT_MODE", "QUOTA_ROUTES", "QUOTA_ADMIN_TOKEN", "QUOTA_MEMBER_TOKENS", "RUST_LOG"] {
+    for variable in [
+        "QUOTA_ENFORCEMENT_MODE",
+        "QUOTA_ROUTES",
+        "QUOTA_CLEANUP",
+        "QUOTA_ADMIN_TOKEN",
+        "QUOTA_MEMBER_TOKENS",
+        "RUST_LOG",
+    ] {
         command.env_remove(variable);
     }
     command
