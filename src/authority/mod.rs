@@ -44,6 +44,8 @@ pub(crate) struct BooksMark {
     pub(crate) edits_ended: u64,
     /// The limit in force then: counting may stop above it.
     pub(crate) limit: Option<u64>,
+    /// Of a workspace with all below it: who those are, and what is on lease there that isn't charged to it.
+    pub(crate) below: Option<i64>,
 }
 
 /// What an authority says to an [`Ask`].

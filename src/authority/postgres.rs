@@ -13,6 +13,7 @@ use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Tim
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
+use crate::resource::ResourceType;
 use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, texts, time_outs};
 use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
@@ -162,14 +163,26 @@ impl PostgresAuthority {
             of.resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number),
             optional(bounded.as_deref().map(literal)),
             optional(all.as_deref().map(literal)),
-            optional(counted.map(|(_, rows)| number(rows))),
+            optional(counted.map(|(mark, rows)| match mark.below {
+                None => number(rows),
+                Some(below) => format!(r#"CASE WHEN m."below" = {below} THEN {} END"#, number(rows)),
+            })),
             optional(counted.map(|(mark, _)| number(mark.posts))),
             optional(counted.map(|(mark, _)| number(mark.edits_ended))),
             texts(of.charges.iter().map(WorkspaceId::as_str)),
             of.grace.to_string(),
         ];
-        let rows = self.call(format!(r#"SELECT * FROM "_tower_quota_ask"({})"#, arguments.join(", "))).await?;
-        let row = rows.first().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
+        let ask = format!(r#""_tower_quota_ask"({})"#, arguments.join(", "));
+        let ask = match of.workspace.top().filter(|_| sql.is_none()) {
+            None => format!(r#"SELECT *, NULL::bigint AS "below" FROM {ask}"#),
+            Some(top) => {
+                let below = below(of.workspace, &top, of.resource);
+                // The planner would look twice without the OFFSET.
+                format!(r#"{NOBODY_MOVES}; SELECT * FROM (SELECT {below} AS "below" OFFSET 0) AS m, LATERAL {ask}"#)
+            }
+        };
+        let rows = self.call(ask).await?;
+        let row = rows.last().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
         reply(row).map_err(failed)
     }
 
@@ -302,6 +315,27 @@ impl Authority for PostgresAuthority {
     }
 }
 
+/// Until the end of the transaction nobody comes to be below another workspace, or ceases to be. Whoever changes that waits
+/// here, too: see `LOCK_PARENTS` of the store.
+const NOBODY_MOVES: &str = "SELECT FROM pg_advisory_xact_lock_shared(128060827788645)";
+
+/// Something that is another one as soon as rows of a workspace and all below it that were counted elsewhere may be too few:
+/// where one has come that was not among those that were counted, if only to come back, or where what isn't charged to their
+/// books has become a row meanwhile. The leases with that stay as they are until the end of the transaction.
+fn below(books: &WorkspaceId, top: &WorkspaceId, resource: &ResourceType) -> String {
+    let (books, top, resource) = (literal(books.as_str()), literal(top.as_str()), literal(resource.name()));
+    let members = format!(r#"SELECT "_tower_quota_members"({top})"#);
+    format!(
+        r#"(SELECT hashtextextended(concat(
+             (SELECT string_agg(concat(q."workspaceId", ' ', q.xmin), ',' ORDER BY q."workspaceId")
+              FROM "WorkspaceQuota" q WHERE q."workspaceId" IN ({members})), '/',
+             (SELECT string_agg(concat(o."id", ' ', o.version), ',' ORDER BY o."id")
+              FROM (SELECT l."id", l.xmin AS version FROM "_tower_quota_lease" l
+                    WHERE l."workspace" IN ({members}) AND l."resource" = {resource} AND {books} <> ALL(l."charges")
+                    FOR SHARE SKIP LOCKED) AS o)), 0))"#
+    )
+}
+
 /// The same count of a workspace and all below it, in one statement: rows that go from one to another are not missed.
 fn of_all_below(count: &str) -> String {
     // A `$` stands in it before parameters only.
@@ -329,6 +363,7 @@ fn reply(row: &PgRow) -> Result<Reply, sqlx::Error> {
             posts: units(row, "posts")?,
             edits_ended: units(row, "edits_ended")?,
             limit: limit()?,
+            below: row.try_get("below")?,
         }),
         verdict => Reply::Answer {
             answer: Answer {

@@ -74,7 +74,7 @@ fn segments() -> SqlTable {
     SqlTable::new("Segment").newest_first("id", "id")
 }
 
-fn catalog() -> ResourceCatalog {
+pub(crate) fn catalog() -> ResourceCatalog {
     ResourceCatalog::empty()
         .resource(ResourceSpec::new("segments", "maxSegments", Limit::of(5)).table("Segment"))
         .resource(ResourceSpec::new("users", "maxUsers", Limit::of(100)).table("User"))

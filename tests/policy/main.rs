@@ -6,6 +6,7 @@
 mod support;
 
 mod caps;
+mod elsewhere;
 mod host;
 mod suite;
 
