@@ -298,7 +298,6 @@ impl Admin {
         changes: &LimitSet,
         reason: Option<String>,
     ) -> Result<(), Error> {
-        // One order for all, so that no two wait for each other.
         let workspaces: BTreeSet<WorkspaceId> = workspaces.iter().cloned().collect();
         if workspaces.is_empty() || workspaces.len() > Self::MOST_AT_ONCE {
             return Err(Error::invalid(format!("`workspaces` lists 1 to {} workspaces", Self::MOST_AT_ONCE)));
@@ -309,6 +308,7 @@ impl Admin {
         let (quota, actor, changes) = (Arc::clone(&self.quota.0), self.actor.clone(), changes.clone());
         self.in_a_task(async move {
             let mut transaction = quota.store.inner().begin().await?;
+            let workspaces = transaction.in_order(workspaces.into_iter().collect()).await?;
             let on = |workspace: &WorkspaceId| Change {
                 quota: Arc::clone(&quota),
                 actor: actor.clone(),

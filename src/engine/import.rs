@@ -1,6 +1,6 @@
 //! The way from unlimited to limited: limits by what there is, and whether the next step would refuse anybody.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -274,7 +274,11 @@ impl Import {
         }
         let mut proposals = Vec::new();
         let mut changed = HashSet::new();
-        for (workspace, rows) in self.valid(batch, summary) {
+        let mut valid = self.valid(batch, summary);
+        let order = transaction.in_order(valid.iter().map(|(workspace, _)| workspace.clone()).collect()).await?;
+        let place: HashMap<_, _> = order.into_iter().zip(0_usize..).collect();
+        valid.sort_by_key(|(workspace, _)| place.get(workspace).copied());
+        for (workspace, rows) in valid {
             let first = proposals.len();
             let (mut record, made) = transaction.record(&workspace).await?;
             let lineage = transaction.lineage(&workspace).await?;
@@ -322,8 +326,6 @@ impl Import {
                 }
             }
         }
-        // One order for all, so that no two transactions wait for each other.
-        valid.sort_unstable();
         valid
     }
 

@@ -64,6 +64,9 @@ pub trait Records: Dialect {
     const LOCKED: &'static str;
     const LOCK_PARENTS: Option<&'static str>;
 
+    /// What sorts the texts of a JSON array as the ledger sorts its keys, where several write at a time.
+    const SORTED: Option<&'static str>;
+
     /// What leaves out the rows (of `d`) that another transaction has locked.
     const UNCLAIMED: &'static str;
 

@@ -108,6 +108,7 @@ impl Records for Sqlite {
     // Whoever writes has the whole database.
     const LOCKED: &'static str = "";
     const LOCK_PARENTS: Option<&'static str> = None;
+    const SORTED: Option<&'static str> = None;
     const UNCLAIMED: &'static str = "";
     const NOW: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
     // There are no books but in memory.

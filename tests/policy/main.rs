@@ -126,3 +126,42 @@ async fn a_change_of_a_parent_is_seen_by_who_was_put_out_of_use() {
     admin.put_plan("p", &of(9), &Expect::Anything).await.unwrap();
     assert_eq!(limit("planned").await, Limit::of(9));
 }
+
+/// Another collation than that of bytes, which is Rust's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_many_takes_them_in_the_order_of_the_database() {
+    use crate::host::{Host, ROOT, until};
+    use serde_json::json;
+    use sqlx::{Connection, PgConnection, query, query_scalar};
+    let english = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'";
+    let url = crate::support::postgres::shared().database_with(english);
+    let host = Host::postgres_at(&url, 1).await;
+    let names = ["B", "a"];
+    for name in names {
+        host.create(0, name).await.expect(201);
+    }
+    for (method, path, body) in [
+        ("PUT", "/api/system/quotas", json!({"workspaces": names, "limits": {"maxSegments": 9}})),
+        ("POST", "/api/system/quota-import", json!({"apply": true, "percent": 5000})),
+    ] {
+        // As the ledger does where it hears of many leases.
+        let mut ledger = PgConnection::connect(&url).await.unwrap();
+        let open = async |ledger: &mut PgConnection, name: &str| {
+            query(r#"SELECT "_tower_quota_open"($1, 'segments')"#).bind(name.to_owned()).execute(ledger).await
+        };
+        query("BEGIN").execute(&mut ledger).await.unwrap();
+        open(&mut ledger, "a").await.unwrap();
+        let (changed, ()) = tokio::join!(host.send_to(0, ROOT, method, path, None, Some(body)), async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            until("the change waits", async || {
+                query_scalar::<_, i64>(waiting).fetch_one(&mut ledger).await.unwrap() > 0
+            })
+            .await;
+            open(&mut ledger, "B").await.unwrap();
+            query("COMMIT").execute(&mut ledger).await.unwrap();
+        });
+        changed.expect(200);
+    }
+    assert_eq!(host.limit_at(0, "B").await, 50);
+}
