@@ -814,14 +814,55 @@ pub(crate) async fn the_road_from_warn_to_strict_tells_what_it_would_refuse(host
     for turn in 0..7 {
         host.create(turn, "globex").await.expect(201);
     }
+    // The next step is none for who has a mode of its own.
+    let ready = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!((&ready["wouldRefuse"], &ready["types"]["segments"]["exempt"]), (&json!(false), &json!(1)));
     host.create(0, "acme").await.expect(201);
+    host.settings("globex", json!({"mode": null})).await;
     let ready = host.get(ROOT, path).await.expect(200).body;
     assert_eq!(ready["wouldRefuse"], true);
     let worst =
         json!([{"workspaceId": "globex", "usage": 7, "limit": 5}, {"workspaceId": "acme", "usage": 5, "limit": 5}]);
-    assert_eq!(ready["types"]["segments"], json!({"full": 1, "over": 1, "worst": worst}));
+    let caps = json!({"reached": 0, "worst": []});
+    let told = json!({"full": 1, "over": 1, "exempt": 0, "worst": worst, "caps": caps});
+    assert_eq!(ready["types"]["segments"], told);
     let least = host.get(ROOT, &format!("{path}?limit=1")).await.expect(200).body;
     assert_eq!(least["types"]["segments"]["worst"], json!([worst[0]]));
+    // A type that has a mode of its own everywhere.
+    let mode = |mode: Value| json!({"types": {"segments": mode}});
+    let enforcement = "/api/system/config/quota-enforcement";
+    host.put(enforcement, mode(json!("warn"))).await.expect(200);
+    let exempt = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!((&exempt["wouldRefuse"], &exempt["types"]["segments"]["exempt"]), (&json!(false), &json!(2)));
+    host.put(enforcement, mode(json!(null))).await.expect(200);
+
+    // Nothing is there yet, and nothing may be.
+    host.limit("empty", 0).await;
+    host.settings("empty", json!({"mode": "warn"})).await;
+    let exempt = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!((&exempt["workspaces"], &exempt["types"]["segments"]["exempt"]), (&json!(2), &json!(1)));
+    host.settings("empty", json!({"mode": null})).await;
+    let ready = host.get(ROOT, path).await.expect(200).body["types"]["segments"].clone();
+    assert_eq!(
+        (&ready["full"], &ready["worst"][2]),
+        (&json!(2), &json!({"workspaceId": "empty", "usage": 0, "limit": 0}))
+    );
+
+    // Caps: rows of all below count, and who is exempt is not refused by one either.
+    for (workspace, cap) in [("top", 12), ("free", 0), ("loose", 13)] {
+        host.settings(workspace, json!({"caps": {"segments": cap}})).await;
+        host.limit(workspace, 1000).await;
+    }
+    for workspace in ["acme", "globex"] {
+        host.settings(workspace, json!({"parent": "top"})).await;
+    }
+    host.settings("free", json!({"mode": "off"})).await;
+    let caps = async || host.get(ROOT, path).await.expect(200).body["types"]["segments"]["caps"].clone();
+    assert_eq!(caps().await, json!({"reached": 1, "worst": [{"workspaceId": "top", "usage": 12, "limit": 12}]}));
+    for workspace in ["acme", "globex", "top"] {
+        host.settings(workspace, json!({"mode": "warn"})).await;
+    }
+    assert_eq!(caps().await, json!({"reached": 0, "worst": []}));
 }
 
 pub(crate) async fn a_shadow_tells_what_it_would_refuse_and_refuses_nothing(host: Host) {
