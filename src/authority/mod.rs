@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Totals};
-use crate::resource::ResourceType;
+use crate::resource::{ResourceCatalog, ResourceType};
 use crate::usage::UsageSource;
 use crate::workspace::WorkspaceId;
 
@@ -113,6 +113,27 @@ pub(crate) enum Notice {
     Lost,
 }
 
+/// What a change has changed the limits of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// These, and all below them.
+    pub(crate) workspaces: Vec<WorkspaceId>,
+    /// All that have it, and all below them.
+    pub(crate) plan: Option<String>,
+    /// The caps above count other rows, or are others.
+    pub(crate) moved: bool,
+}
+
+/// A lease with units that may still become rows above a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Above {
+    pub(crate) lease: Uuid,
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) resource: String,
+    /// The workspace whose limit that is; or the books of one and all below it, whose cap it is.
+    pub(crate) whose: WorkspaceId,
+}
+
 /// The one place that grants units of a key.
 ///
 /// Whoever implements it takes each call as one atomic step.
@@ -148,6 +169,16 @@ pub(crate) trait Authority: Send + Sync + 'static {
     /// Ends leases, and takes all their units for rows until a count tells; answers how many those were. Leases that
     /// transactions still hold on to stay among the [`orphans`](Self::orphans).
     fn end<'a>(&'a self, leases: &'a [Uuid]) -> BoxFuture<'a, Result<u64, Error>>;
+
+    /// The leases whose units, with those of all others, may become rows above a limit that is in force now, without grace.
+    fn above<'a>(
+        &'a self,
+        changed: &'a Changed,
+        catalog: &'a ResourceCatalog,
+    ) -> BoxFuture<'a, Result<Vec<Above>, Error>>;
+
+    /// Asks whoever has these leases to give back what is in store.
+    fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>>;
 
     /// The next notice.
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>>;

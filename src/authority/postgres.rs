@@ -1,5 +1,6 @@
 //! The authority in a Postgres database.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Times};
+use super::{Above, Authority, BooksMark, Changed, Heard, LeaseOf, News, Notice, Peer, Reply, Times};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::resource::ResourceType;
+use crate::resource::{ResourceCatalog, ResourceType};
 use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, texts, time_outs};
 use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
@@ -215,6 +216,34 @@ impl PostgresAuthority {
         settled.first().map_or(Ok(0), |row| units(row, "settled")).map_err(failed)
     }
 
+    async fn above(&self, changed: &Changed, catalog: &ResourceCatalog) -> Result<Vec<Above>, Error> {
+        let types = catalog.iter().map(|resource| {
+            let default = resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number);
+            format!("({}, {}, {default}::bigint)", literal(resource.name()), literal(resource.limit_field()))
+        });
+        let above = ABOVE
+            .replace("{workspaces}", &texts(changed.workspaces.iter().map(WorkspaceId::as_str)))
+            .replace("{plan}", &optional(changed.plan.as_deref().map(literal)))
+            .replace("{moved}", if changed.moved { "true" } else { "false" })
+            .replace("{types}", &types.collect::<Vec<_>>().join(", "));
+        let rows = self.call(above).await?;
+        let lease = |row: &PgRow| {
+            Ok(Above {
+                lease: row.try_get("id")?,
+                workspace: WorkspaceId::canonical(row.try_get("workspace")?),
+                resource: row.try_get("resource")?,
+                whose: WorkspaceId::canonical(row.try_get("whose")?),
+            })
+        };
+        rows.iter().map(lease).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    async fn recall(&self, leases: &[Above]) -> Result<(), Error> {
+        let keys: BTreeSet<_> = leases.iter().map(|of| format!("recall {} {}", of.resource, of.workspace)).collect();
+        let keys = texts(keys.iter().map(String::as_str));
+        self.call(format!("SELECT pg_notify('{CHANNEL}', of) FROM unnest({keys}) AS of")).await.map(drop)
+    }
+
     async fn notice(&self) -> Result<Notice, Error> {
         let Some(listener) = &self.listener else { return std::future::pending().await };
         let mut listener = listener.lock().await;
@@ -310,10 +339,56 @@ impl Authority for PostgresAuthority {
         Box::pin(self.end(leases))
     }
 
+    fn above<'a>(
+        &'a self,
+        changed: &'a Changed,
+        catalog: &'a ResourceCatalog,
+    ) -> BoxFuture<'a, Result<Vec<Above>, Error>> {
+        Box::pin(self.above(changed, catalog))
+    }
+
+    fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.recall(leases))
+    }
+
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>> {
         Box::pin(self.notice())
     }
 }
+
+/// Leases of keys whose bound is above the limit. In the books of a cap, units count as well that aren't charged to them: see
+/// `_tower_quota_ask`. What was never counted may be any number of rows.
+const ABOVE: &str = r#"
+WITH types("resource", "field", "default") AS (VALUES {types}),
+tops("id") AS (
+  SELECT unnest({workspaces}) UNION SELECT q."workspaceId" FROM "WorkspaceQuota" q WHERE q."plan" = {plan}
+),
+keys("whose") AS (
+  SELECT "_tower_quota_members"("id") FROM tops
+  UNION SELECT chr(31) || "_tower_quota_ancestors"("id") FROM tops WHERE {moved}
+),
+units("whose", "lease", "charged") AS (
+  SELECT keys."whose", l, true FROM keys JOIN "_tower_quota_lease" l ON l."workspace" = keys."whose"
+  UNION ALL
+  SELECT keys."whose", l, false FROM keys CROSS JOIN LATERAL "_tower_quota_members"(substr(keys."whose", 2)) AS member("id")
+  JOIN "_tower_quota_lease" l ON l."workspace" = member."id" AND keys."whose" <> ALL(l."charges")
+  WHERE left(keys."whose", 1) = chr(31)
+),
+held AS (
+  SELECT "whose", "charged", ("lease").*,
+    "_tower_quota_rest"("lease") + ("lease")."edits" - ("lease")."editsEnded" AS "rest"
+  FROM units
+),
+bounds AS (
+  SELECT h."whose", h."resource", k."counted" + k."posted" + k."carried" + k."leased"
+      + coalesce(sum(h."rest") FILTER (WHERE NOT h."charged"), 0) AS "bound",
+    "_tower_quota_limit"(h."whose", h."resource", t."field", t."default", false) AS "limit"
+  FROM held h JOIN types t USING ("resource")
+  LEFT JOIN "_tower_quota_key" k ON k."workspace" = h."whose" AND k."resource" = h."resource"
+  WHERE h."rest" > 0 GROUP BY h."whose", h."resource", t."field", t."default", k."workspace", k."resource"
+)
+SELECT h."id", h."workspace", h."resource", h."whose" FROM held h JOIN bounds b USING ("whose", "resource")
+WHERE h."rest" > 0 AND b."limit" >= 0 AND coalesce(b."bound" > b."limit", true)"#;
 
 /// Until the end of the transaction nobody comes to be below another workspace, or ceases to be. Whoever changes that waits
 /// here, too: see `LOCK_PARENTS` of the store.

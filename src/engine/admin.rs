@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::tenant::Tenant;
 use super::{Inner, Quota, QuotaView, Recount};
+use crate::authority::Changed;
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
 use crate::mode::EnforcementMode;
@@ -321,7 +322,8 @@ impl Admin {
             for workspace in &workspaces {
                 quota.changed(workspace, None);
             }
-            done
+            done?;
+            quota.lowered(&Changed { workspaces, ..Changed::default() }).await
         })
         .await
     }
@@ -371,7 +373,7 @@ impl Admin {
     ) -> Result<QuotaView, Error> {
         change.check(&self.quota.0.catalog)?;
         let expect = expect.clone();
-        self.change(workspace, move |on: Change| async move {
+        self.change_or_move(workspace, change.moves(), move |on: Change| async move {
             let mut transaction = on.begin().await?;
             if change.moves() {
                 // One of those at a time, and before anything else is locked.
@@ -428,7 +430,9 @@ impl Admin {
             transaction.audit(&entry.reason(format!("plan {name}"))).await?;
             let done = transaction.commit().await;
             quota.outdate(|tenant| tenant.limits().is_some_and(|limits| limits.depends_on_plan(&name)));
-            done.map(|()| plan)
+            done?;
+            quota.lowered(&Changed { plan: Some(name), ..Changed::default() }).await?;
+            Ok(plan)
         })
         .await
     }
@@ -769,11 +773,26 @@ impl Admin {
     where
         F: Future<Output = Result<Arc<Lineage>, Error>> + Send,
     {
+        self.change_or_move(workspace, false, change).await
+    }
+
+    /// The same; `moves` where rows count in other books after it.
+    async fn change_or_move<F>(
+        &self,
+        workspace: &WorkspaceId,
+        moves: bool,
+        change: impl FnOnce(Change) -> F + Send + 'static,
+    ) -> Result<QuotaView, Error>
+    where
+        F: Future<Output = Result<Arc<Lineage>, Error>> + Send,
+    {
         let on = self.on(workspace);
         self.in_a_task(async move {
             match change(on.clone()).await {
                 Ok(lineage) => {
                     on.quota.changed(&on.workspace, Some(&lineage));
+                    let workspaces = vec![on.workspace.clone()];
+                    on.quota.lowered(&Changed { workspaces, plan: None, moved: moves }).await?;
                     on.quota.view(&on.workspace, &lineage)
                 }
                 Err(error) => {

@@ -34,6 +34,7 @@ mod cleanup;
 mod endpoints;
 mod import;
 mod life;
+mod lowering;
 mod outlets;
 mod readiness;
 mod receipt;

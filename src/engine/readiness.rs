@@ -122,8 +122,7 @@ fn insert(worst: &mut Vec<(WorkspaceId, u64, u64)>, one: (WorkspaceId, u64, u64)
 impl Inner {
     /// Whether a creation over the limit would be refused, were the mode of all `enforce`.
     fn would_refuse(&self, lineage: &Lineage, resource: &ResourceType) -> bool {
-        let settings = lineage.record().map(|record| &record.settings);
-        let own = settings.and_then(|of| of.modes.get(resource.name()).copied().or(of.mode));
+        let own = lineage.record().and_then(|record| record.settings.mode_of(resource.name()));
         let of_type = || {
             let modes = self.type_modes.read().unwrap_or_else(PoisonError::into_inner);
             modes.get(resource.id().index()).copied().flatten()

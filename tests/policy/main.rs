@@ -42,6 +42,7 @@ macro_rules! all_of_it {
             grace_is_shared_audited_and_armed_again_only_below_the_limit,
             grace_ends_in_the_midst_of_a_burst,
             strict_has_no_grace,
+            what_is_lowered_in_strict_is_answered_when_nothing_more_can_come,
             modes_of_workspaces_and_types_go_over_the_mode_of_all,
             a_request_is_decided_once_and_raises_the_limit,
             a_request_may_be_approved_for_a_time,

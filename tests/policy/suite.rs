@@ -386,6 +386,77 @@ pub(crate) async fn strict_has_no_grace(host: Host) {
     host.admits("acme", 0).await;
 }
 
+/// Each in a workspace of its own, where two segments are in flight: the limit becomes 0, or the cap.
+pub(crate) async fn what_is_lowered_in_strict_is_answered_when_nothing_more_can_come(host: Host) {
+    let host = Arc::new(host);
+    for plan in ["p", "q"] {
+        host.put(&format!("/api/plans/{plan}"), json!({"limits": {"maxSegments": 9}})).await.expect(200);
+    }
+    host.limit("top", 9).await;
+    host.limit("above", 1000).await;
+    for (workspace, settings) in [
+        ("limit", json!({})),
+        ("bulk", json!({})),
+        ("planned", json!({"plan": "p"})),
+        ("other-plan", json!({"plan": "q"})),
+        ("share", json!({"parent": "top", "shares": {"segments": 100}})),
+        ("capped", json!({})),
+        ("below", json!({"parent": "above"})),
+        ("moved", json!({})),
+    ] {
+        host.settings(workspace, settings).await;
+        host.settings(workspace, json!({"mode": "strict"})).await;
+    }
+    host.settings("above", json!({"mode": "strict"})).await;
+    host.settings("full", json!({"caps": {"segments": 1}, "mode": "strict"})).await;
+    host.create(0, "full").await.expect(201);
+    let settings = |workspace: &str| format!("/api/workspaces/{workspace}/quota/settings");
+    let none = json!({"maxSegments": 0});
+    let ways = [
+        ("limit", "/api/workspaces/limit/quota".to_owned(), none.clone()),
+        ("bulk", "/api/system/quotas".to_owned(), json!({"workspaces": ["bulk"], "limits": none})),
+        ("planned", "/api/plans/p".to_owned(), json!({"limits": none})),
+        ("other-plan", settings("other-plan"), json!({"plan": "none"})),
+        ("share", "/api/workspaces/top/quota".to_owned(), none.clone()),
+        ("capped", settings("capped"), json!({"caps": {"segments": 0}})),
+        ("below", settings("above"), json!({"caps": {"segments": 0}})),
+        ("moved", settings("moved"), json!({"parent": "full"})),
+    ];
+    host.put("/api/plans/none", json!({"limits": none})).await.expect(200);
+    for (workspace, path, body) in ways {
+        let flying = crate::caps::held(&host, 0, workspace, 2).await;
+        let answer = {
+            let (host, body) = (Arc::clone(&host), body.clone());
+            tokio::spawn(async move { host.send_to(1, ROOT, "PUT", &path, None, Some(body)).await })
+        };
+        if host.replicas() == 1 {
+            // Nobody can take units from a handler in the same process: it is waited for.
+            until("it is in force", async || !crate::caps::fits(&host, 0, workspace, 1).await).await;
+            assert!(!answer.is_finished(), "{workspace}");
+            assert!(host.insert(workspace, &flying.fence()).await);
+            flying.post();
+            answer.await.unwrap().expect(200);
+            assert_eq!(host.rows(workspace).await, 1, "{workspace}");
+        } else {
+            answer.await.unwrap().expect(200);
+            assert!(!host.insert(workspace, &flying.fence()).await, "{workspace}");
+            flying.void();
+            assert_eq!(host.rows(workspace).await, 0, "{workspace}");
+        }
+        // At once where there is nothing to wait for, and it can be used again.
+        host.settings(workspace, json!({"plan": null, "parent": null, "caps": {"segments": 7}})).await;
+        host.limit(workspace, 3).await;
+        let rows = usize::try_from(host.rows(workspace).await).unwrap();
+        until("there is room again", async || crate::caps::fits(&host, 0, workspace, 3 - rows as u64).await).await;
+        host.admits(workspace, 3 - rows).await;
+    }
+    // In other modes what was admitted before may still become rows.
+    let flying = crate::caps::held(&host, 0, "acme", 1).await;
+    host.limit("acme", 0).await;
+    assert!(host.insert("acme", &flying.fence()).await);
+    flying.post();
+}
+
 pub(crate) async fn modes_of_workspaces_and_types_go_over_the_mode_of_all(host: Host) {
     host.settings("acme", json!({"mode": "warn"})).await;
     for turn in 0..7 {
