@@ -7,7 +7,8 @@ use uuid::Uuid;
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Totals};
-use crate::resource::{ResourceCatalog, ResourceType};
+use crate::mode::EnforcementMode;
+use crate::resource::ResourceType;
 use crate::usage::UsageSource;
 use crate::workspace::WorkspaceId;
 
@@ -130,8 +131,6 @@ pub(crate) struct Above {
     pub(crate) lease: Uuid,
     pub(crate) workspace: WorkspaceId,
     pub(crate) resource: String,
-    /// The workspace whose limit that is; or the books of one and all below it, whose cap it is.
-    pub(crate) whose: WorkspaceId,
 }
 
 /// The one place that grants units of a key.
@@ -170,11 +169,12 @@ pub(crate) trait Authority: Send + Sync + 'static {
     /// transactions still hold on to stay among the [`orphans`](Self::orphans).
     fn end<'a>(&'a self, leases: &'a [Uuid]) -> BoxFuture<'a, Result<u64, Error>>;
 
-    /// The leases whose units, with those of all others, may become rows above a limit that is in force now, without grace.
+    /// The leases whose units, with those of all others, may become rows above a limit or a cap that is in force now, where
+    /// the mode of its workspace is `strict`. With each type comes its mode in workspaces that have none of their own.
     fn above<'a>(
         &'a self,
         changed: &'a Changed,
-        catalog: &'a ResourceCatalog,
+        types: &'a [(&'a ResourceType, EnforcementMode)],
     ) -> BoxFuture<'a, Result<Vec<Above>, Error>>;
 
     /// Asks whoever has these leases to give back what is in store.

@@ -14,7 +14,8 @@ use super::{Above, Authority, BooksMark, Changed, Heard, LeaseOf, News, Notice, 
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
-use crate::resource::{ResourceCatalog, ResourceType};
+use crate::mode::EnforcementMode;
+use crate::resource::ResourceType;
 use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, texts, time_outs};
 use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
@@ -216,24 +217,21 @@ impl PostgresAuthority {
         settled.first().map_or(Ok(0), |row| units(row, "settled")).map_err(failed)
     }
 
-    async fn above(&self, changed: &Changed, catalog: &ResourceCatalog) -> Result<Vec<Above>, Error> {
-        let types = catalog.iter().map(|resource| {
+    async fn above(&self, changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> Result<Vec<Above>, Error> {
+        let types = types.iter().map(|(resource, mode)| {
             let default = resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number);
-            format!("({}, {}, {default}::bigint)", literal(resource.name()), literal(resource.limit_field()))
+            let (name, field) = (literal(resource.name()), literal(resource.limit_field()));
+            format!("({name}, {field}, {default}::bigint, {})", literal(mode.as_str()))
         });
         let above = ABOVE
             .replace("{workspaces}", &texts(changed.workspaces.iter().map(WorkspaceId::as_str)))
-            .replace("{plan}", &optional(changed.plan.as_deref().map(literal)))
+            .replace("{plan}", &changed.plan.as_deref().map_or_else(|| "NULL::text".to_owned(), literal))
             .replace("{moved}", if changed.moved { "true" } else { "false" })
             .replace("{types}", &types.collect::<Vec<_>>().join(", "));
         let rows = self.call(above).await?;
         let lease = |row: &PgRow| {
-            Ok(Above {
-                lease: row.try_get("id")?,
-                workspace: WorkspaceId::canonical(row.try_get("workspace")?),
-                resource: row.try_get("resource")?,
-                whose: WorkspaceId::canonical(row.try_get("whose")?),
-            })
+            let workspace = WorkspaceId::canonical(row.try_get("workspace")?);
+            Ok(Above { lease: row.try_get("id")?, workspace, resource: row.try_get("resource")? })
         };
         rows.iter().map(lease).collect::<Result<_, _>>().map_err(failed)
     }
@@ -342,9 +340,9 @@ impl Authority for PostgresAuthority {
     fn above<'a>(
         &'a self,
         changed: &'a Changed,
-        catalog: &'a ResourceCatalog,
+        types: &'a [(&'a ResourceType, EnforcementMode)],
     ) -> BoxFuture<'a, Result<Vec<Above>, Error>> {
-        Box::pin(self.above(changed, catalog))
+        Box::pin(self.above(changed, types))
     }
 
     fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>> {
@@ -356,38 +354,45 @@ impl Authority for PostgresAuthority {
     }
 }
 
-/// Leases of keys whose bound is above the limit. In the books of a cap, units count as well that aren't charged to them: see
-/// `_tower_quota_ask`. What was never counted may be any number of rows.
+/// Leases of keys in mode `strict` whose bound is above the limit. In the books of a cap, units count as well that aren't charged
+/// to them: see `_tower_quota_ask`. What was never counted may be any number of rows.
+///
+/// From the leases up where many may depend on what has changed: those with units left are few.
 const ABOVE: &str = r#"
-WITH types("resource", "field", "default") AS (VALUES {types}),
-tops("id") AS (
-  SELECT unnest({workspaces}) UNION SELECT q."workspaceId" FROM "WorkspaceQuota" q WHERE q."plan" = {plan}
-),
-keys("whose") AS (
-  SELECT "_tower_quota_members"("id") FROM tops
-  UNION SELECT chr(31) || "_tower_quota_ancestors"("id") FROM tops WHERE {moved}
+WITH types("resource", "field", "default", "strict") AS (VALUES {types}),
+caps("whose") AS (
+  SELECT DISTINCT chr(31) || "_tower_quota_ancestors"("top") FROM unnest({workspaces}) AS "top" WHERE {moved}
 ),
 units("whose", "lease", "charged") AS (
-  SELECT keys."whose", l, true FROM keys JOIN "_tower_quota_lease" l ON l."workspace" = keys."whose"
-  UNION ALL
-  SELECT keys."whose", l, false FROM keys CROSS JOIN LATERAL "_tower_quota_members"(substr(keys."whose", 2)) AS member("id")
-  JOIN "_tower_quota_lease" l ON l."workspace" = member."id" AND keys."whose" <> ALL(l."charges")
-  WHERE left(keys."whose", 1) = chr(31)
+  SELECT l."workspace", l, true FROM unnest({workspaces}) AS "top" CROSS JOIN LATERAL "_tower_quota_members"("top") AS below("id")
+  JOIN "_tower_quota_lease" l ON l."workspace" = below."id"
+  UNION
+  SELECT l."workspace", l, true FROM "_tower_quota_lease" l
+  WHERE {plan} IS NOT NULL AND "_tower_quota_rest"(l) + l."edits" > l."editsEnded" AND left(l."workspace", 1) <> chr(31)
+    AND {plan} IN (SELECT q."plan" FROM "_tower_quota_ancestors"(l."workspace") AS above("id")
+                   JOIN "WorkspaceQuota" q ON q."workspaceId" = above."id")
+  UNION
+  SELECT caps."whose", l, true FROM caps JOIN "_tower_quota_lease" l ON l."workspace" = caps."whose"
+  UNION
+  SELECT caps."whose", l, false FROM caps JOIN "_tower_quota_lease" l ON caps."whose" <> ALL(l."charges")
+  WHERE "_tower_quota_rest"(l) + l."edits" > l."editsEnded" AND left(l."workspace", 1) <> chr(31)
+    AND substr(caps."whose", 2) IN (SELECT "_tower_quota_ancestors"(l."workspace"))
 ),
 held AS (
-  SELECT "whose", "charged", ("lease").*,
-    "_tower_quota_rest"("lease") + ("lease")."edits" - ("lease")."editsEnded" AS "rest"
-  FROM units
+  SELECT u."whose", u."charged", (u."lease").*, t."field", t."default",
+    "_tower_quota_rest"(u."lease") + (u."lease")."edits" - (u."lease")."editsEnded" AS "rest"
+  FROM units u JOIN types t ON t."resource" = (u."lease")."resource"
+  LEFT JOIN "WorkspaceQuota" q ON q."workspaceId" = ltrim(u."whose", chr(31))
+  WHERE coalesce(q."settings" -> 'modes' ->> t."resource", q."settings" ->> 'mode', t."strict") = 'strict'
 ),
 bounds AS (
   SELECT h."whose", h."resource", k."counted" + k."posted" + k."carried" + k."leased"
       + coalesce(sum(h."rest") FILTER (WHERE NOT h."charged"), 0) AS "bound",
-    "_tower_quota_limit"(h."whose", h."resource", t."field", t."default", false) AS "limit"
-  FROM held h JOIN types t USING ("resource")
-  LEFT JOIN "_tower_quota_key" k ON k."workspace" = h."whose" AND k."resource" = h."resource"
-  WHERE h."rest" > 0 GROUP BY h."whose", h."resource", t."field", t."default", k."workspace", k."resource"
+    "_tower_quota_limit"(h."whose", h."resource", h."field", h."default", false) AS "limit"
+  FROM held h LEFT JOIN "_tower_quota_key" k ON k."workspace" = h."whose" AND k."resource" = h."resource"
+  WHERE h."rest" > 0 GROUP BY h."whose", h."resource", h."field", h."default", k."workspace", k."resource"
 )
-SELECT h."id", h."workspace", h."resource", h."whose" FROM held h JOIN bounds b USING ("whose", "resource")
+SELECT h."id", h."workspace", h."resource" FROM held h JOIN bounds b USING ("whose", "resource")
 WHERE h."rest" > 0 AND b."limit" >= 0 AND coalesce(b."bound" > b."limit", true)"#;
 
 /// Until the end of the transaction nobody comes to be below another workspace, or ceases to be. Whoever changes that waits

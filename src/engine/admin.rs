@@ -31,7 +31,10 @@ const MOST_OVERRIDES: usize = 100;
 /// Changes what limits come from, in somebody's name. [`Quota::admin`] has it.
 ///
 /// A change is in force, in this process, when its method returns; on other replicas as soon as they hear of it, and nothing
-/// is granted by what was before. Each is told in the audit log, in the same transaction. A change that fails has changed
+/// is granted by what was before. What was admitted before may still become rows. In mode `strict` it can't any more: a method
+/// that has made a limit or a cap lower returns when no row can come to exist above it. It waits for requests in flight, and
+/// takes units from processes that don't give them back, so that their handlers' `Fence` fails; where they
+/// can't be taken, without fences and within one process, it is [`Error::is_unavailable`] after some seconds. Each is told in the audit log, in the same transaction. A change that fails has changed
 /// nothing.
 ///
 /// They need a store with transactions, a `SqliteStore` or a `PostgresStore`: with another all but
@@ -698,7 +701,9 @@ impl Admin {
             transaction.audit(&on.entry(AuditAction::WorkspaceDeleted).change(before, Value::Null)).await?;
             let done = transaction.commit().await;
             on.quota.changed(&on.workspace, None);
-            done
+            done?;
+            let workspaces = vec![on.workspace];
+            on.quota.lowered(&Changed { workspaces, ..Changed::default() }).await
         })
         .await
     }

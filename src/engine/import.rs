@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Admin, Inner};
+use crate::authority::Changed;
 use crate::error::Error;
 use crate::limit::Limit;
 use crate::policy::{Actor, AuditAction, AuditEntry, Lineage};
@@ -300,13 +301,18 @@ impl Import {
             changed.insert(workspace);
         }
         write_progress(&mut *transaction, &self.options.name, summary).await?;
-        let quota = Arc::clone(&self.quota);
+        let (quota, lowers) = (Arc::clone(&self.quota), self.options.allow_lowering);
         let done = tokio::spawn(async move {
             let done = transaction.commit().await;
             for workspace in &changed {
                 quota.changed(workspace, None);
             }
-            done
+            done?;
+            if !lowers {
+                return Ok::<_, Error>(());
+            }
+            let workspaces = changed.into_iter().collect();
+            quota.lowered(&Changed { workspaces, ..Changed::default() }).await
         });
         done.await.map_err(|error| Error::unavailable("the import broke off").with_source(error))??;
         Ok(proposals)

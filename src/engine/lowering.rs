@@ -5,8 +5,8 @@
 //! process stands still or its requests take too long, is ended then: a transaction that holds on to it commits before that,
 //! and no other one can take hold of it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -14,15 +14,15 @@ use uuid::Uuid;
 use super::Inner;
 use super::replica::Replica;
 use super::tenant::Tenant;
-use crate::authority::{Above, Changed};
+use crate::authority::Changed;
 use crate::error::Error;
 use crate::mode::EnforcementMode;
-use crate::resource::ResourceId;
+use crate::resource::{ResourceId, ResourceType};
 use crate::store::QuotaStore;
 use crate::workspace::WorkspaceId;
 
 /// How often it is looked whether all is done.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Inner {
     /// Waits until nothing that was admitted before can become a row above a limit of what has changed, where the mode is
@@ -32,6 +32,9 @@ impl Inner {
     ///
     /// [`Error::is_unavailable`] when that takes too long. The limits are in force all the same.
     pub(super) async fn lowered(self: &Arc<Self>, changed: &Changed) -> Result<(), Error> {
+        if self.mode() == EnforcementMode::Off {
+            return Ok(());
+        }
         let begun = Instant::now();
         // The caller is told of a time-out by then.
         let patience = self.config.io_timeout / 4 * 3;
@@ -82,22 +85,9 @@ impl Inner {
 
     /// The same of all processes.
     async fn is_lowered_everywhere(&self, replica: &Replica, changed: &Changed, begun: Instant) -> Result<bool, Error> {
-        let above = self.within("ask the ledger", || replica.authority.above(changed, &self.catalog)).await?;
-        let mut strict = HashMap::new();
-        let mut leases: Vec<Above> = Vec::new();
-        for lease in above {
-            let resource = self.catalog.by_name(&lease.resource)?.id();
-            let key = (lease.whose.clone(), resource);
-            let known = strict.get(&key).copied();
-            let is_strict = match known {
-                Some(is_strict) => is_strict,
-                None => self.is_strict(&lease.whose, resource).await?,
-            };
-            strict.insert(key, is_strict);
-            if is_strict {
-                leases.push(lease);
-            }
-        }
+        let types: Vec<(&ResourceType, EnforcementMode)> =
+            self.catalog.iter().map(|resource| (&**resource, self.mode_over(None, resource.id()))).collect();
+        let leases = self.within("ask the ledger", || replica.authority.above(changed, &types)).await?;
         if leases.is_empty() {
             return Ok(true);
         }

@@ -54,6 +54,7 @@ macro_rules! all_of_it {
             bad_input_changes_nothing,
             a_deleted_workspace_is_back_at_the_defaults,
             limits_are_imported_by_usage_in_batches_and_never_lowered,
+            two_runs_of_one_import_at_once_set_each_limit_once,
             the_road_from_warn_to_strict_tells_what_it_would_refuse,
             a_shadow_tells_what_it_would_refuse_and_refuses_nothing,
             a_cleanup_takes_the_newest_rows_in_strict_alone,

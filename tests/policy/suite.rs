@@ -874,6 +874,36 @@ pub(crate) async fn limits_are_imported_by_usage_in_batches_and_never_lowered(ho
     host.post(ADMIN, path, json!({})).await.refused(403, "INSUFFICIENT_PERMISSIONS");
 }
 
+pub(crate) async fn two_runs_of_one_import_at_once_set_each_limit_once(host: Host) {
+    const WORKSPACES: usize = 40;
+    for at in 0..WORKSPACES {
+        host.rows.run(format!(r#"INSERT INTO "Segment" VALUES ('{at}', 'w{at:02}')"#)).await.unwrap();
+    }
+    let host = Arc::new(host);
+    let mut running = JoinSet::new();
+    for run in 0..4 {
+        let host = Arc::clone(&host);
+        running.spawn(async move {
+            loop {
+                let body = json!({"apply": true, "batch": 1});
+                let answer = host.send_to(run, ROOT, "POST", "/api/system/quota-import", None, Some(body)).await;
+                match answer.status {
+                    200 if answer.body["summary"]["done"] == true => return,
+                    200 => {}
+                    // The other one was first.
+                    412 => {}
+                    _ => panic!("{}: {}", answer.status, answer.body),
+                }
+            }
+        });
+    }
+    running.join_all().await;
+    for at in 0..WORKSPACES {
+        let workspace = format!("w{at:02}");
+        assert_eq!((host.limit_at(0, &workspace).await, host.told(&workspace, "imported").await), (json!(2), 1));
+    }
+}
+
 pub(crate) async fn the_road_from_warn_to_strict_tells_what_it_would_refuse(host: Host) {
     let path = "/api/system/quota-readiness";
     for turn in 0..4 {

@@ -14,7 +14,8 @@ use crate::authority::{Above, Authority, BooksMark, Changed, Heard, LeaseOf, New
 use crate::error::Error;
 use crate::ledger::Ask;
 use crate::limit::LimitSet;
-use crate::resource::{ResourceCatalog, ResourceType};
+use crate::mode::EnforcementMode;
+use crate::resource::ResourceType;
 use crate::store::{Expect, QuotaRecord, QuotaStore};
 use crate::usage::{CountSql, UsageSource};
 use crate::workspace::WorkspaceId;
@@ -117,7 +118,11 @@ impl Authority for Link {
     }
 
     // Limits are changed around the engines here.
-    fn above<'a>(&'a self, _: &'a Changed, _: &'a ResourceCatalog) -> BoxFuture<'a, Result<Vec<Above>, Error>> {
+    fn above<'a>(
+        &'a self,
+        _: &'a Changed,
+        _: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<Vec<Above>, Error>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 
