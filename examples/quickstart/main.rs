@@ -7,6 +7,7 @@
 //! | `LISTEN_ADDR` | `127.0.0.1:3000` |
 //! | `DATABASE_URL` | a fresh SQLite file in a temporary folder; `postgres://user:password@host/database` works, too |
 //! | `QUOTA_ENFORCEMENT_MODE` | `enforce` |
+//! | `QUOTA_CLEANUP` | none: what a cleanup does to rows above the limit, such as `segments=archive,users=delete`; else it reports them |
 //! | `QUOTA_ROUTES` | the file [`routes.toml`](routes.toml) beside this one; another of its kind may declare more types, or fewer |
 //! | `QUOTA_ADMIN_TOKEN` | `admin-token` |
 //! | `QUOTA_MEMBER_TOKENS` | `acme-token=acme,globex-token=globex` |
@@ -34,10 +35,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
+use sqlx::{PgPool, SqlitePool};
 use tokio::net::TcpListener;
 use tower_quota::{
-    AuthLayer, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap,
-    Settling, SqlTable, SqliteStore, SqliteUsage, StaticTokens,
+    AuthLayer, CleanupPolicy, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer,
+    ResourceCatalog, RouteMap, Settling, SqlTable, SqliteStore, SqliteUsage, StaticTokens,
 };
 
 use crate::database::Database;
@@ -72,11 +74,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The file names the tables of the types that it declares.
     let eight = ResourceCatalog::default();
     let tables = host::COLLECTIONS.into_iter().filter(|(_, resource, _)| eight.by_name(resource).is_ok());
-    let tables = tables.map(|(_, resource, table)| (resource, SqlTable::new(table)));
+    // Ids are in the order of time: a cleanup takes the newest rows.
+    let tables = tables.map(|(_, resource, table)| (resource, SqlTable::new(table).newest_first("id", "id")));
+    let policies = policies(&setting("QUOTA_CLEANUP", ""))?;
     let quota = Quota::builder(catalog.clone());
     let quota = match &database {
         Database::Sqlite { writer, readers } => {
-            let usage = SqliteUsage::builder(readers.clone(), &catalog).tables(tables).build()?;
+            let on = |pool: &SqlitePool| SqliteUsage::builder(pool.clone(), &catalog).tables(tables.clone()).build();
+            let (usage, cleanup) = (on(readers)?, on(writer)?);
             usage.check().await?;
             // All writes go through one connection: whoever gets it next knows that what was sent before has ended.
             let writer = writer.clone();
@@ -84,15 +89,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 let writer = writer.clone();
                 async move { writer.acquire().await.map(drop) }
             });
-            quota.store(SqliteStore::connect(&database_url, &catalog).await?).usage(usage).settling(settling)
+            let store = SqliteStore::connect(&database_url, &catalog).await?;
+            quota.store(store).usage(usage).cleanup(cleanup, policies).settling(settling)
         }
         Database::Postgres(pool) => {
-            let usage = PostgresUsage::builder(pool.clone(), &catalog).tables(tables).build()?;
+            let on = |pool: &PgPool| PostgresUsage::builder(pool.clone(), &catalog).tables(tables.clone()).build();
+            let (usage, cleanup) = (on(pool)?, on(pool)?);
             usage.check().await?;
             // Any number of processes may run: they share what the limits leave. All transactions that make rows fence.
             let store = PostgresStore::connect(&database_url, &catalog).await?;
             let ledger = PostgresLedger::new(&store).fenced();
-            quota.store(store).usage(usage).ledger(ledger)
+            quota.store(store).usage(usage).cleanup(cleanup, policies).ledger(ledger)
         }
     };
     let quota = warnings::with_outlets(quota)?.build()?;
@@ -133,6 +140,19 @@ fn tokens(admin: &str, members: &str) -> Result<StaticTokens, Box<dyn Error>> {
     let builder = StaticTokens::builder().admin(admin);
     let builder = workspaces.into_iter().fold(builder, |tokens, (token, workspaces)| tokens.member(token, workspaces));
     Ok(builder.build()?)
+}
+
+/// `type=policy` pairs, with commas between them.
+fn policies(pairs: &str) -> Result<Vec<(String, CleanupPolicy)>, Box<dyn Error>> {
+    let known = [CleanupPolicy::Report, CleanupPolicy::Archive, CleanupPolicy::Delete];
+    let policy = |pair: &str| {
+        let (resource, named) = pair.split_once('=')?;
+        let policy = known.into_iter().find(|policy| policy.as_str() == named)?;
+        Some((resource.to_owned(), policy))
+    };
+    let pairs = pairs.split(',').filter(|pair| !pair.is_empty());
+    let wrong = |pair: &str| format!("QUOTA_CLEANUP: write type=report, type=archive or type=delete; got {pair:?}");
+    pairs.map(|pair| policy(pair).ok_or_else(|| wrong(pair).into())).collect()
 }
 
 fn print_introduction(address: &str, admin: &str, members: &str, quota: &Quota) {

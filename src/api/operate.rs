@@ -11,6 +11,7 @@ use super::failure::Failure;
 use crate::engine::{Proposal, ShadowReport};
 use crate::error::Error;
 use crate::problem::{ErrorCode, Problem};
+use crate::workspace::WorkspaceId;
 
 /// How many batches of an import one request makes: it is to be answered within seconds.
 const BATCHES: usize = 10;
@@ -55,16 +56,22 @@ pub(super) async fn readiness(State(api): State<Api>, _: Operator, mut pairs: Pa
     let most = pairs.take_limit()?;
     pairs.finish("`limit`")?;
     let readiness = api.quota().readiness(most).await.map_err(beyond)?;
+    let named = |worst: &[(WorkspaceId, u64, u64)]| {
+        let name = |(workspace, usage, limit): &(WorkspaceId, u64, u64)| json!({"workspaceId": workspace.as_str(), "usage": usage, "limit": limit});
+        worst.iter().map(name).collect::<Vec<_>>()
+    };
     let types = readiness.types.iter().map(|of| {
-        let worst = of.worst.iter().map(
-            |(workspace, usage, limit)| json!({"workspaceId": workspace.as_str(), "usage": usage, "limit": limit}),
-        );
-        let worst: Vec<_> = worst.collect();
-        (of.resource.name().to_owned(), json!({"full": of.full, "over": of.over, "worst": worst}))
+        let told = json!({
+            "full": of.full,
+            "over": of.over,
+            "exempt": of.exempt,
+            "worst": named(&of.worst),
+            "caps": {"reached": of.caps, "worst": named(&of.worst_caps)},
+        });
+        (of.resource.name().to_owned(), told)
     });
-    let ready = readiness.types.iter().all(|of| of.full == 0 && of.over == 0);
     let types: serde_json::Map<String, Value> = types.collect();
-    Ok(Json(json!({"workspaces": readiness.workspaces, "wouldRefuse": !ready, "types": types})))
+    Ok(Json(json!({"workspaces": readiness.workspaces, "wouldRefuse": readiness.would_refuse(), "types": types})))
 }
 
 pub(super) async fn clean(

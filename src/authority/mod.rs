@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Totals};
+use crate::mode::EnforcementMode;
 use crate::resource::ResourceType;
 use crate::usage::UsageSource;
 use crate::workspace::WorkspaceId;
@@ -44,6 +45,8 @@ pub(crate) struct BooksMark {
     pub(crate) edits_ended: u64,
     /// The limit in force then: counting may stop above it.
     pub(crate) limit: Option<u64>,
+    /// Of a workspace with all below it: who those are, and what is on lease there that isn't charged to it.
+    pub(crate) below: Option<i64>,
 }
 
 /// What an authority says to an [`Ask`].
@@ -111,6 +114,25 @@ pub(crate) enum Notice {
     Lost,
 }
 
+/// What a change has changed the limits of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// These, and all below them.
+    pub(crate) workspaces: Vec<WorkspaceId>,
+    /// All that have it, and all below them.
+    pub(crate) plan: Option<String>,
+    /// The caps above count other rows, or are others.
+    pub(crate) moved: bool,
+}
+
+/// A lease with units that may still become rows above a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Above {
+    pub(crate) lease: Uuid,
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) resource: String,
+}
+
 /// The one place that grants units of a key.
 ///
 /// Whoever implements it takes each call as one atomic step.
@@ -146,6 +168,17 @@ pub(crate) trait Authority: Send + Sync + 'static {
     /// Ends leases, and takes all their units for rows until a count tells; answers how many those were. Leases that
     /// transactions still hold on to stay among the [`orphans`](Self::orphans).
     fn end<'a>(&'a self, leases: &'a [Uuid]) -> BoxFuture<'a, Result<u64, Error>>;
+
+    /// The leases whose units, with those of all others, may become rows above a limit or a cap that is in force now, where
+    /// the mode of its workspace is `strict`. With each type comes its mode in workspaces that have none of their own.
+    fn above<'a>(
+        &'a self,
+        changed: &'a Changed,
+        types: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<Vec<Above>, Error>>;
+
+    /// Asks whoever has these leases to give back what is in store.
+    fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>>;
 
     /// The next notice.
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>>;

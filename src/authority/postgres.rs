@@ -1,5 +1,6 @@
 //! The authority in a Postgres database.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply, Times};
+use super::{Above, Authority, BooksMark, Changed, Heard, LeaseOf, News, Notice, Peer, Reply, Times};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
+use crate::mode::EnforcementMode;
+use crate::resource::ResourceType;
 use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, texts, time_outs};
 use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
@@ -162,14 +165,26 @@ impl PostgresAuthority {
             of.resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number),
             optional(bounded.as_deref().map(literal)),
             optional(all.as_deref().map(literal)),
-            optional(counted.map(|(_, rows)| number(rows))),
+            optional(counted.map(|(mark, rows)| match mark.below {
+                None => number(rows),
+                Some(below) => format!(r#"CASE WHEN m."below" = {below} THEN {} END"#, number(rows)),
+            })),
             optional(counted.map(|(mark, _)| number(mark.posts))),
             optional(counted.map(|(mark, _)| number(mark.edits_ended))),
             texts(of.charges.iter().map(WorkspaceId::as_str)),
             of.grace.to_string(),
         ];
-        let rows = self.call(format!(r#"SELECT * FROM "_tower_quota_ask"({})"#, arguments.join(", "))).await?;
-        let row = rows.first().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
+        let ask = format!(r#""_tower_quota_ask"({})"#, arguments.join(", "));
+        let ask = match of.workspace.top().filter(|_| sql.is_none()) {
+            None => format!(r#"SELECT *, NULL::bigint AS "below" FROM {ask}"#),
+            Some(top) => {
+                let below = below(of.workspace, &top, of.resource);
+                // The planner would look twice without the OFFSET.
+                format!(r#"{NOBODY_MOVES}; SELECT * FROM (SELECT {below} AS "below" OFFSET 0) AS m, LATERAL {ask}"#)
+            }
+        };
+        let rows = self.call(ask).await?;
+        let row = rows.last().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
         reply(row).map_err(failed)
     }
 
@@ -200,6 +215,31 @@ impl PostgresAuthority {
         self.call(format!(r#"SELECT "_tower_quota_kill"({leases})"#)).await?;
         let settled = self.call(format!(r#"SELECT "_tower_quota_settle"({leases}) AS "settled""#)).await?;
         settled.first().map_or(Ok(0), |row| units(row, "settled")).map_err(failed)
+    }
+
+    async fn above(&self, changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> Result<Vec<Above>, Error> {
+        let types = types.iter().map(|(resource, mode)| {
+            let default = resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number);
+            let (name, field) = (literal(resource.name()), literal(resource.limit_field()));
+            format!("({name}, {field}, {default}::bigint, {})", literal(mode.as_str()))
+        });
+        let above = ABOVE
+            .replace("{workspaces}", &texts(changed.workspaces.iter().map(WorkspaceId::as_str)))
+            .replace("{plan}", &changed.plan.as_deref().map_or_else(|| "NULL::text".to_owned(), literal))
+            .replace("{moved}", if changed.moved { "true" } else { "false" })
+            .replace("{types}", &types.collect::<Vec<_>>().join(", "));
+        let rows = self.call(above).await?;
+        let lease = |row: &PgRow| {
+            let workspace = WorkspaceId::canonical(row.try_get("workspace")?);
+            Ok(Above { lease: row.try_get("id")?, workspace, resource: row.try_get("resource")? })
+        };
+        rows.iter().map(lease).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    async fn recall(&self, leases: &[Above]) -> Result<(), Error> {
+        let keys: BTreeSet<_> = leases.iter().map(|of| format!("recall {} {}", of.resource, of.workspace)).collect();
+        let keys = texts(keys.iter().map(String::as_str));
+        self.call(format!("SELECT pg_notify('{CHANNEL}', of) FROM unnest({keys}) AS of")).await.map(drop)
     }
 
     async fn notice(&self) -> Result<Notice, Error> {
@@ -297,9 +337,83 @@ impl Authority for PostgresAuthority {
         Box::pin(self.end(leases))
     }
 
+    fn above<'a>(
+        &'a self,
+        changed: &'a Changed,
+        types: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<Vec<Above>, Error>> {
+        Box::pin(self.above(changed, types))
+    }
+
+    fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.recall(leases))
+    }
+
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>> {
         Box::pin(self.notice())
     }
+}
+
+/// Leases of keys in mode `strict` whose bound is above the limit. In the books of a cap, units count as well that aren't charged
+/// to them: see `_tower_quota_ask`. What was never counted may be any number of rows.
+///
+/// From the leases up where many may depend on what has changed: those with units left are few.
+const ABOVE: &str = r#"
+WITH types("resource", "field", "default", "strict") AS (VALUES {types}),
+caps("whose") AS (
+  SELECT DISTINCT chr(31) || "_tower_quota_ancestors"("top") FROM unnest({workspaces}) AS "top" WHERE {moved}
+),
+units("whose", "lease", "charged") AS (
+  SELECT l."workspace", l, true FROM unnest({workspaces}) AS "top" CROSS JOIN LATERAL "_tower_quota_members"("top") AS below("id")
+  JOIN "_tower_quota_lease" l ON l."workspace" = below."id"
+  UNION
+  SELECT l."workspace", l, true FROM "_tower_quota_lease" l
+  WHERE {plan} IS NOT NULL AND "_tower_quota_rest"(l) + l."edits" > l."editsEnded" AND left(l."workspace", 1) <> chr(31)
+    AND {plan} IN (SELECT q."plan" FROM "_tower_quota_ancestors"(l."workspace") AS above("id")
+                   JOIN "WorkspaceQuota" q ON q."workspaceId" = above."id")
+  UNION
+  SELECT caps."whose", l, true FROM caps JOIN "_tower_quota_lease" l ON l."workspace" = caps."whose"
+  UNION
+  SELECT caps."whose", l, false FROM caps JOIN "_tower_quota_lease" l ON caps."whose" <> ALL(l."charges")
+  WHERE "_tower_quota_rest"(l) + l."edits" > l."editsEnded" AND left(l."workspace", 1) <> chr(31)
+    AND substr(caps."whose", 2) IN (SELECT "_tower_quota_ancestors"(l."workspace"))
+),
+held AS (
+  SELECT u."whose", u."charged", (u."lease").*, t."field", t."default",
+    "_tower_quota_rest"(u."lease") + (u."lease")."edits" - (u."lease")."editsEnded" AS "rest"
+  FROM units u JOIN types t ON t."resource" = (u."lease")."resource"
+  LEFT JOIN "WorkspaceQuota" q ON q."workspaceId" = ltrim(u."whose", chr(31))
+  WHERE coalesce(q."settings" -> 'modes' ->> t."resource", q."settings" ->> 'mode', t."strict") = 'strict'
+),
+bounds AS (
+  SELECT h."whose", h."resource", k."counted" + k."posted" + k."carried" + k."leased"
+      + coalesce(sum(h."rest") FILTER (WHERE NOT h."charged"), 0) AS "bound",
+    "_tower_quota_limit"(h."whose", h."resource", h."field", h."default", false) AS "limit"
+  FROM held h LEFT JOIN "_tower_quota_key" k ON k."workspace" = h."whose" AND k."resource" = h."resource"
+  WHERE h."rest" > 0 GROUP BY h."whose", h."resource", h."field", h."default", k."workspace", k."resource"
+)
+SELECT h."id", h."workspace", h."resource" FROM held h JOIN bounds b USING ("whose", "resource")
+WHERE h."rest" > 0 AND b."limit" >= 0 AND coalesce(b."bound" > b."limit", true)"#;
+
+/// Until the end of the transaction nobody comes to be below another workspace, or ceases to be. Whoever changes that waits
+/// here, too: see `LOCK_PARENTS` of the store.
+const NOBODY_MOVES: &str = "SELECT FROM pg_advisory_xact_lock_shared(128060827788645)";
+
+/// Something that is another one as soon as rows of a workspace and all below it that were counted elsewhere may be too few:
+/// where one has come that was not among those that were counted, if only to come back, or where what isn't charged to their
+/// books has become a row meanwhile. The leases with that stay as they are until the end of the transaction.
+fn below(books: &WorkspaceId, top: &WorkspaceId, resource: &ResourceType) -> String {
+    let (books, top, resource) = (literal(books.as_str()), literal(top.as_str()), literal(resource.name()));
+    let members = format!(r#"SELECT "_tower_quota_members"({top})"#);
+    format!(
+        r#"(SELECT hashtextextended(concat(
+             (SELECT string_agg(concat(q."workspaceId", ' ', q.xmin), ',' ORDER BY q."workspaceId")
+              FROM "WorkspaceQuota" q WHERE q."workspaceId" IN ({members})), '/',
+             (SELECT string_agg(concat(o."id", ' ', o.version), ',' ORDER BY o."id")
+              FROM (SELECT l."id", l.xmin AS version FROM "_tower_quota_lease" l
+                    WHERE l."workspace" IN ({members}) AND l."resource" = {resource} AND {books} <> ALL(l."charges")
+                    FOR SHARE SKIP LOCKED) AS o)), 0))"#
+    )
 }
 
 /// The same count of a workspace and all below it, in one statement: rows that go from one to another are not missed.
@@ -329,6 +443,7 @@ fn reply(row: &PgRow) -> Result<Reply, sqlx::Error> {
             posts: units(row, "posts")?,
             edits_ended: units(row, "edits_ended")?,
             limit: limit()?,
+            below: row.try_get("below")?,
         }),
         verdict => Reply::Answer {
             answer: Answer {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::tenant::Tenant;
 use super::{Inner, Quota, QuotaView, Recount};
+use crate::authority::Changed;
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
 use crate::mode::EnforcementMode;
@@ -30,7 +31,10 @@ const MOST_OVERRIDES: usize = 100;
 /// Changes what limits come from, in somebody's name. [`Quota::admin`] has it.
 ///
 /// A change is in force, in this process, when its method returns; on other replicas as soon as they hear of it, and nothing
-/// is granted by what was before. Each is told in the audit log, in the same transaction. A change that fails has changed
+/// is granted by what was before. What was admitted before may still become rows. In mode `strict` it can't any more: a method
+/// that has made a limit or a cap lower returns when no row can come to exist above it. It waits for requests in flight, and
+/// takes units from processes that don't give them back, so that their handlers' `Fence` fails; where they
+/// can't be taken, without fences and within one process, it is [`Error::is_unavailable`] after some seconds. Each is told in the audit log, in the same transaction. A change that fails has changed
 /// nothing.
 ///
 /// They need a store with transactions, a `SqliteStore` or a `PostgresStore`: with another all but
@@ -298,7 +302,6 @@ impl Admin {
         changes: &LimitSet,
         reason: Option<String>,
     ) -> Result<(), Error> {
-        // One order for all, so that no two wait for each other.
         let workspaces: BTreeSet<WorkspaceId> = workspaces.iter().cloned().collect();
         if workspaces.is_empty() || workspaces.len() > Self::MOST_AT_ONCE {
             return Err(Error::invalid(format!("`workspaces` lists 1 to {} workspaces", Self::MOST_AT_ONCE)));
@@ -309,6 +312,7 @@ impl Admin {
         let (quota, actor, changes) = (Arc::clone(&self.quota.0), self.actor.clone(), changes.clone());
         self.in_a_task(async move {
             let mut transaction = quota.store.inner().begin().await?;
+            let workspaces = transaction.in_order(workspaces.into_iter().collect()).await?;
             let on = |workspace: &WorkspaceId| Change {
                 quota: Arc::clone(&quota),
                 actor: actor.clone(),
@@ -321,7 +325,8 @@ impl Admin {
             for workspace in &workspaces {
                 quota.changed(workspace, None);
             }
-            done
+            done?;
+            quota.lowered(&Changed { workspaces, ..Changed::default() }).await
         })
         .await
     }
@@ -371,7 +376,7 @@ impl Admin {
     ) -> Result<QuotaView, Error> {
         change.check(&self.quota.0.catalog)?;
         let expect = expect.clone();
-        self.change(workspace, move |on: Change| async move {
+        self.change_or_move(workspace, change.moves(), move |on: Change| async move {
             let mut transaction = on.begin().await?;
             if change.moves() {
                 // One of those at a time, and before anything else is locked.
@@ -429,7 +434,9 @@ impl Admin {
             let done = transaction.commit().await;
             quota.outdate(|tenant| tenant.limits().is_some_and(|limits| limits.depends_on_plan(&name)));
             quota.sweep_soon();
-            done.map(|()| plan)
+            done?;
+            quota.lowered(&Changed { plan: Some(name), ..Changed::default() }).await?;
+            Ok(plan)
         })
         .await
     }
@@ -695,7 +702,9 @@ impl Admin {
             transaction.audit(&on.entry(AuditAction::WorkspaceDeleted).change(before, Value::Null)).await?;
             let done = transaction.commit().await;
             on.quota.changed(&on.workspace, None);
-            done
+            done?;
+            let workspaces = vec![on.workspace];
+            on.quota.lowered(&Changed { workspaces, ..Changed::default() }).await
         })
         .await
     }
@@ -770,11 +779,26 @@ impl Admin {
     where
         F: Future<Output = Result<Arc<Lineage>, Error>> + Send,
     {
+        self.change_or_move(workspace, false, change).await
+    }
+
+    /// The same; `moves` where rows count in other books after it.
+    async fn change_or_move<F>(
+        &self,
+        workspace: &WorkspaceId,
+        moves: bool,
+        change: impl FnOnce(Change) -> F + Send + 'static,
+    ) -> Result<QuotaView, Error>
+    where
+        F: Future<Output = Result<Arc<Lineage>, Error>> + Send,
+    {
         let on = self.on(workspace);
         self.in_a_task(async move {
             match change(on.clone()).await {
                 Ok(lineage) => {
                     on.quota.changed(&on.workspace, Some(&lineage));
+                    let workspaces = vec![on.workspace.clone()];
+                    on.quota.lowered(&Changed { workspaces, plan: None, moved: moves }).await?;
                     on.quota.view(&on.workspace, &lineage)
                 }
                 Err(error) => {

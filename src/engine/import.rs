@@ -1,6 +1,6 @@
 //! The way from unlimited to limited: limits by what there is, and whether the next step would refuse anybody.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Admin, Inner, Quota};
+use super::{Admin, Inner};
+use crate::authority::Changed;
 use crate::error::Error;
 use crate::limit::Limit;
 use crate::policy::{Actor, AuditAction, AuditEntry, Lineage};
@@ -274,7 +275,11 @@ impl Import {
         }
         let mut proposals = Vec::new();
         let mut changed = HashSet::new();
-        for (workspace, rows) in self.valid(batch, summary) {
+        let mut valid = self.valid(batch, summary);
+        let order = transaction.in_order(valid.iter().map(|(workspace, _)| workspace.clone()).collect()).await?;
+        let place: HashMap<_, _> = order.into_iter().zip(0_usize..).collect();
+        valid.sort_by_key(|(workspace, _)| place.get(workspace).copied());
+        for (workspace, rows) in valid {
             let first = proposals.len();
             let (mut record, made) = transaction.record(&workspace).await?;
             let lineage = transaction.lineage(&workspace).await?;
@@ -296,13 +301,18 @@ impl Import {
             changed.insert(workspace);
         }
         write_progress(&mut *transaction, &self.options.name, summary).await?;
-        let quota = Arc::clone(&self.quota);
+        let (quota, lowers) = (Arc::clone(&self.quota), self.options.allow_lowering);
         let done = tokio::spawn(async move {
             let done = transaction.commit().await;
             for workspace in &changed {
                 quota.changed(workspace, None);
             }
-            done
+            done?;
+            if !lowers {
+                return Ok::<_, Error>(());
+            }
+            let workspaces = changed.into_iter().collect();
+            quota.lowered(&Changed { workspaces, ..Changed::default() }).await
         });
         done.await.map_err(|error| Error::unavailable("the import broke off").with_source(error))??;
         Ok(proposals)
@@ -322,8 +332,6 @@ impl Import {
                 }
             }
         }
-        // One order for all, so that no two transactions wait for each other.
-        valid.sort_unstable();
         valid
     }
 
@@ -381,76 +389,6 @@ async fn write_progress(
     let progress = serde_json::to_string(summary)
         .map_err(|error| Error::unavailable("the progress can't be written").with_source(error))?;
     transaction.save_progress(name, &progress).await
-}
-
-/// Whether creations would be refused, were limits enforced now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Readiness {
-    /// Workspaces that have rows.
-    pub workspaces: u64,
-    /// By resource type, in the catalog's order.
-    pub types: Vec<TypeReadiness>,
-}
-
-/// The same of one resource type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TypeReadiness {
-    /// Which.
-    pub resource: Arc<ResourceType>,
-    /// Workspaces at their limit: the next creation would be refused.
-    pub full: u64,
-    /// Workspaces above it: the same, and cleanup would take rows.
-    pub over: u64,
-    /// Those that are furthest above, or at it, with what they have and their limit.
-    pub worst: Vec<(WorkspaceId, u64, u64)>,
-}
-
-impl Quota {
-    /// Compares what all workspaces have with their limits, to know whether the next step, from `warn` to `enforce` or from
-    /// there to `strict`, would refuse anybody; names up to `most` workspaces per resource type. Caps, modes that workspaces have of
-    /// their own, and workspaces without rows are left out.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::is_unavailable`]; [`Error::is_config`] where the usage source can't list workspaces.
-    pub async fn readiness(&self, most: usize) -> Result<Readiness, Error> {
-        let quota = &self.0;
-        let mut pages = UsagePages::new(Arc::clone(&quota.usage), &quota.catalog);
-        let of = |resource: &Arc<ResourceType>| TypeReadiness {
-            resource: Arc::clone(resource),
-            full: 0,
-            over: 0,
-            worst: Vec::new(),
-        };
-        let mut readiness = Readiness { workspaces: 0, types: quota.catalog.iter().map(of).collect() };
-        loop {
-            let batch = pages.next().await?;
-            if batch.is_empty() {
-                return Ok(readiness);
-            }
-            for usage in batch {
-                let Ok(workspace) = quota.config.workspace_format.parse(&usage.workspace) else { continue };
-                readiness.workspaces += 1;
-                let lineage = quota.within("read the record", || quota.store.inner().lineage(&workspace)).await?;
-                let at = Timestamp::now();
-                for (of, rows) in readiness.types.iter_mut().zip(usage.rows) {
-                    let Some(limit) = lineage.limit(&of.resource, at).rows().filter(|limit| rows >= *limit) else {
-                        continue;
-                    };
-                    if rows > limit {
-                        of.over += 1
-                    } else {
-                        of.full += 1
-                    }
-                    let place = of.worst.partition_point(|(_, other, below)| other - below >= rows - limit);
-                    of.worst.insert(place, (workspace.clone(), rows, limit));
-                    of.worst.truncate(most);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl Inner {
     }
 
     /// The mode of a resource type where a workspace has this one for it, or none.
-    fn mode_over(&self, of_workspace: Option<EnforcementMode>, resource: ResourceId) -> EnforcementMode {
+    pub(super) fn mode_over(&self, of_workspace: Option<EnforcementMode>, resource: ResourceId) -> EnforcementMode {
         let mode = self.mode();
         if mode == EnforcementMode::Off {
             return mode;

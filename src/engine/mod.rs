@@ -34,7 +34,9 @@ mod cleanup;
 mod endpoints;
 mod import;
 mod life;
+mod lowering;
 mod outlets;
+mod readiness;
 mod receipt;
 mod replica;
 mod reservation;
@@ -53,9 +55,10 @@ pub use builder::{Provisioning, QuotaBuilder};
 pub use cleanup::{CleanupOptions, CleanupReport};
 #[cfg(feature = "webhooks")]
 pub use endpoints::EndpointChange;
-pub use import::{Import, ImportOptions, ImportSummary, Proposal, Readiness, TypeReadiness};
+pub use import::{Import, ImportOptions, ImportSummary, Proposal};
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub use outlets::DeliveryRetries;
+pub use readiness::{Readiness, TypeReadiness};
 pub use reservation::Reservation;
 pub(crate) use reservation::Unit;
 pub use shadow::{ShadowRefusals, ShadowReport};

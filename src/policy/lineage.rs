@@ -216,7 +216,7 @@ impl Lineage {
             return Resolution { limits, bases, modes: None, above: Arc::default(), until: None, in_grace: false };
         };
         let settings = &own.settings;
-        let mode = |resource: &ResourceType| settings.modes.get(resource.name()).copied().or(settings.mode);
+        let mode = |resource: &ResourceType| settings.mode_of(resource.name());
         let has_modes = settings.mode.is_some() || !settings.modes.is_empty();
         let bases: Arc<[Limit]> = catalog.iter().map(|resource| self.limit(resource, at)).collect();
         let limits = if settings.grace_uses.is_empty() {

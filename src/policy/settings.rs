@@ -40,6 +40,13 @@ pub struct Settings {
     pub grace_uses: BTreeMap<String, GraceUse>,
 }
 
+impl Settings {
+    /// The enforcement mode of a resource type here; `None` for that of all.
+    pub(crate) fn mode_of(&self, resource: &str) -> Option<EnforcementMode> {
+        self.modes.get(resource).copied().or(self.mode)
+    }
+}
+
 /// A limit that is in force for a time, before all others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -252,6 +252,12 @@ pub trait StoreTransaction: Send {
     fn members<'a>(&'a mut self, workspace: &'a WorkspaceId)
     -> BoxFuture<'a, Result<Vec<(WorkspaceId, usize)>, Error>>;
 
+    /// The same workspaces in the order in which all changes of many take them, so that no two wait for each other. By default
+    /// the one in which they come.
+    fn in_order<'a>(&'a mut self, workspaces: Vec<WorkspaceId>) -> BoxFuture<'a, Result<Vec<WorkspaceId>, Error>> {
+        Box::pin(async { Ok(workspaces) })
+    }
+
     /// Writes a record of a workspace that was read by [`record`](Self::record).
     fn save<'a>(&'a mut self, record: &'a QuotaRecord) -> BoxFuture<'a, Result<(), Error>>;
 

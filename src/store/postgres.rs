@@ -110,6 +110,9 @@ impl Records for Postgres {
     const SHARED: &'static str = " FOR KEY SHARE";
     // So is this one: `tqmail`.
     const LOCK_CLAIMS: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(128030515226988)");
+    // By the collation of the database, as the functions do.
+    const SORTED: Option<&'static str> =
+        Some(r#"SELECT "id" FROM jsonb_array_elements_text($1::jsonb) AS "id" ORDER BY "id""#);
     const UNCLAIMED: &'static str = " FOR UPDATE OF d SKIP LOCKED";
     const NOW: &'static str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     const BOOKS: Option<&'static str> = Some(

@@ -67,6 +67,8 @@ pub trait Records: Dialect {
     /// What keeps rows that were read from being deleted until the transaction ends, and others from taking deliveries.
     const SHARED: &'static str;
     const LOCK_CLAIMS: Option<&'static str>;
+    /// What sorts the texts of a JSON array as the ledger sorts its keys, where several write at a time.
+    const SORTED: Option<&'static str>;
 
     /// What leaves out the rows (of `d`) that another transaction has locked.
     const UNCLAIMED: &'static str;

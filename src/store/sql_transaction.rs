@@ -116,6 +116,15 @@ impl<DB: Records> StoreTransaction for SqlTransaction<DB> {
         })
     }
 
+    fn in_order<'a>(&'a mut self, workspaces: Vec<WorkspaceId>) -> BoxFuture<'a, Result<Vec<WorkspaceId>, Error>> {
+        Box::pin(async move {
+            let Some(sorted) = DB::SORTED else { return Ok(workspaces) };
+            let ids: Vec<_> = workspaces.iter().map(WorkspaceId::as_str).collect();
+            let rows = self.rows(Statement::once(sorted, vec![Value::Owned(json(&ids)?)])).await?;
+            rows.iter().map(|row| Ok(WorkspaceId::canonical(&text::<DB>(row, 0)?))).collect()
+        })
+    }
+
     fn save<'a>(&'a mut self, record: &'a QuotaRecord) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.write(record))
     }

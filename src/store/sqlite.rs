@@ -110,6 +110,7 @@ impl Records for Sqlite {
     const LOCK_PARENTS: Option<&'static str> = None;
     const SHARED: &'static str = "";
     const LOCK_CLAIMS: Option<&'static str> = None;
+    const SORTED: Option<&'static str> = None;
     const UNCLAIMED: &'static str = "";
     const NOW: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
     // There are no books but in memory.

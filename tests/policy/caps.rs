@@ -23,7 +23,7 @@ async fn admits_together(host: &Host, workspaces: &[&str], rows: usize) {
 }
 
 /// Takes units at one of the processes, and keeps them.
-async fn held(host: &Host, replica: usize, workspace: &str, units: u64) -> Reservation {
+pub(crate) async fn held(host: &Host, replica: usize, workspace: &str, units: u64) -> Reservation {
     let quota = &host.quotas[replica % host.replicas()];
     let segments = quota.catalog().by_name("segments").unwrap().id();
     let id = quota.workspace(workspace).unwrap();
@@ -34,7 +34,7 @@ async fn held(host: &Host, replica: usize, workspace: &str, units: u64) -> Reser
 }
 
 /// Whether units would be admitted at one of the processes now.
-async fn fits(host: &Host, replica: usize, workspace: &str, units: u64) -> bool {
+pub(crate) async fn fits(host: &Host, replica: usize, workspace: &str, units: u64) -> bool {
     let quota = &host.quotas[replica % host.replicas()];
     let segments = quota.catalog().by_name("segments").unwrap().id();
     let id = quota.workspace(workspace).unwrap();

@@ -74,7 +74,7 @@ fn segments() -> SqlTable {
     SqlTable::new("Segment").newest_first("id", "id")
 }
 
-fn catalog() -> ResourceCatalog {
+pub(crate) fn catalog() -> ResourceCatalog {
     ResourceCatalog::empty()
         .resource(ResourceSpec::new("segments", "maxSegments", Limit::of(5)).table("Segment"))
         .resource(ResourceSpec::new("users", "maxUsers", Limit::of(100)).table("User"))
@@ -122,13 +122,16 @@ impl Host {
 
     /// So many replicas of one service.
     pub(crate) async fn postgres(replicas: usize) -> Self {
-        let url = shared().database();
-        let rows = Rows::Postgres(PgPool::connect(&url).await.unwrap());
+        Self::postgres_at(&shared().database(), replicas).await
+    }
+
+    pub(crate) async fn postgres_at(url: &str, replicas: usize) -> Self {
+        let rows = Rows::Postgres(PgPool::connect(url).await.unwrap());
         rows.make_tables().await;
         let mut quotas = Vec::new();
         for _ in 0..replicas {
-            let store = PostgresStore::connect(&url, &catalog()).await.unwrap();
-            let pool = PgPool::connect(&url).await.unwrap();
+            let store = PostgresStore::connect(url, &catalog()).await.unwrap();
+            let pool = PgPool::connect(url).await.unwrap();
             let usage =
                 || PostgresUsage::builder(pool.clone(), &catalog()).table("segments", segments()).build().unwrap();
             let ledger = PostgresLedger::new(&store).fenced();

@@ -6,6 +6,7 @@
 mod support;
 
 mod caps;
+mod elsewhere;
 mod host;
 mod suite;
 
@@ -41,6 +42,7 @@ macro_rules! all_of_it {
             grace_is_shared_audited_and_armed_again_only_below_the_limit,
             grace_ends_in_the_midst_of_a_burst,
             strict_has_no_grace,
+            what_is_lowered_in_strict_is_answered_when_nothing_more_can_come,
             modes_of_workspaces_and_types_go_over_the_mode_of_all,
             a_request_is_decided_once_and_raises_the_limit,
             a_request_may_be_approved_for_a_time,
@@ -52,6 +54,7 @@ macro_rules! all_of_it {
             bad_input_changes_nothing,
             a_deleted_workspace_is_back_at_the_defaults,
             limits_are_imported_by_usage_in_batches_and_never_lowered,
+            two_runs_of_one_import_at_once_set_each_limit_once,
             the_road_from_warn_to_strict_tells_what_it_would_refuse,
             a_shadow_tells_what_it_would_refuse_and_refuses_nothing,
             a_cleanup_takes_the_newest_rows_in_strict_alone,
@@ -124,4 +127,43 @@ async fn a_change_of_a_parent_is_seen_by_who_was_put_out_of_use() {
     }
     admin.put_plan("p", &of(9), &Expect::Anything).await.unwrap();
     assert_eq!(limit("planned").await, Limit::of(9));
+}
+
+/// Another collation than that of bytes, which is Rust's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_many_takes_them_in_the_order_of_the_database() {
+    use crate::host::{Host, ROOT, until};
+    use serde_json::json;
+    use sqlx::{Connection, PgConnection, query, query_scalar};
+    let english = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'";
+    let url = crate::support::postgres::shared().database_with(english);
+    let host = Host::postgres_at(&url, 1).await;
+    let names = ["B", "a"];
+    for name in names {
+        host.create(0, name).await.expect(201);
+    }
+    for (method, path, body) in [
+        ("PUT", "/api/system/quotas", json!({"workspaces": names, "limits": {"maxSegments": 9}})),
+        ("POST", "/api/system/quota-import", json!({"apply": true, "percent": 5000})),
+    ] {
+        // As the ledger does where it hears of many leases.
+        let mut ledger = PgConnection::connect(&url).await.unwrap();
+        let open = async |ledger: &mut PgConnection, name: &str| {
+            query(r#"SELECT "_tower_quota_open"($1, 'segments')"#).bind(name.to_owned()).execute(ledger).await
+        };
+        query("BEGIN").execute(&mut ledger).await.unwrap();
+        open(&mut ledger, "a").await.unwrap();
+        let (changed, ()) = tokio::join!(host.send_to(0, ROOT, method, path, None, Some(body)), async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            until("the change waits", async || {
+                query_scalar::<_, i64>(waiting).fetch_one(&mut ledger).await.unwrap() > 0
+            })
+            .await;
+            open(&mut ledger, "B").await.unwrap();
+            query("COMMIT").execute(&mut ledger).await.unwrap();
+        });
+        changed.expect(200);
+    }
+    assert_eq!(host.limit_at(0, "B").await, 50);
 }

@@ -386,6 +386,77 @@ pub(crate) async fn strict_has_no_grace(host: Host) {
     host.admits("acme", 0).await;
 }
 
+/// Each in a workspace of its own, where two segments are in flight: the limit becomes 0, or the cap.
+pub(crate) async fn what_is_lowered_in_strict_is_answered_when_nothing_more_can_come(host: Host) {
+    let host = Arc::new(host);
+    for plan in ["p", "q"] {
+        host.put(&format!("/api/plans/{plan}"), json!({"limits": {"maxSegments": 9}})).await.expect(200);
+    }
+    host.limit("top", 9).await;
+    host.limit("above", 1000).await;
+    for (workspace, settings) in [
+        ("limit", json!({})),
+        ("bulk", json!({})),
+        ("planned", json!({"plan": "p"})),
+        ("other-plan", json!({"plan": "q"})),
+        ("share", json!({"parent": "top", "shares": {"segments": 100}})),
+        ("capped", json!({})),
+        ("below", json!({"parent": "above"})),
+        ("moved", json!({})),
+    ] {
+        host.settings(workspace, settings).await;
+        host.settings(workspace, json!({"mode": "strict"})).await;
+    }
+    host.settings("above", json!({"mode": "strict"})).await;
+    host.settings("full", json!({"caps": {"segments": 1}, "mode": "strict"})).await;
+    host.create(0, "full").await.expect(201);
+    let settings = |workspace: &str| format!("/api/workspaces/{workspace}/quota/settings");
+    let none = json!({"maxSegments": 0});
+    let ways = [
+        ("limit", "/api/workspaces/limit/quota".to_owned(), none.clone()),
+        ("bulk", "/api/system/quotas".to_owned(), json!({"workspaces": ["bulk"], "limits": none})),
+        ("planned", "/api/plans/p".to_owned(), json!({"limits": none})),
+        ("other-plan", settings("other-plan"), json!({"plan": "none"})),
+        ("share", "/api/workspaces/top/quota".to_owned(), none.clone()),
+        ("capped", settings("capped"), json!({"caps": {"segments": 0}})),
+        ("below", settings("above"), json!({"caps": {"segments": 0}})),
+        ("moved", settings("moved"), json!({"parent": "full"})),
+    ];
+    host.put("/api/plans/none", json!({"limits": none})).await.expect(200);
+    for (workspace, path, body) in ways {
+        let flying = crate::caps::held(&host, 0, workspace, 2).await;
+        let answer = {
+            let (host, body) = (Arc::clone(&host), body.clone());
+            tokio::spawn(async move { host.send_to(1, ROOT, "PUT", &path, None, Some(body)).await })
+        };
+        if host.replicas() == 1 {
+            // Nobody can take units from a handler in the same process: it is waited for.
+            until("it is in force", async || !crate::caps::fits(&host, 0, workspace, 1).await).await;
+            assert!(!answer.is_finished(), "{workspace}");
+            assert!(host.insert(workspace, &flying.fence()).await);
+            flying.post();
+            answer.await.unwrap().expect(200);
+            assert_eq!(host.rows(workspace).await, 1, "{workspace}");
+        } else {
+            answer.await.unwrap().expect(200);
+            assert!(!host.insert(workspace, &flying.fence()).await, "{workspace}");
+            flying.void();
+            assert_eq!(host.rows(workspace).await, 0, "{workspace}");
+        }
+        // At once where there is nothing to wait for, and it can be used again.
+        host.settings(workspace, json!({"plan": null, "parent": null, "caps": {"segments": 7}})).await;
+        host.limit(workspace, 3).await;
+        let rows = usize::try_from(host.rows(workspace).await).unwrap();
+        until("there is room again", async || crate::caps::fits(&host, 0, workspace, 3 - rows as u64).await).await;
+        host.admits(workspace, 3 - rows).await;
+    }
+    // In other modes what was admitted before may still become rows.
+    let flying = crate::caps::held(&host, 0, "acme", 1).await;
+    host.limit("acme", 0).await;
+    assert!(host.insert("acme", &flying.fence()).await);
+    flying.post();
+}
+
 pub(crate) async fn modes_of_workspaces_and_types_go_over_the_mode_of_all(host: Host) {
     host.settings("acme", json!({"mode": "warn"})).await;
     for turn in 0..7 {
@@ -803,6 +874,36 @@ pub(crate) async fn limits_are_imported_by_usage_in_batches_and_never_lowered(ho
     host.post(ADMIN, path, json!({})).await.refused(403, "INSUFFICIENT_PERMISSIONS");
 }
 
+pub(crate) async fn two_runs_of_one_import_at_once_set_each_limit_once(host: Host) {
+    const WORKSPACES: usize = 40;
+    for at in 0..WORKSPACES {
+        host.rows.run(format!(r#"INSERT INTO "Segment" VALUES ('{at}', 'w{at:02}')"#)).await.unwrap();
+    }
+    let host = Arc::new(host);
+    let mut running = JoinSet::new();
+    for run in 0..4 {
+        let host = Arc::clone(&host);
+        running.spawn(async move {
+            loop {
+                let body = json!({"apply": true, "batch": 1});
+                let answer = host.send_to(run, ROOT, "POST", "/api/system/quota-import", None, Some(body)).await;
+                match answer.status {
+                    200 if answer.body["summary"]["done"] == true => return,
+                    200 => {}
+                    // The other one was first.
+                    412 => {}
+                    _ => panic!("{}: {}", answer.status, answer.body),
+                }
+            }
+        });
+    }
+    running.join_all().await;
+    for at in 0..WORKSPACES {
+        let workspace = format!("w{at:02}");
+        assert_eq!((host.limit_at(0, &workspace).await, host.told(&workspace, "imported").await), (json!(2), 1));
+    }
+}
+
 pub(crate) async fn the_road_from_warn_to_strict_tells_what_it_would_refuse(host: Host) {
     let path = "/api/system/quota-readiness";
     for turn in 0..4 {
@@ -814,14 +915,55 @@ pub(crate) async fn the_road_from_warn_to_strict_tells_what_it_would_refuse(host
     for turn in 0..7 {
         host.create(turn, "globex").await.expect(201);
     }
+    // The next step is none for who has a mode of its own.
+    let ready = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!((&ready["wouldRefuse"], &ready["types"]["segments"]["exempt"]), (&json!(false), &json!(1)));
     host.create(0, "acme").await.expect(201);
+    host.settings("globex", json!({"mode": null})).await;
     let ready = host.get(ROOT, path).await.expect(200).body;
     assert_eq!(ready["wouldRefuse"], true);
     let worst =
         json!([{"workspaceId": "globex", "usage": 7, "limit": 5}, {"workspaceId": "acme", "usage": 5, "limit": 5}]);
-    assert_eq!(ready["types"]["segments"], json!({"full": 1, "over": 1, "worst": worst}));
+    let caps = json!({"reached": 0, "worst": []});
+    let told = json!({"full": 1, "over": 1, "exempt": 0, "worst": worst, "caps": caps});
+    assert_eq!(ready["types"]["segments"], told);
     let least = host.get(ROOT, &format!("{path}?limit=1")).await.expect(200).body;
     assert_eq!(least["types"]["segments"]["worst"], json!([worst[0]]));
+    // A type that has a mode of its own everywhere.
+    let mode = |mode: Value| json!({"types": {"segments": mode}});
+    let enforcement = "/api/system/config/quota-enforcement";
+    host.put(enforcement, mode(json!("warn"))).await.expect(200);
+    let exempt = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!((&exempt["wouldRefuse"], &exempt["types"]["segments"]["exempt"]), (&json!(false), &json!(2)));
+    host.put(enforcement, mode(json!(null))).await.expect(200);
+
+    // Nothing is there yet, and nothing may be.
+    host.limit("empty", 0).await;
+    host.settings("empty", json!({"mode": "warn"})).await;
+    let exempt = host.get(ROOT, path).await.expect(200).body;
+    assert_eq!((&exempt["workspaces"], &exempt["types"]["segments"]["exempt"]), (&json!(2), &json!(1)));
+    host.settings("empty", json!({"mode": null})).await;
+    let ready = host.get(ROOT, path).await.expect(200).body["types"]["segments"].clone();
+    assert_eq!(
+        (&ready["full"], &ready["worst"][2]),
+        (&json!(2), &json!({"workspaceId": "empty", "usage": 0, "limit": 0}))
+    );
+
+    // Caps: rows of all below count, and who is exempt is not refused by one either.
+    for (workspace, cap) in [("top", 12), ("free", 0), ("loose", 13)] {
+        host.settings(workspace, json!({"caps": {"segments": cap}})).await;
+        host.limit(workspace, 1000).await;
+    }
+    for workspace in ["acme", "globex"] {
+        host.settings(workspace, json!({"parent": "top"})).await;
+    }
+    host.settings("free", json!({"mode": "off"})).await;
+    let caps = async || host.get(ROOT, path).await.expect(200).body["types"]["segments"]["caps"].clone();
+    assert_eq!(caps().await, json!({"reached": 1, "worst": [{"workspaceId": "top", "usage": 12, "limit": 12}]}));
+    for workspace in ["acme", "globex", "top"] {
+        host.settings(workspace, json!({"mode": "warn"})).await;
+    }
+    assert_eq!(caps().await, json!({"reached": 0, "worst": []}));
 }
 
 pub(crate) async fn a_shadow_tells_what_it_would_refuse_and_refuses_nothing(host: Host) {

@@ -61,7 +61,7 @@ fn a_process_that_dies_at_its_commit(unheard: Unheard) {
     // The other one has its part, too, and counts no more unless it has to.
     create(&mut servers[0].connect(), "committed", "at the other one").expect(201);
     let mut gate = Database::postgres(&url);
-    make_commits_wait(&mut gate, "committed");
+    make_commits_wait(&mut gate, "Segment", "committed");
     hold_commits(&mut gate);
     let unanswered = send(&dying, "committed", MEANWHILE, "meanwhile");
     let meanwhile = i64::try_from(MEANWHILE).unwrap();

@@ -90,14 +90,14 @@ pub(crate) fn waiting(database: &mut Database, statement: &str) -> i64 {
 /// The number of an advisory lock.
 const HELD: i64 = 10;
 
-/// Makes `COMMIT`s of rows of a workspace wait while they are held.
-pub(crate) fn make_commits_wait(database: &mut Database, workspace: &str) {
+/// Makes `COMMIT`s of a table's rows of a workspace wait while they are held.
+pub(crate) fn make_commits_wait(database: &mut Database, table: &str, workspace: &str) {
     database.run(format!(
         r#"CREATE FUNCTION "held"() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN
              PERFORM pg_advisory_xact_lock_shared({HELD});
              RETURN NULL;
            END $body$;
-           CREATE CONSTRAINT TRIGGER "held" AFTER INSERT ON "Segment" DEFERRABLE INITIALLY DEFERRED
+           CREATE CONSTRAINT TRIGGER "held" AFTER INSERT ON "{table}" DEFERRABLE INITIALLY DEFERRED
            FOR EACH ROW WHEN (NEW."workspaceId" = '{workspace}') EXECUTE FUNCTION "held"()"#
     ));
 }

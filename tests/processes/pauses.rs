@@ -38,7 +38,7 @@ fn a_process_that_stands_still_makes_no_row_too_many_where_its_transactions_fenc
     let meanwhile = i64::try_from(MEANWHILE).unwrap();
 
     let mut gate = Database::postgres(&url);
-    make_commits_wait(&mut gate, "committed");
+    make_commits_wait(&mut gate, "Segment", "committed");
     hold_commits(&mut gate);
     let committed = send(&paused, "committed", MEANWHILE, "meanwhile");
     until("all commits wait", || waiting(&mut database, "COMMIT") == meanwhile);
@@ -75,6 +75,34 @@ fn a_process_that_stands_still_makes_no_row_too_many_where_its_transactions_fenc
     database.run(r#"DELETE FROM "Segment" WHERE "name" LIKE 'before %'"#.to_owned());
     let mut connection = paused.connect();
     until("it serves again", || create(&mut connection, "admitted", "by the one that stood still").status == 201);
+}
+
+#[test]
+fn a_process_that_stands_still_makes_no_row_above_a_limit_that_was_lowered_meanwhile() {
+    let url = shared().database();
+    let (others, mut database) = start(&url, 1);
+    let proxy = Proxy::start(shared().socket());
+    let paused = start_one(&proxy.url(&url));
+    limit(&others[0], "lowered", LIMIT);
+    create_all(&mut paused.connect(), "lowered", (0..BEFORE).map(|at| format!("before {at}")));
+    proxy.set_for(Mode::Delay, b"BEGIN\0");
+    let admitted = send(&paused, "lowered", MEANWHILE, "meanwhile");
+    until("all transactions are about to begin", || proxy.caught() == MEANWHILE);
+    paused.signal("STOP");
+    // It is answered while the one that stands still could go on as if nothing had happened.
+    let before = i64::try_from(BEFORE).unwrap();
+    limit(&others[0], "lowered", before - 1);
+    paused.signal("CONT");
+    proxy.set(Mode::Pass);
+    for mut connection in admitted {
+        connection.read().unwrap().expect(500);
+    }
+    let mut connection = paused.connect();
+    for at in 0..10 {
+        let answer = create(&mut connection, "lowered", &format!("after {at}"));
+        assert!([429, 500, 503].contains(&answer.status), "{answer}");
+    }
+    assert_eq!(database.rows("Segment", "lowered"), before);
 }
 
 /// The test's own binary again, as a process whose handlers don't fence. Killed when it is dropped.

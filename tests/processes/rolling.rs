@@ -20,7 +20,7 @@ fn a_rolling_restart_fails_no_request_and_leaves_nothing_behind() {
     let (mut servers, mut database) = start(&url, 3);
     limit(&servers[0], "rolling", LIMIT);
     let mut gate = Database::postgres(&url);
-    make_commits_wait(&mut gate, "waiting");
+    make_commits_wait(&mut gate, "Segment", "waiting");
     let addresses = Addresses::of(&servers);
     let storm = Storm { workspace: "rolling", connections: 24, weather: Weather::Fair, seed, round: 0 };
     let tally = storm.rage(&addresses, |answered| {

@@ -52,3 +52,17 @@ fn an_absent_postgres_database_is_told_at_the_start() {
     let errors = refused(command(&url, &[]));
     assert!(errors.contains("absent"), "{errors}");
 }
+
+#[test]
+fn a_cleanup_that_is_none_is_told_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = file(&folder.path().join("quickstart.db"));
+    for (policies, says) in [
+        ("segments", "QUOTA_CLEANUP: write type=report, type=archive or type=delete"),
+        ("segments=archive,users=burn", "users=burn"),
+        ("cats=delete", "the cleanup: "),
+    ] {
+        let errors = refused(command(&url, &[("QUOTA_CLEANUP", policies)]));
+        assert!(errors.contains(says), "{says}: {errors}");
+    }
+}

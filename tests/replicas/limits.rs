@@ -1,8 +1,11 @@
 //! Limits and units move between replicas.
 
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
-use tower_quota::{Decision, Demand, Limit, Promise};
+use sqlx::query;
+use tower_quota::{Decision, Demand, EnforcementMode, Limit, Promise, QuotaBuilder};
 
 use crate::host::{Replica, create, creation, database, fill, start, upsert};
 use crate::support::postgres::shared;
@@ -184,4 +187,70 @@ fn a_role_without_rights_is_told_which_it_needs() {
     let mut connection = replica.connect();
     until("the rights are noticed", || replica.runtime.block_on(replica.quota.reserve(&acme, &[one])).is_ok());
     create(&mut connection, "acme").expect(201);
+}
+
+#[test]
+fn a_late_replica_makes_nothing_above_a_limit_that_was_lowered_in_strict() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let strict = |builder: QuotaBuilder| builder.mode(EnforcementMode::Strict).max_wait(Duration::from_millis(200));
+    let prompt = Replica::with(&url, |ledger| ledger, strict);
+    // It hears of a change when it asks again, and not before.
+    let late = Replica::with(&url, |ledger| ledger.listens(false), strict);
+    let mut connection = late.connect();
+    let rest = r#"SELECT coalesce(sum("granted" - "posted" - "returned"), 0)::bigint FROM "_tower_quota_lease"
+                  WHERE "workspace" = $1"#;
+    let mut made = 0;
+    while made < 10 || database.number(rest.to_owned(), "acme") < 3 {
+        create(&mut connection, "acme").expect(201);
+        made += 1;
+    }
+    // One that was admitted, and has not begun.
+    let mut admitted = late.connect();
+    admitted.send_raw(&creation("acme", "wait")).unwrap();
+    until("it is admitted", || late.gate.waiting.load(Ordering::Relaxed) == 1);
+    prompt.set_limit("acme", 5);
+    late.gate.turns.add_permits(1);
+    assert_eq!(admitted.read().unwrap().status, 503);
+    for _ in 0..20 {
+        let answer = create(&mut connection, "acme");
+        assert!([429, 503].contains(&answer.status), "{answer}");
+    }
+    assert_eq!(database.rows("Segment", "acme"), made);
+    // It takes part again, under the new limit.
+    database.run(r#"DELETE FROM "Segment""#.to_owned());
+    until("it serves again", || create(&mut connection, "acme").status == 201);
+    fill(&[prompt, late], &mut database, "acme", 5);
+}
+
+#[test]
+fn a_transaction_that_holds_on_to_its_units_commits_before_a_lowered_limit_is_answered_in_strict() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let strict = |builder: QuotaBuilder| builder.mode(EnforcementMode::Strict).max_wait(Duration::from_millis(200));
+    let (one, other) = (Replica::with(&url, |ledger| ledger, strict), Replica::with(&url, |ledger| ledger, strict));
+    let quota = &other.quota;
+    let (acme, segments) = (quota.workspace("acme").unwrap(), quota.catalog().by_name("segments").unwrap().id());
+    let (reservation, mut transaction) = other.runtime.block_on(async {
+        let decision = quota.reserve(&acme, &[Demand::new(segments, 1)]).await.unwrap();
+        let Decision::Admitted(reservation) = decision else { panic!("{decision:?}") };
+        let mut transaction = other.pool.begin().await.unwrap();
+        reservation.fence().hold(&mut *transaction).await.unwrap();
+        (reservation, transaction)
+    });
+    thread::scope(|scope| {
+        let answered = scope.spawn(|| one.set_limit("acme", 0));
+        let ended = r#"SELECT count(*) FROM "_tower_quota_lease" WHERE "workspace" = $1 AND NOT "live""#;
+        until("its lease has ended", || database.number(ended.to_owned(), "acme") == 1);
+        assert!(!answered.is_finished());
+        other.runtime.block_on(async {
+            let insert = query(r#"INSERT INTO "Segment" VALUES ('one', 'acme')"#);
+            insert.execute(&mut *transaction).await.unwrap();
+            transaction.commit().await.unwrap();
+        });
+        answered.join().unwrap();
+    });
+    reservation.post();
+    assert_eq!(database.rows("Segment", "acme"), 1);
+    fill(&[one, other], &mut database, "acme", 1);
 }

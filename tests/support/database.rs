@@ -68,9 +68,13 @@ impl Database {
         self.number(format!(r#"SELECT count(*) FROM "{table}" WHERE "workspaceId" = $1"#), workspace)
     }
 
-    pub(crate) fn names(&mut self, table: &str, workspace: &str) -> Vec<String> {
-        let sql = format!(r#"SELECT "name" FROM "{table}" WHERE "workspaceId" = $1 ORDER BY "name""#);
+    /// The results of a query that has one text in each row, for one workspace.
+    pub(crate) fn texts(&mut self, sql: String, workspace: &str) -> Vec<String> {
         on!(self, connection => sqlx::query_scalar(AssertSqlSafe(sql)).bind(workspace).fetch_all(connection))
+    }
+
+    pub(crate) fn names(&mut self, table: &str, workspace: &str) -> Vec<String> {
+        self.texts(format!(r#"SELECT "name" FROM "{table}" WHERE "workspaceId" = $1 ORDER BY "name""#), workspace)
     }
 
     /// Makes the database itself note the most rows of a table that a workspace ever had: no moment is missed, as it

@@ -98,8 +98,14 @@ impl Server {
 
     /// The URL of a new database, as the superuser.
     pub(crate) fn database(&self) -> String {
+        self.database_with("")
+    }
+
+    /// The same with options of `CREATE DATABASE`.
+    pub(crate) fn database_with(&self, options: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let make = || Database::postgres(&self.url_of("postgres", "postgres")).run(format!("CREATE DATABASE {name}"));
+        let create = format!("CREATE DATABASE {name} {options}");
+        let make = || Database::postgres(&self.url_of("postgres", "postgres")).run(create);
         // In a thread of its own: the caller may be in a runtime.
         thread::scope(|scope| scope.spawn(make).join()).unwrap();
         self.url_of("postgres", &name)

@@ -50,6 +50,7 @@ pub(crate) fn command(url: &str, variables: &[(&str, &str)]) -> Command {
         "QUOTA_WEBHOOK_NETWORKS",
         "QUOTA_SMTP_URL",
         "QUOTA_SMTP_FROM",
+        "QUOTA_CLEANUP",
         "RUST_LOG",
     ] {
         command.env_remove(variable);

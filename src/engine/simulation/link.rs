@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use super::world::{Shared, Time, World, asker, lock};
 use crate::BoxFuture;
-use crate::authority::{Authority, BooksMark, Heard, LeaseOf, News, Notice, Peer, Reply};
+use crate::authority::{Above, Authority, BooksMark, Changed, Heard, LeaseOf, News, Notice, Peer, Reply};
 use crate::error::Error;
 use crate::ledger::Ask;
 use crate::limit::LimitSet;
+use crate::mode::EnforcementMode;
 use crate::resource::ResourceType;
 use crate::store::{Expect, QuotaRecord, QuotaStore};
 use crate::usage::{CountSql, UsageSource};
@@ -114,6 +115,19 @@ impl Authority for Link {
             self.call(move |world| killed.iter().for_each(|lease| world.books.kill(*lease))).await?;
             self.call(move |world| leases.iter().map(|lease| world.settle(*lease)).sum()).await
         })
+    }
+
+    // Limits are changed around the engines here.
+    fn above<'a>(
+        &'a self,
+        _: &'a Changed,
+        _: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<Vec<Above>, Error>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn recall<'a>(&'a self, _: &'a [Above]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>> {

@@ -528,7 +528,9 @@ impl World {
                 }
                 Reply::Answer { answer, believed, breach }
             }
-            books::Outcome::Count { posts, edits_ended } => Reply::Count(BooksMark { posts, edits_ended, limit }),
+            books::Outcome::Count { posts, edits_ended } => {
+                Reply::Count(BooksMark { posts, edits_ended, limit, below: None })
+            }
             books::Outcome::Dead => Reply::Dead,
         }
     }
