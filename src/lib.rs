@@ -169,6 +169,8 @@ pub use engine::{
     Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, Reservation, Settling, SettlingBarrier,
     ShadowRefusals, ShadowReport, TypeReadiness,
 };
+#[cfg(feature = "insight")]
+pub use engine::{Analytics, ReportPages, SnapshotOptions, SnapshotSummary, TypeAnalytics};
 pub use error::Error;
 #[cfg(feature = "email")]
 pub use events::{AdminContacts, EmailOptions};
