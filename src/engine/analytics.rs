@@ -139,7 +139,7 @@ impl Admin {
     /// # Errors
     ///
     /// [`Error::is_invalid`] for weeks and months, for more than 10,000, for a snapshot in which `min`, `last` and `max` are not
-    /// in this order or that lies in the future, and for hours of days that are kept by the day only;
+    /// in this order or that lies in the future, and for one that is older than what is kept by the hour or by the day;
     /// [`Error::is_unknown_resource`]; [`Error::is_config`] where the store keeps no snapshots; [`Error::is_unavailable`].
     pub async fn import_snapshots(
         &self,
@@ -160,10 +160,9 @@ impl Admin {
             )));
         }
         let now = Timestamp::now();
-        let options = quota.snapshots.options.clone().unwrap_or_default();
-        let oldest = match granularity {
-            Granularity::Hour => options.hours_from(now),
-            _ => Timestamp::MIN,
+        let oldest = match &quota.snapshots.options {
+            None => Timestamp::MIN,
+            Some(options) => options.kept_from(granularity, now),
         };
         let mut sorted: Vec<_> = history.iter().collect();
         sorted.sort_by_key(|(_, _, snapshot)| snapshot.at);
@@ -180,8 +179,12 @@ impl Admin {
                 return Err(Error::invalid(format!("a snapshot is of the past; got {at}")));
             }
             if at < oldest {
+                let instead = match granularity {
+                    Granularity::Hour => "bring in what is older by the day",
+                    _ => "what is older would be deleted at once",
+                };
                 return Err(Error::invalid(format!(
-                    "hours are kept since {oldest}: bring in what is older by the day; got {at}"
+                    "a snapshot by the {granularity} is kept since {oldest}: {instead}; got {at}"
                 )));
             }
             let bucket = (workspace, *resource, granularity.start(at));

@@ -40,7 +40,6 @@ pub(crate) enum Place {
 }
 
 pub(crate) struct Host {
-    pub(crate) place: Place,
     pub(crate) processes: Vec<Process>,
     client: Client,
 }
@@ -228,7 +227,7 @@ impl Place {
             let address = serve(&quota, self).await;
             processes.push(Process { quota, address, looks });
         }
-        Host { place: self.clone(), processes, client: Client::new() }
+        Host { processes, client: Client::new() }
     }
 
     /// The same once all workspaces have been looked at for the first time, so that no look comes in between.

@@ -122,9 +122,9 @@ impl SnapshotOptions {
         Ok(())
     }
 
-    /// What begins before then isn't kept by the hour any more.
-    pub(super) fn hours_from(&self, now: Timestamp) -> Timestamp {
-        ago(now, self.keep_hours)
+    /// Where the time begins of which hours, or else days, are kept.
+    pub(super) fn kept_from(&self, granularity: Granularity, now: Timestamp) -> Timestamp {
+        ago(now, if granularity == Granularity::Hour { self.keep_hours } else { self.keep_days })
     }
 }
 
@@ -396,7 +396,10 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
     loop {
         let quota = quota.upgrade()?;
         let store = quota.kept_snapshots().ok()?;
-        match quota.within("merge old snapshots", || store.condense(options.hours_from(now), OLD)).await {
+        match quota
+            .within("merge old snapshots", || store.condense(options.kept_from(Granularity::Hour, now), OLD))
+            .await
+        {
             Ok(0) => break,
             Ok(hours) => merged += hours,
             Err(error) => return Some(Err(error)),
@@ -405,7 +408,8 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
     loop {
         let quota = quota.upgrade()?;
         let store = quota.kept_snapshots().ok()?;
-        match quota.within("delete old snapshots", || store.forget(ago(now, options.keep_days), OLD)).await {
+        match quota.within("delete old snapshots", || store.forget(options.kept_from(Granularity::Day, now), OLD)).await
+        {
             Ok(0) => break,
             Ok(days) => deleted += days,
             Err(error) => return Some(Err(error)),
