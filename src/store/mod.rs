@@ -22,6 +22,10 @@ mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "insight")]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    allow(dead_code, reason = "what is kept needs a database")
+)]
 mod snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
@@ -44,7 +48,7 @@ pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 #[cfg(feature = "insight")]
-pub(crate) use snapshots::{Audited, Reading, SnapshotStore, Turn};
+pub(crate) use snapshots::{Reading, SnapshotStore, Turn};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sql::SqlStore;
 #[cfg(feature = "sqlite")]
