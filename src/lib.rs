@@ -106,7 +106,7 @@
 //! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger`, `Fence` and `Backstop`, through sqlx 0.9 |
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
-//! | `insight` | no | `trend`, `forecast` and `ReportRow`: what snapshots of usage say, as pure values |
+//! | `insight` | no | `SnapshotOptions`, `Quota::analytics`, `Quota::reports`: usage over time, when it will reach the limits, and reports; `trend`, `forecast` and `ReportRow` as pure values |
 //! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
@@ -169,6 +169,8 @@ pub use engine::{
     Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, Reservation, Settling, SettlingBarrier,
     ShadowRefusals, ShadowReport, TypeReadiness,
 };
+#[cfg(feature = "insight")]
+pub use engine::{Analytics, ReportPages, SnapshotOptions, SnapshotSummary, TypeAnalytics};
 pub use error::Error;
 #[cfg(feature = "email")]
 pub use events::{AdminContacts, EmailOptions};
@@ -227,7 +229,8 @@ pub use workspace::{WorkspaceFormat, WorkspaceId};
     feature = "postgres",
     feature = "axum",
     feature = "webhooks",
-    feature = "email"
+    feature = "email",
+    feature = "insight"
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;

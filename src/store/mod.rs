@@ -21,10 +21,18 @@ mod events;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "insight")]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    allow(dead_code, reason = "what is kept needs a database")
+)]
+mod snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_events;
+#[cfg(all(any(feature = "postgres", feature = "sqlite"), feature = "insight"))]
+mod sql_snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_texts;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -39,6 +47,8 @@ pub(crate) use events::{Channels, Settled, Standing};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
+#[cfg(feature = "insight")]
+pub(crate) use snapshots::{Reading, SnapshotStore, Turn};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sql::SqlStore;
 #[cfg(feature = "sqlite")]
@@ -229,6 +239,13 @@ pub trait QuotaStore: Send + Sync + 'static {
     fn events(&self) -> Option<&dyn EventStore> {
         None
     }
+
+    /// Where snapshots of usage are kept. Without such a place, which only a [`SqlStore`] has, none are taken.
+    #[cfg(feature = "insight")]
+    #[doc(hidden)]
+    fn snapshots(&self) -> Option<&dyn SnapshotStore> {
+        None
+    }
 }
 
 fn limits_only() -> Error {
@@ -357,5 +374,10 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn events(&self) -> Option<&dyn EventStore> {
         (**self).events()
+    }
+
+    #[cfg(feature = "insight")]
+    fn snapshots(&self) -> Option<&dyn SnapshotStore> {
+        (**self).snapshots()
     }
 }

@@ -30,7 +30,7 @@ coalesce(e."document", '')
 FROM "QuotaDelivery" d JOIN "QuotaNotice" n ON n."id" = d."noticeId" LEFT JOIN "QuotaEndpoint" e ON e."id" = d."target" AND d."channel" = 'webhook'"#;
 const ENDPOINT: usize = 8;
 
-fn millis(time: Duration) -> Value<'static> {
+pub(super) fn millis(time: Duration) -> Value<'static> {
     Value::Number(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -38,7 +38,7 @@ fn flag(set: bool) -> Value<'static> {
     Value::Number(i64::from(set))
 }
 
-fn number<DB: Records>(row: &DB::Row, column: usize) -> Result<i64, Error> {
+pub(super) fn number<DB: Records>(row: &DB::Row, column: usize) -> Result<i64, Error> {
     Ok(DB::number(row, column).map_err(refused::<DB>)?.unwrap_or_default())
 }
 
