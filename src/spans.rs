@@ -9,7 +9,6 @@ use tracing::field::{Empty, display};
 use tracing::{Level, Span};
 
 use crate::decision::{DecisionReceipt, Refusal, ResolvedCharge};
-use crate::engine::Reservation;
 use crate::metrics::Outcome;
 use crate::resource::ResourceCatalog;
 
@@ -110,15 +109,6 @@ pub(crate) fn passed(span: &Span, outcome: Outcome, receipt: impl FnOnce() -> Op
             evidence.counted.map(|counted| counted.saturating_add(evidence.posted)),
             evidence.limit.and_then(|limit| limit.rows()),
         );
-    }
-}
-
-/// What a reservation says of its decision.
-pub(crate) fn outcome_of(reservation: &Reservation) -> Outcome {
-    match (reservation.warnings(), reservation.makes_any()) {
-        ([], true) => Outcome::Admitted,
-        ([], false) => Outcome::Edited,
-        _ => Outcome::Warned,
     }
 }
 

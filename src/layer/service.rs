@@ -483,7 +483,7 @@ impl Shared {
         };
         match decision {
             Ok(Decision::Admitted(reservation)) => {
-                spans::passed(span, spans::outcome_of(&reservation), || self.quota.receipt(&reservation));
+                spans::passed(span, outcome_of(&reservation), || self.quota.receipt(&reservation));
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
                 Ok(Pending::new(reservation, after).telling(self.named(), receipt))
             }
@@ -539,6 +539,15 @@ impl Shared {
 /// What a span tells of a request.
 fn asked<'r>(found: &Match<'r>, method: &'r Method, uri: &'r Uri, extensions: &'r Extensions) -> Asked<'r> {
     Asked { method, path: path(uri, extensions), route: found.template(), rule: found.rule().name() }
+}
+
+/// What a reservation says of its decision.
+fn outcome_of(reservation: &Reservation) -> Outcome {
+    match (reservation.warnings(), reservation.makes_any()) {
+        ([], true) => Outcome::Admitted,
+        ([], false) => Outcome::Edited,
+        _ => Outcome::Warned,
+    }
 }
 
 /// Why a request doesn't reach the inner service.

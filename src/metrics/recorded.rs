@@ -191,9 +191,7 @@ pub(crate) struct Metrics {
     /// Else there is nobody to tell.
     on: bool,
     /// By resource type: how many demands each thread admitted at once. Each thread counts for itself, without an atomic
-    /// addition or a line of memory that others write, and `flush` adds up: it costs a few nanoseconds on the hot path, where a
-    /// counter that all threads share costs as much as the rest of it once they are many. What a thread has counted
-    /// stays when it ends.
+    /// addition or a line of memory that others write, and `flush` adds up. What a thread has counted stays when it ends.
     admitted: ThreadLocal<Box<[AtomicU64]>>,
     types: Box<[OfType]>,
     seconds: [Histogram; 3],
