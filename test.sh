@@ -77,13 +77,29 @@ if [[ -z ${TEST_PYTHON-} ]] && ! python3 -c 'import aiosmtpd' 2>/dev/null &&
   ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; then
   packages+=(python3-aiosmtpd)
 fi
-if ((${#packages[@]} > 0)); then
+# Of Prometheus the tests need no more than its tool. To install the package would start a server.
+tools=target/tools/bin
+unpacked=()
+if [[ -z ${TEST_PROMTOOL-} && ! -x $tools/promtool ]] && ! command -v promtool >/dev/null; then
+  unpacked+=(prometheus)
+fi
+if ((${#packages[@]} + ${#unpacked[@]} > 0)); then
   if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
-    printf 'The tests need these packages (as Debian names them), which are missing: %s\n' "${packages[*]}" >&2
+    printf 'The tests need these packages (as Debian names them), which are missing: %s\n' \
+      "${packages[*]} ${unpacked[*]}" >&2
     exit 1
   fi
   apt-get update </dev/null
+fi
+if ((${#packages[@]} > 0)); then
   DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}" </dev/null
+fi
+if ((${#unpacked[@]} > 0)); then
+  # By the same signed lists as an installation. As root, since nobody else may write to the scratch folder.
+  (cd -- "$scratch" && apt-get -o APT::Sandbox::User=root download "${unpacked[@]}" </dev/null)
+  dpkg-deb --fsys-tarfile "$scratch"/prometheus_*.deb | tar -x -C "$scratch" ./usr/bin/promtool
+  mkdir -p -- "$tools"
+  mv -- "$scratch/usr/bin/promtool" "$tools/promtool"
 fi
 
 if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then

@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use criterion::Criterion;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::runtime::Builder;
 
 use rounds::{FAST, Ratios, Rounds};
@@ -25,6 +26,11 @@ use setup::{Over, variants};
 fn main() {
     let runtime = Rc::new(Builder::new_current_thread().enable_all().build().expect("a runtime"));
     let mut ratios = Ratios::default();
+    // For those variants that tell it anything.
+    PrometheusBuilder::new()
+        .set_buckets(&tower_quota::DECISION_SECONDS_BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .expect("a recorder");
 
     let mut criterion = Criterion::default()
         .sample_size(20)
@@ -63,10 +69,12 @@ fn main() {
             format!("{name}_limitador_added_vs_governor_added"),
             rounds.added("limitador", "bare") / governor("bare"),
         );
-        for ours in ["admitted_with_plan_and_parent", "admitted_under_cap"] {
+        for ours in ["admitted_with_metrics", "admitted_with_plan_and_parent", "admitted_under_cap"] {
             let ratio = rounds.added(ours, "bare") / rounds.added("admitted", "bare");
             ratios.push(format!("{name}_{ours}_added_vs_admitted_added"), ratio);
         }
+        let ratio = rounds.added("refused_with_metrics", "bare") / rounds.added("refused", "bare");
+        ratios.push(format!("{name}_refused_with_metrics_added_vs_refused_added"), ratio);
         for peer in ["governor_by_workspace", "limitador"] {
             ratios.push(
                 format!("{name}_admitted_added_vs_{peer}_added"),

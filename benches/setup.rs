@@ -29,16 +29,18 @@ use crate::rounds::Variant;
 pub(crate) const WORKSPACE: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
 
 /// What ours is measured as, and the bare variant with the same requests.
-pub(crate) const OURS: [(&str, &str); 10] = [
+pub(crate) const OURS: [(&str, &str); 12] = [
     ("unmapped_method", "bare_unmapped_method"),
     ("unmapped_path", "bare_unmapped_path"),
     ("admitted", "bare"),
+    ("admitted_with_metrics", "bare"),
     ("admitted_with_plan_and_parent", "bare"),
     ("admitted_under_cap", "bare"),
     ("admitted_unlimited", "bare"),
     ("admitted_voided", "bare_conflict"),
     ("admitted_with_headers", "bare"),
     ("refused", "bare"),
+    ("refused_with_metrics", "bare"),
     ("admitted_reading_body", "bare_body"),
 ];
 
@@ -139,11 +141,17 @@ pub(crate) fn routes(catalog: &ResourceCatalog) -> RouteMap {
 
 /// A quota whose workspaces have `rows` rows of each type.
 pub(crate) fn quota(limit: Limit, rows: u64) -> Quota {
+    told(limit, rows, false)
+}
+
+/// The same, that tells a recorder what it does, where `metrics` says so.
+fn told(limit: Limit, rows: u64, metrics: bool) -> Quota {
     let usage = ClosureUsage::new(move |_workspace, _resource, _at_most| async move { Ok::<_, Infallible>(rows) });
     Quota::builder(catalog(limit))
         .store(MemoryStore::new())
         .usage(usage)
         .mode(EnforcementMode::Enforce)
+        .metrics(metrics)
         .build()
         .expect("a quota")
 }
@@ -154,8 +162,8 @@ async fn inherited(cap: Limit) -> Quota {
     let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.expect("a database");
     let usage = ClosureUsage::new(|_workspace, _resource, _at_most| async { Ok::<_, Infallible>(0) });
     let store = SqliteStore::new(pool, &catalog).await.expect("a store");
-    let quota =
-        Quota::builder(catalog).store(store).usage(usage).mode(EnforcementMode::Enforce).build().expect("a quota");
+    let quota = Quota::builder(catalog).store(store).usage(usage).mode(EnforcementMode::Enforce).metrics(false).build();
+    let quota = quota.expect("a quota");
     let (child, parent) = (quota.workspace(WORKSPACE).expect("an id"), quota.workspace("parent").expect("an id"));
     let segments = quota.catalog().by_name("segments").expect("a type").id();
     let admin = quota.admin(Actor::library());
@@ -218,6 +226,8 @@ pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
     let with_parent = layer(&runtime.block_on(inherited(Limit::Unlimited)));
     let under_cap = layer(&runtime.block_on(inherited(large)));
     let full = layer(&quota(Limit::of(50), 50));
+    let finite_told = layer(&told(large, 0, true));
+    let full_told = layer(&told(Limit::of(50), 50, true));
     vec![
         bed.bare("bare", Shape::Create),
         bed.under(NoopLayer, "noop", Shape::Create),
@@ -225,11 +235,13 @@ pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
         bed.under(governor_by_workspace(), "governor_by_workspace", Shape::Create),
         bed.under(LimitadorLayer::new(), "limitador", Shape::Create),
         bed.under(finite.clone(), "admitted", Shape::Create),
+        bed.under(finite_told, "admitted_with_metrics", Shape::Create),
         bed.under(with_parent, "admitted_with_plan_and_parent", Shape::Create),
         bed.under(under_cap, "admitted_under_cap", Shape::Create),
         bed.under(unlimited, "admitted_unlimited", Shape::Create),
         bed.under(with_headers, "admitted_with_headers", Shape::Create),
         bed.refused(full, "refused", Shape::Create),
+        bed.refused(full_told, "refused_with_metrics", Shape::Create),
         bed.bare("bare_unmapped_method", Shape::UnmappedMethod),
         bed.under(NoopLayer, "noop_unmapped_method", Shape::UnmappedMethod),
         bed.under(finite.clone(), "unmapped_method", Shape::UnmappedMethod),

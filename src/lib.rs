@@ -109,6 +109,7 @@
 //! | `insight` | no | `SnapshotOptions`, `Quota::analytics`, `Quota::reports`: usage over time, when it will reach the limits, and reports; `trend`, `forecast` and `ReportRow` as pure values |
 //! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
+//! | `metrics` | no | what the engine does in numbers, to the recorder of the [`metrics`](https://docs.rs/metrics) facade |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!
@@ -140,12 +141,14 @@ mod insight;
 mod layer;
 mod ledger;
 mod limit;
+mod metrics;
 mod mode;
 mod policy;
 mod principal;
 mod problem;
 mod resource;
 mod rules;
+mod spans;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 mod store;
@@ -193,6 +196,8 @@ pub use layer::{
     ResponseMode, Untouched,
 };
 pub use limit::{FiniteLimit, Limit, LimitSet};
+#[cfg(feature = "metrics")]
+pub use metrics::DECISION_SECONDS_BUCKETS;
 pub use mode::{EnforcementMode, MODE_VARIABLE, ModeSource, Promise};
 pub use policy::{
     Actor, AuditAction, AuditEntry, AuditFilter, AuditPage, CapOver, Grace, GraceUse, IncreaseRequest, Kin,

@@ -1,7 +1,7 @@
 //! The main job, on embedded SQLite or on Postgres: a multi-tenant API that can't hold one row too many.
 //!
 //! `cargo run --example quickstart`, then try the four lines that it prints. With `--features insight` there are two more, for
-//! usage over time.
+//! usage over time. With `--features metrics`, `GET /metrics` tells Prometheus what the engine does.
 //!
 //! | variable | default |
 //! |---|---|
@@ -47,6 +47,8 @@ use crate::database::Database;
 
 mod database;
 mod host;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod warnings;
 
 #[tokio::main]
@@ -64,6 +66,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The host: its own tables, its own routes.
     let database = Database::open(&database_url).await?;
+
+    #[cfg(feature = "metrics")]
+    let metrics = metrics::install()?;
 
     // The quota: which types there are, where limits are kept, how rows are counted.
     let routes = match env::var("QUOTA_ROUTES") {
@@ -112,8 +117,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .merge(host::routes(database))
         .layer(QuotaLayer::for_axum(quota.clone(), routes)?)
         .layer(AuthLayer::new(Arc::clone(&tokens)))
-        .nest("/api", QuotaApi::new(quota.clone(), tokens).origin(client).into_router())
-        .into_make_service_with_connect_info::<SocketAddr>();
+        .nest("/api", QuotaApi::new(quota.clone(), tokens).origin(client).into_router());
+    #[cfg(feature = "metrics")]
+    let app = app.merge(metrics);
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
 
     let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
     print_introduction(&format!("http://{}", listener.local_addr()?), &admin_token, &member_tokens, &quota);

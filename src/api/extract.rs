@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use super::Api;
 use super::dto::Object;
 use super::etag;
-use super::failure::Failure;
+use super::failure::{Failure, RequestSpan};
 use crate::body;
 use crate::policy::Actor;
 use crate::principal::Principal;
 use crate::problem::{ErrorCode, Problem};
 use crate::resource::shown;
+use crate::spans;
 use crate::store::Expect;
 use crate::workspace::WorkspaceId;
 
@@ -53,6 +54,9 @@ impl FromRequestParts<Api> for Reader {
         let caller = Caller::from_request_parts(parts, api).await?;
         let raw = parameter(parts, api, WORKSPACE_PARAMETER).await?;
         let workspace = api.quota().workspace(&raw)?;
+        if let Some(RequestSpan(span)) = parts.extensions.get() {
+            spans::about(span, workspace.as_str());
+        }
         if !caller.principal.may_access(workspace.as_str()) {
             return Err(forbidden("this workspace is not open to the caller"));
         }

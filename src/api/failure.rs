@@ -3,13 +3,15 @@
 use std::error::Error as StdError;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, OriginalUri, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
+use tracing::{Instrument, Span};
 
 use crate::error::Error;
 use crate::problem::{Problem, ProblemFormat};
+use crate::spans;
 
 /// What handlers and extractors return instead of an answer.
 ///
@@ -43,10 +45,27 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Middleware around every operation: writes failures in the format that the client asks for, and keeps caches out.
-pub(super) async fn finish(request: Request, next: Next) -> Response {
+/// The span of a request, for extractors to add to.
+#[derive(Debug, Clone)]
+pub(super) struct RequestSpan(pub(super) Span);
+
+impl RequestSpan {
+    fn of(request: &Request) -> Self {
+        let extensions = request.extensions();
+        // Below a prefix the request's own path has lost it.
+        let path = extensions.get::<OriginalUri>().map_or(request.uri(), |original| &original.0).path();
+        Self(spans::api(request.method(), path, extensions.get::<MatchedPath>().map(MatchedPath::as_str)))
+    }
+}
+
+/// Middleware around every operation: writes failures in the format that the client asks for, keeps caches out, and tells
+/// `tracing` of it.
+pub(super) async fn finish(mut request: Request, next: Next) -> Response {
+    let RequestSpan(span) = RequestSpan::of(&request);
+    request.extensions_mut().insert(RequestSpan(span.clone()));
     let format = ProblemFormat::negotiate(request.headers());
-    let mut response = next.run(request).await;
+    let mut response = next.run(request).instrument(span.clone()).await;
+    spans::answered(&span, response.status());
     if let Some(Failure(problem)) = response.extensions_mut().remove::<Failure>() {
         response = problem.to_response(format).map(Body::from);
     }

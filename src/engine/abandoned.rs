@@ -12,6 +12,7 @@ use super::Inner;
 use super::reservation::Kind;
 use super::tenant::Tenant;
 use crate::BoxFuture;
+use crate::metrics::Metrics;
 use crate::resource::ResourceId;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -102,6 +103,28 @@ impl Abandoned {
         if let Some(key) = self.tenant.key(self.resource) {
             self.kind.post(key, self.units);
         }
+        self.tenant.outlet.metrics.settled(self.resource.index(), self.units);
+    }
+}
+
+/// Where units go whose request is gone.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    abandoned: mpsc::UnboundedSender<Abandoned>,
+    metrics: Arc<Metrics>,
+}
+
+impl Outlet {
+    /// Also answers where they come out.
+    pub(super) fn new(metrics: Arc<Metrics>) -> (Arc<Self>, mpsc::UnboundedReceiver<Abandoned>) {
+        let (abandoned, comes) = mpsc::unbounded_channel();
+        (Arc::new(Self { abandoned, metrics }), comes)
+    }
+
+    pub(super) fn abandon(&self, abandoned: Abandoned) {
+        self.metrics.stranded(abandoned.resource.index(), abandoned.units);
+        // The receiver is gone only when the engine is, and its ledger with it.
+        let _ = self.abandoned.send(abandoned);
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{Instrument, Span};
 
 use super::reservation::{Reservation, Unit, Units};
 use super::tenant::{Age, Key, Tenant};
@@ -18,8 +19,10 @@ use crate::authority::{LeaseOf, Reply};
 use crate::decision::{DecisionReceipt, Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
 use crate::ledger::{Admission, Answer, Ask, Round, Standing, Step, Verdict};
+use crate::metrics::{Outcome, Stopwatch};
 use crate::mode::EnforcementMode;
 use crate::resource::ResourceId;
+use crate::spans;
 use crate::workspace::WorkspaceId;
 
 /// What became of a demand.
@@ -37,6 +40,8 @@ pub(crate) struct Waiter {
     answer: oneshot::Sender<Result<Unit, Denial>>,
     units: u64,
     deadline: Instant,
+    /// What it is a part of.
+    span: Span,
 }
 
 impl Waiter {
@@ -70,8 +75,18 @@ impl Inner {
     pub(crate) fn try_admit(
         self: &Arc<Self>,
         workspace: &str,
-        mut demands: impl Iterator<Item = Demand>,
+        demands: impl Iterator<Item = Demand>,
     ) -> Option<Reservation> {
+        let reservation = self.try_take(workspace, demands)?;
+        for unit in reservation.units() {
+            self.metrics.admitted(unit.resource());
+        }
+        Some(reservation)
+    }
+
+    /// Takes units for new rows as [`try_admit`](Self::try_admit) does, as a part of a decision.
+    #[inline]
+    fn try_take(self: &Arc<Self>, workspace: &str, mut demands: impl Iterator<Item = Demand>) -> Option<Reservation> {
         if self.replica.as_ref().is_some_and(|replica| !replica.is_alive()) {
             return None;
         }
@@ -105,7 +120,9 @@ impl Inner {
         workspace: &WorkspaceId,
         charges: &[ResolvedCharge],
     ) -> Result<Decision, Error> {
+        let begun = Stopwatch::start();
         let decision = self.decide(workspace, charges).await;
+        self.measure(begun, charges, &decision);
         if let Ok(Decision::Refused(refusal)) = &decision {
             #[cfg(feature = "insight")]
             self.note_refusal(refusal);
@@ -114,6 +131,42 @@ impl Inner {
             }
         }
         decision
+    }
+
+    /// Tells what became of a decision, and how long it took. What becomes of a request when there is none is for its caller to
+    /// say.
+    fn measure(&self, begun: Stopwatch, charges: &[ResolvedCharge], decision: &Result<Decision, Error>) {
+        match decision {
+            Ok(Decision::Admitted(reservation)) => {
+                self.metrics.took(begun, Outcome::Admitted);
+                for charge in charges {
+                    let resource = charge.resource;
+                    let warned = reservation.warnings().iter().any(|warning| warning.resource.id() == resource);
+                    self.metrics.decided(
+                        resource,
+                        match charge.existing {
+                            _ if warned => Outcome::Warned,
+                            Existing::No => Outcome::Admitted,
+                            _ if reservation.makes(resource) => Outcome::Admitted,
+                            _ => Outcome::Edited,
+                        },
+                    );
+                }
+            }
+            Ok(Decision::Refused(refusal)) => {
+                let outcome = Outcome::of_refusal(refusal);
+                self.metrics.took(begun, outcome);
+                self.metrics.decided(refusal.resource.id(), outcome);
+            }
+            Err(_) => self.metrics.took(begun, Outcome::Failed),
+        }
+    }
+
+    /// A request is answered with an error, since nothing could be decided.
+    pub(crate) fn not_decided(&self, charges: &[ResolvedCharge], error: &Error) {
+        for charge in charges {
+            self.metrics.decided(charge.resource, Outcome::of_error(error));
+        }
     }
 
     async fn decide(self: &Arc<Self>, workspace: &WorkspaceId, charges: &[ResolvedCharge]) -> Result<Decision, Error> {
@@ -150,7 +203,7 @@ impl Inner {
             }
             let new: Vec<u64> = look.new.iter().zip(&least).map(|(new, least)| *new.max(least)).collect();
             let demands = merged(&demands(charges, &new));
-            if let Some(reservation) = self.try_admit(workspace.as_str(), demands.iter().copied()) {
+            if let Some(reservation) = self.try_take(workspace.as_str(), demands.iter().copied()) {
                 return Ok(Decision::Admitted(reservation.and(look.edits)));
             }
             drop(look.edits);
@@ -330,11 +383,14 @@ impl Inner {
             if key.cell.try_take(demand.units).is_some() {
                 return Ok(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units));
             }
+            // Before there is a queue, since who is in it may have rows counted at once.
+            let full = self.metrics.is_on() && key.cell.standing().would_exceed(demand.units);
             let (answer, verdict) = oneshot::channel();
             // A request that passes anyway need not wait for others.
             let patience = if mode.refuses() { self.config.max_wait } else { Duration::ZERO };
             let deadline = Instant::now() + patience;
-            match key.cell.admit(demand.units, Waiter { answer, units: demand.units, deadline }) {
+            match key.cell.admit(demand.units, Waiter { answer, units: demand.units, deadline, span: Span::current() })
+            {
                 Admission::Granted => return Ok(Unit::taken(Arc::clone(&tenant), demand.resource, demand.units)),
                 Admission::Retired => continue,
                 // It may be over the limit whatever those do who are waited for: a count is to tell now.
@@ -349,7 +405,12 @@ impl Inner {
             drop(leaving);
             return match verdict {
                 Ok(Err(Denial::Retired)) => continue,
-                Ok(verdict) => verdict,
+                Ok(verdict) => {
+                    if full && verdict.is_ok() {
+                        self.metrics.refusal_averted(demand.resource);
+                    }
+                    verdict
+                }
                 Err(_) => Err(Denial::Failed(cut_off())),
             };
         }
@@ -372,6 +433,7 @@ impl Inner {
         self.look_again(workspace);
         let mut units = Units::None;
         for demand in charges.iter().map(ResolvedCharge::demand) {
+            self.metrics.decided(demand.resource, Outcome::Undecided);
             let own = self.force(workspace, demand);
             let limits = own.tenant().and_then(|tenant| tenant.limits());
             units.push(own);
@@ -473,7 +535,10 @@ impl Inner {
         resource: ResourceId,
         at_most: Option<u64>,
     ) -> Result<u64, Error> {
-        self.within("count rows", || self.usage.count(workspace, self.catalog.get(resource), at_most)).await
+        let count = || self.usage.count(workspace, self.catalog.get(resource), at_most);
+        let rows = self.within("count rows", count).await?;
+        self.metrics.counted(resource);
+        Ok(rows)
     }
 
     /// Waits until this replica may hand out units, where an authority elsewhere grants them.
@@ -526,8 +591,13 @@ impl Inner {
             let ask = || replica.authority.ask(of, ask, &*self.usage, counted);
             match self.within("ask the ledger", ask).await? {
                 Reply::Answer { answer, believed, breach } => {
+                    // What it has others count was told of there.
+                    if answer.counted && counted.is_none() {
+                        self.metrics.counted(resource);
+                    }
                     if breach > 0 {
                         self.breaches.fetch_add(breach, Ordering::Relaxed);
+                        self.metrics.breached(resource, breach);
                         tracing::error!(
                             workspace = %tenant.id,
                             resource_type = resource_type.name(),
@@ -547,6 +617,7 @@ impl Inner {
                 }
                 Reply::Dead => {
                     replica.suspect();
+                    self.metrics.leases_lost(tenant.keys().count());
                     self.tenants.give_up(tenant);
                     return Ok(None);
                 }
@@ -565,11 +636,18 @@ impl Inner {
             catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
                 .unwrap_or_else(|_| Poll::Ready(Err(Error::unavailable(format!("panic: could not {what}")))))
         });
-        match timeout(self.config.io_timeout, caught).await {
-            Ok(done) => done,
+        let span = spans::call(what);
+        match timeout(self.config.io_timeout, caught).instrument(span.clone()).await {
+            Ok(done) => done.inspect_err(|error| {
+                self.metrics.failed(what, error);
+                spans::call_failed(&span, "failure", error);
+            }),
             Err(_) => {
                 let limit = self.config.io_timeout;
-                Err(Error::unavailable(format!("time-out: could not {what} within {limit:?}")))
+                let error = Error::unavailable(format!("time-out: could not {what} within {limit:?}"));
+                self.metrics.timed_out(what);
+                spans::call_failed(&span, "timeout", &error);
+                Err(error)
             }
         }
     }
@@ -622,8 +700,15 @@ async fn resolve(quota: Arc<Inner>, mut duty: Duty) {
         deliver(&tenant, resource, &mut verdicts);
         match step {
             Step::Done => break,
-            Step::Count(round) => count_round(&quota, &tenant, resource, key, &round, &mut verdicts).await,
-            Step::Ask(ask) => ask_round(&quota, &tenant, resource, key, &ask, &mut verdicts).await,
+            // It is done for all who wait, and told as a part of what the first of them does.
+            Step::Count(round) => {
+                let count = count_round(&quota, &tenant, resource, key, &round, &mut verdicts);
+                count.instrument(first_of(key)).await;
+            }
+            Step::Ask(ask) => {
+                let asking = ask_round(&quota, &tenant, resource, key, &ask, &mut verdicts);
+                asking.instrument(first_of(key)).await;
+            }
             Step::Wait => {
                 let deadline = key.cell.peek(|waiter| waiter.deadline).unwrap_or_else(Instant::now);
                 tokio::select! {
@@ -642,6 +727,11 @@ async fn resolve(quota: Arc<Inner>, mut duty: Duty) {
         deliver(&tenant, resource, &mut verdicts);
     }
     duty.discharged = true;
+}
+
+/// What the first in a queue is a part of.
+fn first_of(key: &Key) -> Span {
+    key.cell.peek(|waiter| waiter.span.clone()).unwrap_or_else(Span::none)
 }
 
 /// How often who waits for units of other replicas asks for them, should notices get lost.

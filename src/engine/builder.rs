@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::abandoned::{Settling, settle, settle_with_lease};
+use super::abandoned::{Outlet, Settling, settle, settle_with_lease};
 use super::cleanup::Cleaner;
 use super::outlets::{OutletOptions, Outlets};
 use super::replica::{self, Replica};
@@ -18,6 +18,7 @@ use crate::authority::{Authority, Times};
 use crate::clock::CoarseClock;
 use crate::error::Error;
 use crate::events::Thresholds;
+use crate::metrics::Metrics;
 use crate::mode::{EnforcementMode, ModeSource};
 use crate::policy::Grace;
 use crate::resource::ResourceCatalog;
@@ -69,6 +70,7 @@ pub struct QuotaBuilder {
     outlets: OutletOptions,
     #[cfg(feature = "insight")]
     snapshots: Option<super::SnapshotOptions>,
+    metrics: bool,
     config: Config,
 }
 
@@ -89,6 +91,7 @@ impl QuotaBuilder {
             outlets: OutletOptions::default(),
             #[cfg(feature = "insight")]
             snapshots: Some(super::SnapshotOptions::default()),
+            metrics: cfg!(feature = "metrics"),
             config: Config {
                 provisioning: Provisioning::default(),
                 workspace_format: WorkspaceFormat::default(),
@@ -267,6 +270,17 @@ impl QuotaBuilder {
         self
     }
 
+    /// Whether the engine tells the recorder of the `metrics` facade what it does; it does by default. That is the recorder
+    /// which is there when the engine is built. See the [README](https://docs.rs/crate/tower-quota) for what it tells.
+    ///
+    /// Turn it off for all but one where several engines of a process are on the same database: what they tell of that would be
+    /// told by each of them.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, tell: bool) -> Self {
+        self.metrics = tell;
+        self
+    }
+
     /// How long one call of the store or one count may take; five seconds by default.
     pub fn io_timeout(mut self, time: Duration) -> Self {
         self.config.io_timeout = time;
@@ -329,9 +343,10 @@ impl QuotaBuilder {
             (None, Some(mode)) => (mode, ModeSource::Environment),
             (None, None) => (EnforcementMode::default(), ModeSource::Default),
         };
-        let (abandon, abandoned) = mpsc::unbounded_channel();
+        let metrics = Arc::new(Metrics::new(&self.catalog, self.metrics));
+        let (outlet, abandoned) = Outlet::new(Arc::clone(&metrics));
         let inner = Arc::new(Inner {
-            tenants: Tenants::new(self.capacity, self.catalog.len(), self.authority.is_some(), abandon),
+            tenants: Tenants::new(self.capacity, self.catalog.len(), self.authority.is_some(), outlet),
             replica: self.authority.map(|(authority, times)| Replica::new(authority, times)),
             type_modes: RwLock::new(vec![None; self.catalog.len()]),
             moves: Mutex::default(),
@@ -353,6 +368,7 @@ impl QuotaBuilder {
             told: Arc::new(Notify::new()),
             #[cfg(feature = "insight")]
             snapshots,
+            metrics,
             runtime: runtime.clone(),
             config: self.config,
         });
@@ -365,6 +381,10 @@ impl QuotaBuilder {
         }
         if inner.config.thresholds.is_some() {
             runtime.spawn(watch(Arc::downgrade(&inner)));
+        }
+        #[cfg(feature = "metrics")]
+        if self.metrics {
+            runtime.spawn(super::measure::measure(Arc::downgrade(&inner), outlets.any()));
         }
         outlets.start(&inner);
         #[cfg(feature = "insight")]

@@ -18,6 +18,7 @@ use crate::decision::{Check, DecisionReceipt, Demand, Refusal, ResolvedCharge, U
 use crate::error::Error;
 use crate::ledger::Standing;
 use crate::limit::{Limit, LimitSet};
+use crate::metrics::Metrics;
 use crate::mode::{EnforcementMode, ModeSource, Promise};
 use crate::policy::{Actor, AuditFilter, AuditPage, IncreaseRequest, Plan, RequestStatus, Trace};
 use crate::resource::{ResourceCatalog, ResourceId, ResourceType};
@@ -37,6 +38,8 @@ mod endpoints;
 mod import;
 mod life;
 mod lowering;
+#[cfg(feature = "metrics")]
+mod measure;
 mod outlets;
 mod readiness;
 mod receipt;
@@ -48,9 +51,9 @@ mod shadow;
 #[cfg(test)]
 #[cfg(feature = "postgres")]
 mod simulation;
-mod sweep;
 #[cfg(feature = "insight")]
 mod snapshots;
+mod sweep;
 mod tenant;
 mod watch;
 
@@ -140,6 +143,7 @@ pub(crate) struct Inner {
     told: Arc<Notify>,
     #[cfg(feature = "insight")]
     snapshots: snapshots::Snapshots,
+    metrics: Arc<Metrics>,
     runtime: Handle,
     config: Config,
 }
@@ -260,7 +264,7 @@ impl Quota {
             }
             decision => decision,
         };
-        match decision? {
+        match decision.inspect_err(|error| self.0.not_decided(&charges, error))? {
             Decision::Admitted(mut reservation) => {
                 reservation.begin();
                 self.0.explain(&reservation, false);
@@ -690,8 +694,7 @@ impl Inner {
         key.cell.counted_at(begun);
         key.wake_if(resolving);
         let wrong = cached.filter(|cached| *cached != actual);
-        let resource = Arc::clone(self.catalog.get(resource));
-        Ok((actual, wrong.map(|cached| Correction { resource, cached, actual })))
+        Ok((actual, wrong.map(|cached| self.correction(resource, cached, actual))))
     }
 
     /// The same, where the authority counts.
@@ -714,8 +717,12 @@ impl Inner {
         // Rows of requests in flight are no error of anybody's.
         let right = |believed: u64| (believed..=believed.saturating_add(answer.known.reserved)).contains(&actual);
         let wrong = believed.filter(|believed| !right(*believed));
-        let resource = Arc::clone(self.catalog.get(resource));
-        Ok((actual, wrong.map(|cached| Correction { resource, cached, actual })))
+        Ok((actual, wrong.map(|cached| self.correction(resource, cached, actual))))
+    }
+
+    fn correction(&self, resource: ResourceId, cached: u64, actual: u64) -> Correction {
+        self.metrics.corrected(resource, cached, actual);
+        Correction { resource: Arc::clone(self.catalog.get(resource)), cached, actual }
     }
 
     /// Does something for several resource types at once; the results are in the catalog's order.

@@ -75,9 +75,19 @@ impl Outlets {
         }
     }
 
+    /// Whether there are any.
     #[cfg(any(feature = "webhooks", feature = "email"))]
-    fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         let channels = self.channels();
         channels.webhooks || channels.email
+    }
+
+    #[cfg(not(any(feature = "webhooks", feature = "email")))]
+    #[cfg_attr(
+        not(feature = "metrics"),
+        expect(dead_code, reason = "there is nothing to deliver, nor to be told of it")
+    )]
+    pub(super) fn any(&self) -> bool {
+        false
     }
 }

@@ -14,6 +14,7 @@ use super::tenant::{Key, Tenant};
 use crate::authority::{Authority, BEATS_TO_BEGIN, News, Notice, Peer, Times};
 use crate::error::Error;
 use crate::ledger::Totals;
+use crate::metrics::Metrics;
 
 /// How many leases are told of, or ended, in one message: their keys are locked for as long as it takes.
 const TOLD_AT_ONCE: usize = 100;
@@ -272,7 +273,7 @@ impl Replica {
     }
 
     /// Ends the leases of those that are out of use, as far as nothing of them is in use any more.
-    async fn see_off(&self) -> Result<(), Error> {
+    async fn see_off(&self, metrics: &Metrics) -> Result<(), Error> {
         let parting = std::mem::take(&mut *self.parting());
         let (ready, waiting): (Vec<_>, Vec<_>) = parting.into_iter().partition(Parting::is_idle);
         let mut told = Vec::new();
@@ -288,7 +289,7 @@ impl Replica {
                 let totals = key.cell.news(true).map_or_else(|| key.cell.totals(), |(totals, _)| totals);
                 let news = News { lease, totals, waits: false, ends: true };
                 told.push(Told { tenant: Arc::clone(tenant), index, news });
-                if key.cell.has_lost() {
+                if key.cell.lost() > 0 {
                     lost.push(lease);
                 }
             }
@@ -304,8 +305,10 @@ impl Replica {
             Ok(())
         };
         let done = done.await;
-        let again = ready.into_iter().zip(began).filter(|(_, began)| done.is_err() || !began);
-        self.parting().extend(again.map(|(parting, _)| parting));
+        let (gone, again): (Vec<_>, Vec<_>) =
+            ready.into_iter().zip(began).partition(|(_, began)| done.is_ok() && *began);
+        self.parting().extend(again.into_iter().map(|(parting, _)| parting));
+        gone.into_iter().for_each(|(parting, _)| parting.tell(metrics));
         done
     }
 
@@ -325,6 +328,13 @@ impl Parting {
     /// No request of it is in flight.
     fn is_idle(&self) -> bool {
         self.tenant.keys().all(|(_, key)| key.cell.is_idle())
+    }
+
+    /// All its leases have ended, and with them what nobody would ever have told of.
+    fn tell(&self, metrics: &Metrics) {
+        for (index, key) in self.tenant.keys() {
+            metrics.settled(index, key.cell.lost());
+        }
     }
 
     /// Whether one of its leases may still begin: one of an earlier id can't, nor can one by a request that is too old.
@@ -362,7 +372,7 @@ impl Inner {
         }
         loop {
             replica.part(self.tenants.take_parted());
-            self.within("give back leases", || replica.see_off()).await?;
+            self.within("give back leases", || replica.see_off(&self.metrics)).await?;
             // What may still begin can't once the replica has left.
             if replica.parting().iter().all(Parting::is_idle) {
                 break;
@@ -465,6 +475,7 @@ async fn beats(quota: Weak<Inner>, signals: Arc<Signals>) {
             if lost {
                 tracing::warn!("this replica was taken for dead: it begins anew");
                 for tenant in quota.tenants.all() {
+                    quota.metrics.leases_lost(tenant.keys().count());
                     quota.tenants.give_up(&tenant);
                 }
             }
@@ -485,11 +496,12 @@ async fn chores(quota: Weak<Inner>, signals: Arc<Signals>) {
         let done = async {
             replica.flush(quota.all_news()).await?;
             replica.part(quota.tenants.take_parted());
-            replica.see_off().await?;
+            replica.see_off(&quota.metrics).await?;
             replica.reclaim(&mut watched).await
         };
         // It is tried again with the next beat.
         if let Err(error) = done.await {
+            quota.metrics.failed("tell the ledger", &error);
             tracing::warn!(error = %error, "the ledger could not be told all");
         }
     }

@@ -76,6 +76,16 @@ impl Unit {
         Self { tenant: Some(tenant), resource, units, kind: Kind::Edit, begun: false }
     }
 
+    /// Whether new rows may come of it.
+    fn makes(&self) -> bool {
+        self.kind == Kind::Create && self.units > 0
+    }
+
+    #[inline]
+    pub(crate) fn resource(&self) -> ResourceId {
+        self.resource
+    }
+
     /// Whose it is; `None` once it has ended.
     pub(crate) fn tenant(&self) -> Option<&Arc<Tenant>> {
         self.tenant.as_ref()
@@ -142,9 +152,8 @@ impl Drop for Unit {
             return self.end(|key| kind.void(key, units));
         }
         let Some(tenant) = self.tenant.take() else { return };
-        let abandoned = tenant.abandoned.clone();
-        // The receiver is gone only when the engine is, and its ledger with it.
-        let _ = abandoned.send(Abandoned { tenant, resource, units, kind, since: Instant::now() });
+        let outlet = Arc::clone(&tenant.outlet);
+        outlet.abandon(Abandoned { tenant, resource, units, kind, since: Instant::now() });
     }
 }
 
@@ -310,6 +319,16 @@ impl Reservation {
         let new = NEXT.fetch_add(1, Ordering::Relaxed);
         // Another thread may have numbered it meanwhile.
         self.number.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|first| first, |_| new)
+    }
+
+    /// Whether new rows of `resource` may come of it.
+    pub(crate) fn makes(&self, resource: ResourceId) -> bool {
+        self.units().iter().any(|unit| unit.resource == resource && unit.makes())
+    }
+
+    /// Whether new rows of anything may.
+    pub(crate) fn makes_any(&self) -> bool {
+        self.units().iter().any(Unit::makes)
     }
 
     /// What was over the limit, in a mode that lets it pass.

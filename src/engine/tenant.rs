@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use once_cell::race::OnceBox;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::abandoned::Abandoned;
+use super::abandoned::Outlet;
 use super::admit::Waiter;
 use super::reservation::Unit;
 use crate::ledger::{Cell, retire_all};
@@ -24,6 +24,8 @@ use crate::workspace::WorkspaceId;
 const RING: u8 = 1;
 /// Somebody comes by to see whether thresholds are reached.
 const WATCH: u8 = 2;
+/// Somebody comes by to see what is in flight.
+const MEASURE: u8 = 4;
 
 /// One resource type of one workspace.
 #[derive(Debug)]
@@ -59,11 +61,11 @@ impl Key {
 /// A workspace in use.
 pub(crate) struct Tenant {
     pub(crate) id: WorkspaceId,
-    pub(crate) abandoned: mpsc::UnboundedSender<Abandoned>,
+    pub(crate) outlet: Arc<Outlet>,
     /// When the limits are due to be read again, by the coarse clock; 0 before the first reading.
     due: AtomicU64,
     refreshing: AtomicBool,
-    /// Who has not come by since it was last looked up: see `RING` and `WATCH`.
+    /// Who has not come by since it was last looked up: see `RING`, `WATCH` and `MEASURE`.
     used: AtomicU8,
     /// Requests have more to do than to take units: see [`Limits::is_special`].
     special: AtomicBool,
@@ -175,10 +177,10 @@ pub(crate) enum Age {
 }
 
 impl Tenant {
-    fn new(id: WorkspaceId, resources: usize, leased: bool, abandoned: mpsc::UnboundedSender<Abandoned>) -> Self {
+    fn new(id: WorkspaceId, resources: usize, leased: bool, outlet: Arc<Outlet>) -> Self {
         Self {
             id,
-            abandoned,
+            outlet,
             due: AtomicU64::new(0),
             refreshing: AtomicBool::new(false),
             used: AtomicU8::new(0),
@@ -316,8 +318,8 @@ impl Tenant {
     #[inline]
     fn mark_used(&self) {
         // Nearly always set already: a write would take the line from the other cores.
-        if self.used.load(Ordering::Relaxed) != RING | WATCH {
-            self.used.store(RING | WATCH, Ordering::Relaxed);
+        if self.used.load(Ordering::Relaxed) != RING | WATCH | MEASURE {
+            self.used.store(RING | WATCH | MEASURE, Ordering::Relaxed);
         }
     }
 
@@ -389,7 +391,7 @@ pub(crate) struct Tenants {
     hasher: RandomState,
     resources: usize,
     leased: bool,
-    abandoned: mpsc::UnboundedSender<Abandoned>,
+    outlet: Arc<Outlet>,
     /// Tenants that are out of use, and have leases to be ended.
     parted: Mutex<Vec<Arc<Tenant>>>,
     /// Tenants that are out of use, with what their requests in flight may still become, in books that they were not charged to.
@@ -397,12 +399,7 @@ pub(crate) struct Tenants {
 }
 
 impl Tenants {
-    pub(crate) fn new(
-        capacity: u64,
-        resources: usize,
-        leased: bool,
-        abandoned: mpsc::UnboundedSender<Abandoned>,
-    ) -> Self {
+    pub(crate) fn new(capacity: u64, resources: usize, leased: bool, outlet: Arc<Outlet>) -> Self {
         const LOADING_STRIPES: usize = 256;
         Self {
             index: Index::default(),
@@ -412,7 +409,7 @@ impl Tenants {
             hasher: RandomState::default(),
             resources,
             leased,
-            abandoned,
+            outlet,
             parted: Mutex::default(),
             indebted: Mutex::default(),
         }
@@ -433,7 +430,8 @@ impl Tenants {
             if let Some(tenant) = self.get(workspace.as_str()).filter(|tenant| !tenant.retired()) {
                 return tenant;
             }
-            let created = Arc::new(Tenant::new(workspace.clone(), self.resources, self.leased, self.abandoned.clone()));
+            let created =
+                Arc::new(Tenant::new(workspace.clone(), self.resources, self.leased, Arc::clone(&self.outlet)));
             let tenant = Arc::clone(self.index.pin().get_or_insert_with(workspace.clone(), || Arc::clone(&created)));
             // Of several that come at once, the map takes one.
             if Arc::ptr_eq(&tenant, &created) {
@@ -492,7 +490,7 @@ impl Tenants {
     ///
     /// It answers units that are owed for what requests in flight there may still become.
     pub(crate) fn replace(&self, tenant: &Arc<Tenant>, hand_over: impl FnOnce(&Arc<Tenant>) -> Vec<Unit>) {
-        let new = Tenant::new(tenant.id.clone(), self.resources, self.leased, self.abandoned.clone());
+        let new = Tenant::new(tenant.id.clone(), self.resources, self.leased, Arc::clone(&self.outlet));
         let new = Arc::new(new);
         // Whoever finds the old one out of use waits here.
         let mut state = tenant.lock();
@@ -554,6 +552,18 @@ impl Tenants {
         self.index.pin().values().filter(|tenant| tenant.take_used(WATCH)).cloned().collect()
     }
 
+    /// Those that were looked up since the last call of this.
+    #[cfg(feature = "metrics")]
+    pub(super) fn take_measured(&self) -> Vec<Arc<Tenant>> {
+        self.index.pin().values().filter(|tenant| tenant.take_used(MEASURE)).cloned().collect()
+    }
+
+    /// How many keys of all tenants in use have a lease, or are asking for one.
+    #[cfg(feature = "metrics")]
+    pub(super) fn leases(&self) -> usize {
+        if self.leased { self.index.pin().values().map(|tenant| tenant.keys().count()).sum() } else { 0 }
+    }
+
     /// All tenants in use.
     pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
         self.index.pin().values().cloned().collect()
@@ -568,13 +578,15 @@ impl Tenants {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use crate::resource::ResourceCatalog;
     use crate::workspace::WorkspaceFormat;
 
     const CAPACITY: usize = 10;
 
     fn tenants() -> Tenants {
-        Tenants::new(10, 8, false, mpsc::unbounded_channel().0)
+        let metrics = Arc::new(Metrics::new(&ResourceCatalog::default(), false));
+        Tenants::new(10, 8, false, Outlet::new(metrics).0)
     }
 
     fn workspace(number: usize) -> WorkspaceId {

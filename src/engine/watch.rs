@@ -280,6 +280,7 @@ impl Inner {
         let (marks, notices) =
             self.within("tell of thresholds", || events.judge(workspace, resource.name(), email, &judge)).await?;
         for notice in &notices {
+            self.metrics.noticed(notice.threshold);
             log(notice);
         }
         if !notices.is_empty() {

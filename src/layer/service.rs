@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Extensions, Request, Response, StatusCode, Uri};
+use http::{Extensions, Method, Request, Response, StatusCode, Uri};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
 use super::answer::{self, RefusalResponse, contract, refused_rate_limit_headers, with_status};
 use super::body::ResponseBody;
@@ -19,11 +20,13 @@ use super::request_body::{BodyMode, Replayed, ResponseMode, Untouched};
 use crate::decision::{Existing, Refusal, ResolvedCharge};
 use crate::engine::{Decision, Quota, Reservation};
 use crate::error::Error;
+use crate::metrics::Outcome;
 use crate::mode::EnforcementMode;
 use crate::principal::Principal;
 use crate::problem::{ErrorCode, Problem};
 use crate::resource::ResourceCatalog;
-use crate::rules::{Match, OnFailure, Operation, Resolved, RouteMap};
+use crate::rules::{Direct, Match, OnFailure, Operation, Resolved, RouteMap};
+use crate::spans::{self, Asked};
 
 /// Puts a [`QuotaService`] around a service.
 ///
@@ -359,11 +362,22 @@ impl Shared {
         match self.quota.0.try_admit(&direct.workspace, demands) {
             Some(mut reservation) => {
                 reservation.begin();
+                if spans::wants_all() {
+                    self.trace(&found, request, &direct, &reservation);
+                }
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
                 Triage::Admitted(Pending::new(reservation, None).telling(self.named(), receipt))
             }
             None => Triage::Decide,
         }
+    }
+
+    /// Tells of a request that was admitted at once.
+    #[cold]
+    fn trace<B>(&self, found: &Match<'_>, request: &Request<B>, direct: &Direct<'_>, reservation: &Reservation) {
+        let span = spans::decision_at_once(&asked(found, request.method(), request.uri(), request.extensions()));
+        spans::resolved(&span, &direct.workspace, direct.charges, self.quota.catalog());
+        spans::passed(&span, Outcome::Admitted, || self.quota.receipt(reservation));
     }
 
     /// The names for the `RateLimit` headers, where they are asked for.
@@ -385,7 +399,7 @@ impl Shared {
         Triage::Answer(Problem::new(ErrorCode::InvalidResourceType, message))
     }
 
-    fn find<'r>(&'r self, method: &http::Method, uri: &'r Uri, extensions: &'r Extensions) -> Option<Match<'r>> {
+    fn find<'r>(&'r self, method: &Method, uri: &'r Uri, extensions: &'r Extensions) -> Option<Match<'r>> {
         if !self.routes.maps(method) {
             return None;
         }
@@ -401,6 +415,28 @@ impl Shared {
             // The same map found it a moment ago.
             return Ok((Request::from_parts(parts, M::pass(body)), Pending::new(Reservation::nothing(), None)));
         };
+        let span = spans::decision(&asked(&found, &parts.method, &parts.uri, &parts.extensions));
+        let decided = self.decide_by::<M, B>(&found, &parts, body, &span).instrument(span.clone()).await;
+        drop(found);
+        match decided {
+            Ok((body, pending)) => Ok((Request::from_parts(parts, body), pending)),
+            Err(response) => {
+                spans::answered(&span, response.status());
+                Err(response)
+            }
+        }
+    }
+
+    async fn decide_by<M, B>(
+        &self,
+        found: &Match<'_>,
+        parts: &Parts,
+        body: B,
+        span: &Span,
+    ) -> Result<(M::Body, Pending), Response<Bytes>>
+    where
+        M: BodyMode<B>,
+    {
         let rule = found.rule();
         let (data, body) = if rule.needs_body() {
             let (data, body) =
@@ -409,21 +445,24 @@ impl Shared {
         } else {
             (None, M::pass(body))
         };
-        let decided = self.reserve(&found, &parts, data.as_deref()).await;
-        match decided {
-            Ok(pending) => {
-                drop(found);
-                Ok((Request::from_parts(parts, body), pending))
-            }
-            Err(Denied::Refused(refusal)) => Err(self.refuse(refusal, &parts)),
+        match self.reserve(found, parts, data.as_deref(), span).await {
+            Ok(pending) => Ok((body, pending)),
+            Err(Denied::Refused(refusal)) => Err(self.refuse(refusal, parts)),
             Err(Denied::Problem(problem)) => Err(answer::problem(&problem, &parts.headers)),
         }
     }
 
-    async fn reserve(&self, found: &Match<'_>, parts: &Parts, body: Option<&[u8]>) -> Result<Pending, Denied> {
+    async fn reserve(
+        &self,
+        found: &Match<'_>,
+        parts: &Parts,
+        body: Option<&[u8]>,
+        span: &Span,
+    ) -> Result<Pending, Denied> {
         let rule = found.rule();
         let Resolved { workspace, charges, .. } =
             found.resolve(parts, body, self.quota.0.workspace_format()).await.map_err(Denied::Problem)?;
+        spans::resolved(span, workspace.as_str(), &charges, self.quota.catalog());
         authorise(&parts.extensions, workspace.as_str()).map_err(Denied::Problem)?;
         let after = |what| After {
             quota: Arc::clone(&self.quota.0),
@@ -444,20 +483,27 @@ impl Shared {
         };
         match decision {
             Ok(Decision::Admitted(reservation)) => {
+                spans::passed(span, outcome_of(&reservation), || self.quota.receipt(&reservation));
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
                 Ok(Pending::new(reservation, after).telling(self.named(), receipt))
             }
-            Ok(Decision::Refused(refusal)) => Err(Denied::Refused(refusal)),
+            Ok(Decision::Refused(refusal)) => {
+                spans::refused(span, Outcome::of_refusal(&refusal), &refusal);
+                Err(Denied::Refused(refusal))
+            }
             Err(error) => {
                 let modes = charges.iter().map(|charge| self.quota.mode_of(&workspace, charge.resource));
                 // The strictest of them.
                 let mode = modes.max().unwrap_or_else(|| self.quota.mode());
                 // A workspace without a record is the client's fault, and no failure of the store.
                 if error.is_not_found() && mode.refuses() || self.is_closed(mode, rule.on_failure()) {
+                    self.quota.0.not_decided(&charges, &error);
+                    spans::not_decided(span, Outcome::of_error(&error));
                     tracing::error!(error = %error, %workspace, rule = rule.name(), "the quota can't be checked: refused");
                     return Err(Denied::Problem(Problem::from(&error)));
                 }
                 tracing::error!(error = %error, %workspace, rule = rule.name(), "the quota can't be checked: passes");
+                spans::not_decided(span, Outcome::Undecided);
                 let reservation = self.quota.0.admit_undecided(&workspace, &charges);
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
                 Ok(Pending::new(reservation, after).telling(None, receipt))
@@ -487,6 +533,20 @@ impl Shared {
         response.extensions_mut().insert(refusal.receipt.clone());
         response.extensions_mut().insert(refusal);
         response
+    }
+}
+
+/// What a span tells of a request.
+fn asked<'r>(found: &Match<'r>, method: &'r Method, uri: &'r Uri, extensions: &'r Extensions) -> Asked<'r> {
+    Asked { method, path: path(uri, extensions), route: found.template(), rule: found.rule().name() }
+}
+
+/// What a reservation says of its decision.
+fn outcome_of(reservation: &Reservation) -> Outcome {
+    match (reservation.warnings(), reservation.makes_any()) {
+        ([], true) => Outcome::Admitted,
+        ([], false) => Outcome::Edited,
+        _ => Outcome::Warned,
     }
 }
 

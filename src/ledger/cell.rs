@@ -97,6 +97,15 @@ pub(crate) struct Standing {
     pub(crate) counted_at: u32,
 }
 
+impl Standing {
+    /// Whether `units` don't fit beside the rows that are believed to exist, whatever is in flight.
+    pub(crate) fn would_exceed(&self, units: u64) -> bool {
+        let believed = self.counted.map(|counted| counted.saturating_add(self.posted));
+        let full = |(believed, limit): (u64, u64)| believed.saturating_add(units) > limit;
+        believed.zip(self.limit).is_some_and(full)
+    }
+}
+
 /// A count in the making.
 #[derive(Debug)]
 pub(crate) struct Round {
@@ -455,11 +464,11 @@ impl<W> Cell<W> {
         totals
     }
 
-    /// Whether the lease has units of which nobody will ever tell what became of them.
-    pub(crate) fn has_lost(&self) -> bool {
+    /// How many units the lease has of which nobody will ever tell what became of them.
+    pub(crate) fn lost(&self) -> u64 {
         match &self.lock().book {
-            Book::Own(_) => false,
-            Book::Leased(lease) => lease.has_lost(),
+            Book::Own(_) => 0,
+            Book::Leased(lease) => lease.lost(),
         }
     }
 

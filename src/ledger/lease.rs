@@ -153,9 +153,9 @@ impl LeaseState {
         self.lost_edits = self.lost_edits.saturating_add(units);
     }
 
-    /// Whether anything of it ends only with the lease.
-    pub(crate) fn has_lost(&self) -> bool {
-        self.lost > 0 || self.lost_edits > 0
+    /// How much of it ends only with the lease: units, and rows that were to be edited.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.saturating_add(self.lost_edits)
     }
 
     pub(crate) fn begin_edit(&mut self, units: u64) {

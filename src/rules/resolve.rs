@@ -61,6 +61,11 @@ impl<'r> Match<'r> {
         Self { rule, template, read, reading, first }
     }
 
+    /// The template that the path fits, as it was written.
+    pub(crate) fn template(&self) -> &'r str {
+        self.template.written()
+    }
+
     /// The rule.
     #[inline]
     pub fn rule(&self) -> &'r MappedRule {

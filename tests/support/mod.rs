@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub(crate) mod client;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod database;
+#[cfg(feature = "metrics")]
+pub(crate) mod exported;
 #[cfg(feature = "postgres")]
 pub(crate) mod pooler;
 #[cfg(feature = "postgres")]

@@ -485,7 +485,7 @@ impl State {
             }
             parting.lease.return_idle();
             let more = parting.lease.totals() != totals;
-            parting.told = !more && parting.lease.has_lost();
+            parting.told = !more && parting.lease.lost() > 0;
             more || parting.told && books.leases.contains_key(&lease)
         });
     }

@@ -156,6 +156,7 @@ impl Outlets {
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let settled = self.settled(claimed, outcome, at, took_ms);
         let ok = settled.attempt.ok;
+        quota.metrics.delivered(claimed.endpoint.is_some(), settled.status);
         if settled.status == DeliveryStatus::Dead {
             let (delivery, target) = (&claimed.delivery.id, &claimed.delivery.target);
             tracing::error!(%delivery, target, result = settled.attempt.result, "a notice could not be delivered");
