@@ -10,6 +10,8 @@
 //! | `QUOTA_ROUTES` | the file [`routes.toml`](routes.toml) beside this one; another of its kind may declare more types, or fewer |
 //! | `QUOTA_ADMIN_TOKEN` | `admin-token` |
 //! | `QUOTA_MEMBER_TOKENS` | `acme-token=acme,globex-token=globex` |
+//!
+//! With `--features openapi` there is a page to browse the quota API at `/api/docs`; with `webhooks` it sends notices.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -82,6 +84,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
             quota.store(store).usage(usage).ledger(ledger)
         }
     };
+    // Notices of limits that come near, to the endpoints that admins make.
+    #[cfg(feature = "webhooks")]
+    let quota = quota.webhooks(tower_quota::WebhookOptions::new());
     let quota = quota.build()?;
 
     let app = Router::new()

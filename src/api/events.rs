@@ -15,14 +15,13 @@ use super::operate::beyond;
 
 #[cfg(feature = "webhooks")]
 mod webhooks {
-    use axum::extract::Path;
     use axum::response::{IntoResponse, Response};
     use http::StatusCode;
     use uuid::Uuid;
 
     use super::*;
     use crate::api::dto;
-    use crate::api::extract::{MaybeEmpty, Named, Operator, Pairs};
+    use crate::api::extract::{MaybeEmpty, Named, NamedTwice, Operator, Pairs};
     use crate::api::policy::{id, missing};
     use crate::error::Error;
     use crate::events::{Delivery, DeliveryFilter, DeliveryStatus, Endpoint, WebhookSecret};
@@ -54,10 +53,54 @@ mod webhooks {
         (status, Json(json!({"webhook": webhook}))).into_response()
     }
 
+    describe!(list, it => it
+    .is("listWebhooks", "Webhooks", "Lists the endpoints that notices are sent to")
+    .answers(
+        StatusCode::OK,
+        "All of them.",
+        object([("webhooks", list(named("Webhook")))]),
+        json!({"webhooks": [{
+            "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
+            "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
+            "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
+        }]}),
+    ));
+
     pub(in crate::api) async fn list(State(api): State<Api>, _: Operator) -> Result<Json<Value>, Failure> {
         let endpoints = api.quota().endpoints().await.map_err(failed)?;
         Ok(Json(json!({"webhooks": endpoints.iter().map(shown).collect::<Vec<_>>()})))
     }
+
+    describe!(add, it => it
+        .is("addWebhook", "Webhooks", "Adds an endpoint that notices are sent to")
+        .about("The notices of one workspace, or of all. The URL begins with https://, and is reachable on the public internet.")
+        .takes(
+            with_optional(
+                [("url", json!({"type": "string", "format": "uri", "pattern": "^https://", "maxLength": 2048}))],
+                [
+                    ("workspaceId", or_null(named("WorkspaceId"))),
+                    ("events", json!({"type": "array", "items": one_of(["quota.warning", "quota.exceeded"]), "minItems": 1})),
+                    ("description", json!({"type": ["string", "null"], "maxLength": 500})),
+                    ("active", flag()),
+                    ("secret", or_null(json!({
+        "type": "string",
+        "pattern": "^whsec_([A-Za-z0-9+/]{4}){8,21}$",
+    }))),
+                ],
+            ),
+            json!({"url": "https://example.com/hooks"}),
+        )
+        .answers(
+            StatusCode::CREATED,
+            "The endpoint, with its secret.",
+            object([("webhook", named("WebhookWithSecret"))]),
+            json!({"webhook": {
+                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
+                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
+                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
+                "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            }}),
+        ));
 
     pub(in crate::api) async fn add(
         State(api): State<Api>,
@@ -72,6 +115,20 @@ mod webhooks {
         Ok(with_secret(StatusCode::CREATED, &endpoint, &secret))
     }
 
+    describe!(read, it => it
+        .is("readWebhook", "Webhooks", "Tells of an endpoint")
+        .answers(
+            StatusCode::OK,
+            "The endpoint.",
+            object([("webhook", named("Webhook"))]),
+            json!({"webhook": {
+                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
+                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
+                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
+            }}),
+        )
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn read(
         State(api): State<Api>,
         _: Operator,
@@ -80,6 +137,30 @@ mod webhooks {
         let endpoint = api.quota().endpoint(id(&raw)?).await.map_err(failed)?;
         Ok(Json(json!({"webhook": shown(&endpoint)})))
     }
+
+    describe!(change, it => it
+        .is("changeWebhook", "Webhooks", "Changes an endpoint")
+        .about("Fields that are left out stay as they are.")
+        .takes(
+            options([
+                ("url", or_null(json!({"type": "string", "format": "uri", "pattern": "^https://", "maxLength": 2048}))),
+                ("events", json!({"type": "array", "items": one_of(["quota.warning", "quota.exceeded"]), "minItems": 1})),
+                ("description", json!({"type": ["string", "null"], "maxLength": 500})),
+                ("active", flag()),
+            ]),
+            json!({"active": false}),
+        )
+        .answers(
+            StatusCode::OK,
+            "The endpoint.",
+            object([("webhook", named("Webhook"))]),
+            json!({"webhook": {
+                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
+                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
+                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
+            }}),
+        )
+        .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn change(
         State(api): State<Api>,
@@ -92,6 +173,16 @@ mod webhooks {
         Ok(Json(json!({"webhook": shown(&endpoint)})))
     }
 
+    describe!(remove, it => it
+        .is("removeWebhook", "Webhooks", "Deletes an endpoint")
+        .answers(
+            StatusCode::OK,
+            "Which.",
+            object([("deleted", uuid())]),
+            json!({"deleted": "0190163d-8694-739b-aea5-966c26f8ad91"}),
+        )
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn remove(
         State(api): State<Api>,
         Operator(caller): Operator,
@@ -101,6 +192,26 @@ mod webhooks {
         api.quota().admin(caller.actor).remove_endpoint(id).await.map_err(failed)?;
         Ok(Json(json!({"deleted": id})))
     }
+
+    describe!(rotate, it => it
+        .is("rotateWebhookSecret", "Webhooks", "Gives an endpoint another secret")
+        .about("A new one, or that of the body. The one before signs for a day more.")
+        .takes(options([("secret", or_null(json!({
+        "type": "string",
+        "pattern": "^whsec_([A-Za-z0-9+/]{4}){8,21}$",
+    })))]), json!({}))
+        .answers(
+            StatusCode::OK,
+            "The endpoint, with its secret.",
+            object([("webhook", named("WebhookWithSecret"))]),
+            json!({"webhook": {
+                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
+                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
+                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
+                "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            }}),
+        )
+        .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn rotate(
         State(api): State<Api>,
@@ -114,6 +225,16 @@ mod webhooks {
         Ok(with_secret(StatusCode::OK, &endpoint, &secret))
     }
 
+    describe!(test, it => it
+        .is("testWebhook", "Webhooks", "Sends an endpoint the event `quota.test`")
+        .answers(
+            StatusCode::ACCEPTED,
+            "Which notice is on its way.",
+            object([("notice", uuid())]),
+            json!({"notice": "0190163d-8694-739b-aea5-966c26f8ad92"}),
+        )
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn test(
         State(api): State<Api>,
         Operator(caller): Operator,
@@ -122,6 +243,24 @@ mod webhooks {
         let notice = api.quota().admin(caller.actor).test_endpoint(id(&raw)?).await.map_err(failed)?;
         Ok((StatusCode::ACCEPTED, Json(json!({"notice": notice}))).into_response())
     }
+
+    describe!(deliveries, it => it
+        .is("listDeliveries", "Webhooks", "Lists what was sent to an endpoint, and what came of it")
+        .query("status", one_of(["pending", "delivered", "dead"]), "Only those.")
+        .query("cursor", uuid(), "What came as `next`.")
+        .query("limit", most(), "At most so many.")
+        .answers(
+            StatusCode::OK,
+            "The latest first.",
+            page("deliveries", "Delivery", uuid()),
+            json!({"deliveries": [{
+                "id": "0190163d-8694-739b-aea5-966c26f8ad93", "notice": "0190163d-8694-739b-aea5-966c26f8ad92",
+                "status": "delivered", "attempts": 1, "nextAt": null,
+                "log": [{"at": "2026-01-30T10:00:00Z", "tookMs": 31, "ok": true, "result": "204"}],
+                "body": {"event": "quota.test"},
+            }], "next": null}),
+        )
+        .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn deliveries(
         State(api): State<Api>,
@@ -157,10 +296,20 @@ mod webhooks {
         Ok(Json(json!({"deliveries": deliveries, "next": page.next})))
     }
 
+    describe!(replay, it => it
+        .is("replayDelivery", "Webhooks", "Makes a delivery that has ended once more")
+        .answers(
+            StatusCode::ACCEPTED,
+            "Which.",
+            object([("replayed", uuid())]),
+            json!({"replayed": "0190163d-8694-739b-aea5-966c26f8ad93"}),
+        )
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn replay(
         State(api): State<Api>,
         Operator(caller): Operator,
-        Path((endpoint, delivery)): Path<(String, String)>,
+        NamedTwice(endpoint, delivery): NamedTwice,
     ) -> Result<Response, Failure> {
         let (endpoint, delivery) = (id(&endpoint)?, id(&delivery)?);
         api.quota().admin(caller.actor).replay(endpoint, delivery).await.map_err(failed)?;
@@ -172,10 +321,41 @@ mod webhooks {
 pub(super) use webhooks::{add, change, deliveries, list, read, remove, replay, rotate, test};
 
 #[cfg(feature = "email")]
+describe!(contacts, it => it
+.is("readContacts", "Contacts", "Tells where the admins of a workspace are written to")
+.answers(
+    StatusCode::OK,
+    "Their e-mail addresses.",
+    object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
+    json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
+));
+
+#[cfg(feature = "email")]
 pub(super) async fn contacts(State(api): State<Api>, Admin { workspace, .. }: Admin) -> Result<Json<Value>, Failure> {
     let emails = api.quota().contacts(&workspace).await.map_err(beyond)?;
     Ok(Json(json!({"workspaceId": workspace.as_str(), "emails": emails})))
 }
+
+#[cfg(feature = "email")]
+describe!(set_contacts, it => it
+.is("setContacts", "Contacts", "Sets where the admins of a workspace are written to")
+.takes(
+    object([(
+        "emails",
+        json!({
+            "type": "array",
+            "items": {"type": "string", "format": "email"},
+            "maxItems": crate::engine::Admin::MOST_CONTACTS,
+        }),
+    )]),
+    json!({"emails": ["ann@example.com"]}),
+)
+.answers(
+    StatusCode::OK,
+    "As they are now.",
+    object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
+    json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
+));
 
 #[cfg(feature = "email")]
 pub(super) async fn set_contacts(

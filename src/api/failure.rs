@@ -43,13 +43,14 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Middleware around every operation: writes failures in the format that the client asks for, and keeps caches out.
+/// Middleware around every operation: writes failures in the format that the client asks for, and keeps caches out of all that
+/// doesn't say otherwise.
 pub(super) async fn finish(request: Request, next: Next) -> Response {
     let format = ProblemFormat::negotiate(request.headers());
     let mut response = next.run(request).await;
     if let Some(Failure(problem)) = response.extensions_mut().remove::<Failure>() {
         response = problem.to_response(format).map(Body::from);
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
