@@ -53,17 +53,11 @@ mod webhooks {
         (status, Json(json!({"webhook": webhook}))).into_response()
     }
 
-    describe!(list, it => it
-    .is("listWebhooks", "Webhooks", "Lists the endpoints that notices are sent to")
-    .answers(
+    describe!(list, |it| it.is("listWebhooks", "Webhooks", "Lists the endpoints that notices are sent to").answers(
         StatusCode::OK,
         "All of them.",
         object([("webhooks", list(named("Webhook")))]),
-        json!({"webhooks": [{
-            "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
-            "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
-            "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
-        }]}),
+        json!({"webhooks": [examples::webhook()]}),
     ));
 
     pub(in crate::api) async fn list(State(api): State<Api>, _: Operator) -> Result<Json<Value>, Failure> {
@@ -71,36 +65,44 @@ mod webhooks {
         Ok(Json(json!({"webhooks": endpoints.iter().map(shown).collect::<Vec<_>>()})))
     }
 
-    describe!(add, it => it
-        .is("addWebhook", "Webhooks", "Adds an endpoint that notices are sent to")
-        .about("The notices of one workspace, or of all. The URL begins with https://, and is reachable on the public internet.")
-        .takes(
-            with_optional(
-                [("url", json!({"type": "string", "format": "uri", "pattern": "^https://", "maxLength": 2048}))],
-                [
-                    ("workspaceId", or_null(named("WorkspaceId"))),
-                    ("events", json!({"type": "array", "items": one_of(["quota.warning", "quota.exceeded"]), "minItems": 1})),
-                    ("description", json!({"type": ["string", "null"], "maxLength": 500})),
-                    ("active", flag()),
-                    ("secret", or_null(json!({
-        "type": "string",
-        "pattern": "^whsec_([A-Za-z0-9+/]{4}){8,21}$",
-    }))),
+    describe!(add, |it| {
+        it.is("addWebhook", "Webhooks", "Adds an endpoint that notices are sent to")
+            .about(
+                "The notices of one workspace, or of all. The URL begins with https://, and is reachable on \
+            the public internet.",
+            )
+            .takes(
+                with_optional(
+                    [("url", named("WebhookUrl"))],
+                    [
+                        ("workspaceId", or_null(named("WorkspaceId"))),
+                        ("events", named("WebhookEvents")),
+                        ("description", json!({"type": ["string", "null"], "maxLength": 500})),
+                        ("active", flag()),
+                        ("secret", or_null(named("WebhookSecret"))),
+                    ],
+                ),
+                json!({"url": "https://example.com/hooks"}),
+            )
+            .answers(
+                StatusCode::CREATED,
+                "The endpoint, with its secret.",
+                object([("webhook", named("WebhookWithSecret"))]),
+                json!({"webhook": examples::webhook_with_secret()}),
+            )
+            .leads_to(
+                &[
+                    "readWebhook",
+                    "changeWebhook",
+                    "removeWebhook",
+                    "rotateWebhookSecret",
+                    "testWebhook",
+                    "listDeliveries",
                 ],
-            ),
-            json!({"url": "https://example.com/hooks"}),
-        )
-        .answers(
-            StatusCode::CREATED,
-            "The endpoint, with its secret.",
-            object([("webhook", named("WebhookWithSecret"))]),
-            json!({"webhook": {
-                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
-                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
-                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
-                "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            }}),
-        ));
+                "id",
+                "/webhook/id",
+            )
+    });
 
     pub(in crate::api) async fn add(
         State(api): State<Api>,
@@ -115,17 +117,13 @@ mod webhooks {
         Ok(with_secret(StatusCode::CREATED, &endpoint, &secret))
     }
 
-    describe!(read, it => it
+    describe!(read, |it| it
         .is("readWebhook", "Webhooks", "Tells of an endpoint")
         .answers(
             StatusCode::OK,
             "The endpoint.",
             object([("webhook", named("Webhook"))]),
-            json!({"webhook": {
-                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
-                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
-                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
-            }}),
+            json!({"webhook": examples::webhook()}),
         )
         .fails(&[ErrorCode::NotFound]));
 
@@ -138,13 +136,13 @@ mod webhooks {
         Ok(Json(json!({"webhook": shown(&endpoint)})))
     }
 
-    describe!(change, it => it
+    describe!(change, |it| it
         .is("changeWebhook", "Webhooks", "Changes an endpoint")
         .about("Fields that are left out stay as they are.")
         .takes(
             options([
-                ("url", or_null(json!({"type": "string", "format": "uri", "pattern": "^https://", "maxLength": 2048}))),
-                ("events", json!({"type": "array", "items": one_of(["quota.warning", "quota.exceeded"]), "minItems": 1})),
+                ("url", or_null(named("WebhookUrl"))),
+                ("events", named("WebhookEvents")),
                 ("description", json!({"type": ["string", "null"], "maxLength": 500})),
                 ("active", flag()),
             ]),
@@ -154,11 +152,7 @@ mod webhooks {
             StatusCode::OK,
             "The endpoint.",
             object([("webhook", named("Webhook"))]),
-            json!({"webhook": {
-                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
-                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
-                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
-            }}),
+            json!({"webhook": examples::webhook()}),
         )
         .fails(&[ErrorCode::NotFound]));
 
@@ -173,14 +167,9 @@ mod webhooks {
         Ok(Json(json!({"webhook": shown(&endpoint)})))
     }
 
-    describe!(remove, it => it
+    describe!(remove, |it| it
         .is("removeWebhook", "Webhooks", "Deletes an endpoint")
-        .answers(
-            StatusCode::OK,
-            "Which.",
-            object([("deleted", uuid())]),
-            json!({"deleted": "0190163d-8694-739b-aea5-966c26f8ad91"}),
-        )
+        .answers(StatusCode::OK, "Which.", object([("deleted", uuid())]), json!({"deleted": examples::id()}),)
         .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn remove(
@@ -193,23 +182,15 @@ mod webhooks {
         Ok(Json(json!({"deleted": id})))
     }
 
-    describe!(rotate, it => it
+    describe!(rotate, |it| it
         .is("rotateWebhookSecret", "Webhooks", "Gives an endpoint another secret")
         .about("A new one, or that of the body. The one before signs for a day more.")
-        .takes(options([("secret", or_null(json!({
-        "type": "string",
-        "pattern": "^whsec_([A-Za-z0-9+/]{4}){8,21}$",
-    })))]), json!({}))
+        .takes(options([("secret", or_null(named("WebhookSecret")))]), json!({}))
         .answers(
             StatusCode::OK,
             "The endpoint, with its secret.",
             object([("webhook", named("WebhookWithSecret"))]),
-            json!({"webhook": {
-                "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": null, "url": "https://example.com/hooks",
-                "events": ["quota.warning", "quota.exceeded"], "description": "", "status": "active", "failures": 0,
-                "pausedUntil": null, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z",
-                "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            }}),
+            json!({"webhook": examples::webhook_with_secret()}),
         )
         .fails(&[ErrorCode::NotFound]));
 
@@ -225,13 +206,13 @@ mod webhooks {
         Ok(with_secret(StatusCode::OK, &endpoint, &secret))
     }
 
-    describe!(test, it => it
+    describe!(test, |it| it
         .is("testWebhook", "Webhooks", "Sends an endpoint the event `quota.test`")
         .answers(
             StatusCode::ACCEPTED,
             "Which notice is on its way.",
             object([("notice", uuid())]),
-            json!({"notice": "0190163d-8694-739b-aea5-966c26f8ad92"}),
+            json!({"notice": examples::id()}),
         )
         .fails(&[ErrorCode::NotFound]));
 
@@ -244,7 +225,7 @@ mod webhooks {
         Ok((StatusCode::ACCEPTED, Json(json!({"notice": notice}))).into_response())
     }
 
-    describe!(deliveries, it => it
+    describe!(deliveries, |it| it
         .is("listDeliveries", "Webhooks", "Lists what was sent to an endpoint, and what came of it")
         .query("status", one_of(["pending", "delivered", "dead"]), "Only those.")
         .query("cursor", uuid(), "What came as `next`.")
@@ -253,13 +234,9 @@ mod webhooks {
             StatusCode::OK,
             "The latest first.",
             page("deliveries", "Delivery", uuid()),
-            json!({"deliveries": [{
-                "id": "0190163d-8694-739b-aea5-966c26f8ad93", "notice": "0190163d-8694-739b-aea5-966c26f8ad92",
-                "status": "delivered", "attempts": 1, "nextAt": null,
-                "log": [{"at": "2026-01-30T10:00:00Z", "tookMs": 31, "ok": true, "result": "204"}],
-                "body": {"event": "quota.test"},
-            }], "next": null}),
+            json!({"deliveries": [examples::delivery()], "next": null}),
         )
+        .leads_to(&["replayDelivery"], "delivery", "/deliveries/0/id")
         .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn deliveries(
@@ -296,14 +273,9 @@ mod webhooks {
         Ok(Json(json!({"deliveries": deliveries, "next": page.next})))
     }
 
-    describe!(replay, it => it
+    describe!(replay, |it| it
         .is("replayDelivery", "Webhooks", "Makes a delivery that has ended once more")
-        .answers(
-            StatusCode::ACCEPTED,
-            "Which.",
-            object([("replayed", uuid())]),
-            json!({"replayed": "0190163d-8694-739b-aea5-966c26f8ad93"}),
-        )
+        .answers(StatusCode::ACCEPTED, "Which.", object([("replayed", uuid())]), json!({"replayed": examples::id()}),)
         .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn replay(
@@ -321,14 +293,14 @@ mod webhooks {
 pub(super) use webhooks::{add, change, deliveries, list, read, remove, replay, rotate, test};
 
 #[cfg(feature = "email")]
-describe!(contacts, it => it
-.is("readContacts", "Contacts", "Tells where the admins of a workspace are written to")
-.answers(
-    StatusCode::OK,
-    "Their e-mail addresses.",
-    object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
-    json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
-));
+describe!(contacts, |it| it
+    .is("readContacts", "Contacts", "Tells where the admins of a workspace are written to")
+    .answers(
+        StatusCode::OK,
+        "Their e-mail addresses.",
+        object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
+        json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
+    ));
 
 #[cfg(feature = "email")]
 pub(super) async fn contacts(State(api): State<Api>, Admin { workspace, .. }: Admin) -> Result<Json<Value>, Failure> {
@@ -337,25 +309,25 @@ pub(super) async fn contacts(State(api): State<Api>, Admin { workspace, .. }: Ad
 }
 
 #[cfg(feature = "email")]
-describe!(set_contacts, it => it
-.is("setContacts", "Contacts", "Sets where the admins of a workspace are written to")
-.takes(
-    object([(
-        "emails",
-        json!({
-            "type": "array",
-            "items": {"type": "string", "format": "email"},
-            "maxItems": crate::engine::Admin::MOST_CONTACTS,
-        }),
-    )]),
-    json!({"emails": ["ann@example.com"]}),
-)
-.answers(
-    StatusCode::OK,
-    "As they are now.",
-    object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
-    json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
-));
+describe!(set_contacts, |it| it
+    .is("setContacts", "Contacts", "Sets where the admins of a workspace are written to")
+    .takes(
+        object([(
+            "emails",
+            json!({
+                "type": "array",
+                "items": {"type": "string", "format": "email"},
+                "maxItems": Admin::MOST_CONTACTS,
+            }),
+        )]),
+        json!({"emails": ["ann@example.com"]}),
+    )
+    .answers(
+        StatusCode::OK,
+        "As they are now.",
+        object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
+        json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
+    ));
 
 #[cfg(feature = "email")]
 pub(super) async fn set_contacts(

@@ -15,15 +15,18 @@ use crate::engine::Quota;
 /// What the document of the API says of an operation, beside what its extractors say. It stands with the handler and has its
 /// name, so that a route to one without it doesn't compile.
 macro_rules! describe {
-    ($handler:ident, $it:ident => $description:expr) => {
+    ($handler:ident, |$it:ident| $description:expr) => {
         #[cfg(feature = "openapi")]
         #[allow(unused_imports, reason = "not each operation needs all")]
         pub(in crate::api) mod $handler {
             use http::StatusCode;
             use serde_json::json;
 
-            use crate::api::openapi::Operation;
             use crate::api::openapi::schema::*;
+            use crate::api::openapi::{Operation, examples};
+            use crate::engine::Admin;
+            use crate::limit::Limit;
+            use crate::policy::RequestStatus;
             use crate::problem::ErrorCode;
 
             pub(in crate::api) fn describe($it: &mut Operation) {
@@ -303,7 +306,7 @@ struct Shared {
     body_cap: usize,
     origin: Arc<Origin>,
     #[cfg(feature = "openapi")]
-    document: bytes::Bytes,
+    document: serde_json::Value,
 }
 
 impl Api {

@@ -78,16 +78,13 @@ async fn may_leave(
     }
 }
 
-describe!(read_settings, it => it
+describe!(read_settings, |it| it
     .is("readSettings", "Settings", "Tells what is set for a workspace beside its limits")
     .answers(
         StatusCode::OK,
         "Plan, parent, shares, caps, modes, overrides, grace.",
         object([("workspaceId", named("WorkspaceId")), ("settings", named("Settings"))]),
-        json!({"workspaceId": "acme", "settings": {
-            "plan": "pro", "parent": null, "shares": {}, "caps": {"segments": 100}, "mode": null, "modes": {},
-            "overrides": [], "grace": null,
-        }}),
+        examples::settings(),
     )
     .tagged());
 
@@ -96,22 +93,23 @@ pub(super) async fn read_settings(State(api): State<Api>, reader: Reader) -> Res
     Ok(tagged(view.record.version, settings(&view.record)))
 }
 
-describe!(update_settings, it => it
-    .is("updateSettings", "Settings", "Changes what is set for a workspace beside its limits")
-    .about("Fields that are left out stay as they are; null takes something back. A plan must be there, and so must the record \
-        of a parent. A parent must be open to the caller, the new one and the one that is left.")
-    .takes(named("SettingsChange"), json!({"plan": "pro", "caps": {"segments": 100}}))
-    .answers(
-        StatusCode::OK,
-        "As it is now.",
-        object([("workspaceId", named("WorkspaceId")), ("settings", named("Settings"))]),
-        json!({"workspaceId": "acme", "settings": {
-            "plan": "pro", "parent": null, "shares": {}, "caps": {"segments": 100}, "mode": null, "modes": {},
-            "overrides": [], "grace": null,
-        }}),
-    )
-    .tagged()
-    .fails(&[ErrorCode::InvalidResourceType]));
+describe!(update_settings, |it| {
+    it.is("updateSettings", "Settings", "Changes what is set for a workspace beside its limits")
+        .about(
+            "Fields that are left out stay as they are; null takes something back. A plan must be there, \
+            and so must the record of a parent. A parent must be open to the caller, the new one and the \
+            one that is left.",
+        )
+        .takes(named("SettingsChange"), json!({"plan": "pro", "caps": {"segments": 100}}))
+        .answers(
+            StatusCode::OK,
+            "As it is now.",
+            object([("workspaceId", named("WorkspaceId")), ("settings", named("Settings"))]),
+            examples::settings(),
+        )
+        .tagged()
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn update_settings(
     State(api): State<Api>,
@@ -132,16 +130,17 @@ pub(super) async fn update_settings(
     Ok(tagged(view.record.version, settings(&view.record)))
 }
 
-describe!(clear_limit, it => it
-    .is("clearLimit", "Quotas", "Takes back a limit that a workspace has of its own")
-    .answers(
-        StatusCode::OK,
-        "The whole quota.",
-        with_optional([("quota", named("Quota"))], [("warnings", list(text()))]),
-        json!({"quota": {"id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "maxUsers": 1000, "maxSegments": 50, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z"}}),
-    )
-    .tagged()
-    .fails(&[ErrorCode::InvalidResourceType]));
+describe!(clear_limit, |it| {
+    it.is("clearLimit", "Quotas", "Takes back a limit that a workspace has of its own")
+        .answers(
+            StatusCode::OK,
+            "The whole quota.",
+            with_optional([("quota", named("Quota"))], [("warnings", list(text()))]),
+            json!({"quota": examples::quota()}),
+        )
+        .tagged()
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn clear_limit(
     State(api): State<Api>,
@@ -155,7 +154,7 @@ pub(super) async fn clear_limit(
     Ok(updated(quota.catalog(), &view))
 }
 
-describe!(delete_quota, it => it
+describe!(delete_quota, |it| it
     .is("deleteQuota", "Quotas", "Deletes the record of a workspace")
     .about("What was set for it is gone, and the defaults are in force.")
     .answers(StatusCode::OK, "Whose.", object([("deleted", named("WorkspaceId"))]), json!({"deleted": "acme"}))
@@ -172,7 +171,7 @@ pub(super) async fn delete_quota(
     Ok(Json(json!({"deleted": workspace.as_str()})))
 }
 
-describe!(bulk, it => it
+describe!(bulk, |it| it
     .is("setQuotas", "Quotas", "Sets limits of several workspaces, all or none")
     .takes(
         with_optional(
@@ -183,7 +182,7 @@ describe!(bulk, it => it
                         "type": "array",
                         "items": named("WorkspaceId"),
                         "minItems": 1,
-                        "maxItems": crate::engine::Admin::MOST_AT_ONCE,
+                        "maxItems": Admin::MOST_AT_ONCE,
                     }),
                 ),
                 ("limits", named("Limits")),
@@ -218,9 +217,14 @@ fn plan_object(catalog: &ResourceCatalog, plan: &Plan) -> Value {
     })
 }
 
-describe!(list_plans, it => it
-    .is("listPlans", "Plans", "Lists the plans")
-    .answers(StatusCode::OK, "All of them.", object([("plans", list(named("Plan")))]), json!({"plans": [{"name": "pro", "version": 3, "limits": {"maxSegments": 100}, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z"}]})));
+describe!(list_plans, |it| {
+    it.is("listPlans", "Plans", "Lists the plans").answers(
+        StatusCode::OK,
+        "All of them.",
+        object([("plans", list(named("Plan")))]),
+        json!({"plans": [examples::plan()]}),
+    )
+});
 
 pub(super) async fn list_plans(State(api): State<Api>, _: Caller) -> Result<Json<Value>, Failure> {
     let quota = api.quota();
@@ -229,11 +233,12 @@ pub(super) async fn list_plans(State(api): State<Api>, _: Caller) -> Result<Json
     Ok(Json(json!({"plans": plans})))
 }
 
-describe!(read_plan, it => it
-    .is("readPlan", "Plans", "Tells the limits of a plan")
-    .answers(StatusCode::OK, "The plan.", object([("plan", named("Plan"))]), json!({"plan": {"name": "pro", "version": 3, "limits": {"maxSegments": 100}, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z"}}))
-    .tagged()
-    .fails(&[ErrorCode::NotFound]));
+describe!(read_plan, |it| {
+    it.is("readPlan", "Plans", "Tells the limits of a plan")
+        .answers(StatusCode::OK, "The plan.", object([("plan", named("Plan"))]), json!({"plan": examples::plan()}))
+        .tagged()
+        .fails(&[ErrorCode::NotFound])
+});
 
 pub(super) async fn read_plan(State(api): State<Api>, _: Caller, Named(name): Named) -> Result<Response, Failure> {
     let quota = api.quota();
@@ -242,13 +247,17 @@ pub(super) async fn read_plan(State(api): State<Api>, _: Caller, Named(name): Na
     Ok(tagged(plan.version, json!({"plan": plan_object(quota.catalog(), &plan)})))
 }
 
-describe!(put_plan, it => it
-    .is("putPlan", "Plans", "Makes a plan, or sets its limits")
-    .about("The limits take the place of those before. They are in force at once for all workspaces that have the plan.")
-    .takes(object([("limits", named("Limits"))]), json!({"limits": {"maxSegments": 100}}))
-    .answers(StatusCode::OK, "The plan.", object([("plan", named("Plan"))]), json!({"plan": {"name": "pro", "version": 3, "limits": {"maxSegments": 100}, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z"}}))
-    .tagged()
-    .fails(&[ErrorCode::InvalidResourceType]));
+describe!(put_plan, |it| {
+    it.is("putPlan", "Plans", "Makes a plan, or sets its limits")
+        .about(
+            "The limits take the place of those before. They are in force at once for all workspaces that \
+            have the plan.",
+        )
+        .takes(object([("limits", named("Limits"))]), json!({"limits": {"maxSegments": 100}}))
+        .answers(StatusCode::OK, "The plan.", object([("plan", named("Plan"))]), json!({"plan": examples::plan()}))
+        .tagged()
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn put_plan(
     State(api): State<Api>,
@@ -263,7 +272,7 @@ pub(super) async fn put_plan(
     Ok(tagged(plan.version, json!({"plan": plan_object(quota.catalog(), &plan)})))
 }
 
-describe!(delete_plan, it => it
+describe!(delete_plan, |it| it
     .is("deletePlan", "Plans", "Deletes a plan that no workspace has")
     .answers(StatusCode::OK, "Which.", object([("deleted", named("PlanName"))]), json!({"deleted": "pro"}))
     .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed]));
@@ -277,51 +286,52 @@ pub(super) async fn delete_plan(
     Ok(Json(json!({"deleted": name})))
 }
 
-describe!(list_overrides, it => it
-.is("listOverrides", "Overrides", "Lists the temporary overrides of a workspace")
-.answers(
-    StatusCode::OK,
-    "Those that are in force, or will be.",
-    object([("overrides", list(named("Override")))]),
-    json!({"overrides": [{
-        "id": "0190163d-8694-739b-aea5-966c26f8ad91", "resourceType": "segments", "limit": 80,
-        "startsAt": "2026-01-30T10:00:00Z", "expiresAt": "2026-02-28T00:00:00Z", "reason": "the spring campaign",
-        "createdBy": "ann",
-    }]}),
-));
+describe!(list_overrides, |it| it
+    .is("listOverrides", "Overrides", "Lists the temporary overrides of a workspace")
+    .answers(
+        StatusCode::OK,
+        "Those that are in force, or will be.",
+        object([("overrides", list(named("Override")))]),
+        json!({"overrides": [examples::temporary_override()]}),
+    ));
 
 pub(super) async fn list_overrides(State(api): State<Api>, reader: Reader) -> Result<Json<Value>, Failure> {
     let view = api.quota().record(&reader.workspace).await?;
     Ok(Json(json!({"overrides": view.record.settings.overrides})))
 }
 
-describe!(add_override, it => it
-    .is("addOverride", "Overrides", "Sets a limit for a time")
-    .about("It begins now unless `startsAt` says otherwise, and `expiresAt` is after that and in the future. Those of one \
-        resource type don't overlap.")
-    .takes(
-        with_optional(
-            [
-                ("resourceType", named("ResourceType")),
-                ("limit", named("Limit")),
-                ("expiresAt", time()),
-                ("reason", words()),
-            ],
-            [("startsAt", or_null(time()))],
-        ),
-        json!({"resourceType": "segments", "limit": 80, "expiresAt": "2096-02-28T00:00:00Z", "reason": "the spring campaign"}),
-    )
-    .answers(
-        StatusCode::CREATED,
-        "The override.",
-        object([("override", named("Override"))]),
-        json!({"override": {
-            "id": "0190163d-8694-739b-aea5-966c26f8ad91", "resourceType": "segments", "limit": 80,
-            "startsAt": "2026-01-30T10:00:00Z", "expiresAt": "2026-02-28T00:00:00Z", "reason": "the spring campaign",
-            "createdBy": "ann",
-        }}),
-    )
-    .fails(&[ErrorCode::InvalidResourceType]));
+describe!(add_override, |it| {
+    it.is("addOverride", "Overrides", "Sets a limit for a time")
+        .about(
+            "It begins now unless `startsAt` says otherwise, and `expiresAt` is after that and in the \
+            future. Those of one resource type don't overlap.",
+        )
+        .takes(
+            with_optional(
+                [
+                    ("resourceType", named("ResourceType")),
+                    ("limit", named("Limit")),
+                    ("expiresAt", time()),
+                    ("reason", words()),
+                ],
+                [("startsAt", or_null(time()))],
+            ),
+            json!({
+            "resourceType": "segments",
+            "limit": 80,
+            "expiresAt": "2096-02-28T00:00:00Z",
+            "reason": "the spring campaign",
+            }),
+        )
+        .answers(
+            StatusCode::CREATED,
+            "The override.",
+            object([("override", named("Override"))]),
+            json!({"override": examples::temporary_override()}),
+        )
+        .leads_to(&["endOverride"], "id", "/override/id")
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn add_override(
     State(api): State<Api>,
@@ -334,16 +344,17 @@ pub(super) async fn add_override(
     Ok((StatusCode::CREATED, Json(json!({"override": added}))).into_response())
 }
 
-describe!(end_override, it => it
-    .is("endOverride", "Overrides", "Ends a temporary override before its time")
-    .answers(
-        StatusCode::OK,
-        "The whole quota.",
-        with_optional([("quota", named("Quota"))], [("warnings", list(text()))]),
-        json!({"quota": {"id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "maxUsers": 1000, "maxSegments": 50, "createdAt": "2026-01-30T10:00:00Z", "updatedAt": "2026-01-30T10:00:00Z"}}),
-    )
-    .tagged()
-    .fails(&[ErrorCode::NotFound]));
+describe!(end_override, |it| {
+    it.is("endOverride", "Overrides", "Ends a temporary override before its time")
+        .answers(
+            StatusCode::OK,
+            "The whole quota.",
+            with_optional([("quota", named("Quota"))], [("warnings", list(text()))]),
+            json!({"quota": examples::quota()}),
+        )
+        .tagged()
+        .fails(&[ErrorCode::NotFound])
+});
 
 pub(super) async fn end_override(
     State(api): State<Api>,
@@ -376,21 +387,17 @@ async fn requests(api: &Api, workspace: Option<&WorkspaceId>, mut pairs: Pairs) 
     Ok(Json(json!({"requests": requests, "next": next})))
 }
 
-describe!(list_requests, it => it
-.is("listRequests", "Requests", "Lists the requests of a workspace for more")
-.query("status", one_of(crate::policy::RequestStatus::ALL.map(crate::policy::RequestStatus::as_str)), "Only those.")
-.query("cursor", uuid(), "What came as `next`.")
-.query("limit", most(), "At most so many.")
-.answers(
-    StatusCode::OK,
-    "The latest first.",
-    page("requests", "IncreaseRequest", uuid()),
-    json!({"requests": [{
-        "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "resourceType": "segments", "amount": 10,
-        "reason": "a new brand", "status": "pending", "requestedBy": "bob", "createdAt": "2026-01-30T10:00:00Z",
-        "decidedBy": null, "decidedAt": null, "note": null, "expiresAt": null,
-    }], "next": null}),
-));
+describe!(list_requests, |it| it
+    .is("listRequests", "Requests", "Lists the requests of a workspace for more")
+    .query("status", one_of(RequestStatus::ALL.map(RequestStatus::as_str)), "Only those.")
+    .query("cursor", uuid(), "What came as `next`.")
+    .query("limit", most(), "At most so many.")
+    .answers(
+        StatusCode::OK,
+        "The latest first.",
+        page("requests", "IncreaseRequest", uuid()),
+        json!({"requests": [examples::request("pending", None)], "next": null}),
+    ));
 
 pub(super) async fn list_requests(
     State(api): State<Api>,
@@ -400,47 +407,37 @@ pub(super) async fn list_requests(
     requests(&api, Some(&reader.workspace), pairs).await
 }
 
-describe!(all_requests, it => it
-.is("listAllRequests", "Requests", "Lists the requests of all workspaces for more")
-.query("status", one_of(crate::policy::RequestStatus::ALL.map(crate::policy::RequestStatus::as_str)), "Only those.")
-.query("cursor", uuid(), "What came as `next`.")
-.query("limit", most(), "At most so many.")
-.answers(
-    StatusCode::OK,
-    "The latest first.",
-    page("requests", "IncreaseRequest", uuid()),
-    json!({"requests": [{
-        "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "resourceType": "segments", "amount": 10,
-        "reason": "a new brand", "status": "pending", "requestedBy": "bob", "createdAt": "2026-01-30T10:00:00Z",
-        "decidedBy": null, "decidedAt": null, "note": null, "expiresAt": null,
-    }], "next": null}),
-));
+describe!(all_requests, |it| it
+    .is("listAllRequests", "Requests", "Lists the requests of all workspaces for more")
+    .query("status", one_of(RequestStatus::ALL.map(RequestStatus::as_str)), "Only those.")
+    .query("cursor", uuid(), "What came as `next`.")
+    .query("limit", most(), "At most so many.")
+    .answers(
+        StatusCode::OK,
+        "The latest first.",
+        page("requests", "IncreaseRequest", uuid()),
+        json!({"requests": [examples::request("pending", None)], "next": null}),
+    ));
 
 pub(super) async fn all_requests(State(api): State<Api>, _: Operator, pairs: Pairs) -> Result<Json<Value>, Failure> {
     requests(&api, None, pairs).await
 }
 
-describe!(make_request, it => it
-    .is("makeRequest", "Requests", "Asks for more")
-    .takes(
-        object([
-            ("resourceType", named("ResourceType")),
-            ("amount", integer(1, crate::limit::Limit::MAX)),
-            ("reason", words()),
-        ]),
-        json!({"resourceType": "segments", "amount": 10, "reason": "a new brand"}),
-    )
-    .answers(
-        StatusCode::CREATED,
-        "The request, which waits for an admin.",
-        object([("request", named("IncreaseRequest"))]),
-        json!({"request": {
-            "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "resourceType": "segments", "amount": 10,
-            "reason": "a new brand", "status": "pending", "requestedBy": "bob", "createdAt": "2026-01-30T10:00:00Z",
-            "decidedBy": null, "decidedAt": null, "note": null, "expiresAt": null,
-        }}),
-    )
-    .fails(&[ErrorCode::InvalidResourceType]));
+describe!(make_request, |it| {
+    it.is("makeRequest", "Requests", "Asks for more")
+        .takes(
+            object([("resourceType", named("ResourceType")), ("amount", integer(1, Limit::MAX)), ("reason", words())]),
+            json!({"resourceType": "segments", "amount": 10, "reason": "a new brand"}),
+        )
+        .answers(
+            StatusCode::CREATED,
+            "The request, which waits for an admin.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("pending", None)}),
+        )
+        .leads_to(&["approveRequest", "denyRequest", "withdrawRequest"], "id", "/request/id")
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn make_request(State(api): State<Api>, reader: Reader, body: Object) -> Result<Response, Failure> {
     let quota = api.quota();
@@ -454,24 +451,18 @@ fn decided(request: &IncreaseRequest) -> Json<Value> {
     Json(json!({"request": request}))
 }
 
-describe!(approve_request, it => it
-    .is("approveRequest", "Requests", "Approves a request, and raises the limit")
-    .about("For good, or until `expiresAt`.")
-    .takes(
-        options([("note", or_null(words())), ("expiresAt", or_null(time()))]),
-        json!({"note": "welcome"}),
-    )
-    .answers(
-        StatusCode::OK,
-        "The request.",
-        object([("request", named("IncreaseRequest"))]),
-        json!({"request": {
-            "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "resourceType": "segments", "amount": 10,
-            "reason": "a new brand", "status": "approved", "requestedBy": "bob", "createdAt": "2026-01-30T10:00:00Z",
-            "decidedBy": "ann", "decidedAt": "2026-01-30T11:00:00Z", "note": "welcome", "expiresAt": null,
-        }}),
-    )
-    .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed]));
+describe!(approve_request, |it| {
+    it.is("approveRequest", "Requests", "Approves a request, and raises the limit")
+        .about("For good, or until `expiresAt`.")
+        .takes(options([("note", or_null(words())), ("expiresAt", or_null(time()))]), json!({"note": "welcome"}))
+        .answers(
+            StatusCode::OK,
+            "The request.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("approved", Some("ann"))}),
+        )
+        .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed])
+});
 
 pub(super) async fn approve_request(
     State(api): State<Api>,
@@ -485,20 +476,17 @@ pub(super) async fn approve_request(
     Ok(decided(&request))
 }
 
-describe!(deny_request, it => it
-    .is("denyRequest", "Requests", "Denies a request")
-    .takes(options([("note", or_null(words()))]), json!({"note": "not this year"}))
-    .answers(
-        StatusCode::OK,
-        "The request.",
-        object([("request", named("IncreaseRequest"))]),
-        json!({"request": {
-            "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "resourceType": "segments", "amount": 10,
-            "reason": "a new brand", "status": "denied", "requestedBy": "bob", "createdAt": "2026-01-30T10:00:00Z",
-            "decidedBy": "ann", "decidedAt": "2026-01-30T11:00:00Z", "note": "not this year", "expiresAt": null,
-        }}),
-    )
-    .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed]));
+describe!(deny_request, |it| {
+    it.is("denyRequest", "Requests", "Denies a request")
+        .takes(options([("note", or_null(words()))]), json!({"note": "not this year"}))
+        .answers(
+            StatusCode::OK,
+            "The request.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("denied", Some("ann"))}),
+        )
+        .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed])
+});
 
 pub(super) async fn deny_request(
     State(api): State<Api>,
@@ -511,20 +499,17 @@ pub(super) async fn deny_request(
     Ok(decided(&request))
 }
 
-describe!(withdraw_request, it => it
-    .is("withdrawRequest", "Requests", "Withdraws a request")
-    .about("Who made it may do so, and any admin of the workspace.")
-    .answers(
-        StatusCode::OK,
-        "The request.",
-        object([("request", named("IncreaseRequest"))]),
-        json!({"request": {
-            "id": "0190163d-8694-739b-aea5-966c26f8ad91", "workspaceId": "acme", "resourceType": "segments", "amount": 10,
-            "reason": "a new brand", "status": "withdrawn", "requestedBy": "bob", "createdAt": "2026-01-30T10:00:00Z",
-            "decidedBy": "bob", "decidedAt": "2026-01-30T11:00:00Z", "note": null, "expiresAt": null,
-        }}),
-    )
-    .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed]));
+describe!(withdraw_request, |it| {
+    it.is("withdrawRequest", "Requests", "Withdraws a request")
+        .about("Who made it may do so, and any admin of the workspace.")
+        .answers(
+            StatusCode::OK,
+            "The request.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("withdrawn", Some("bob"))}),
+        )
+        .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed])
+});
 
 pub(super) async fn withdraw_request(
     State(api): State<Api>,
@@ -558,7 +543,7 @@ async fn audit(api: &Api, workspace: Option<String>, mut pairs: Pairs) -> Result
     Ok(Json(json!({"entries": entries, "next": next.map(|next| next.to_string())})))
 }
 
-describe!(read_audit, it => it
+describe!(read_audit, |it| it
     .is("readAudit", "Audit", "Tells who changed what in a workspace")
     .query("resourceType", named("ResourceType"), "Only what was done to it.")
     .query("since", time(), "From then on.")
@@ -569,10 +554,7 @@ describe!(read_audit, it => it
         StatusCode::OK,
         "The latest first.",
         page("entries", "AuditEntry", text()),
-        json!({"entries": [{
-            "seq": 7, "at": "2026-01-30T10:00:00Z", "actor": "ann", "origin": "api", "action": "limit_set",
-            "workspaceId": "acme", "resourceType": "segments", "old": 50, "new": 100, "reason": "a larger contract",
-        }], "next": null}),
+        json!({"entries": [examples::audit_entry()], "next": null}),
     )
     .fails(&[ErrorCode::InvalidResourceType]));
 
@@ -580,7 +562,7 @@ pub(super) async fn read_audit(State(api): State<Api>, reader: Admin, pairs: Pai
     audit(&api, Some(reader.workspace.as_str().to_owned()), pairs).await
 }
 
-describe!(all_audit, it => it
+describe!(all_audit, |it| it
     .is("readWholeAudit", "Audit", "Tells who changed what")
     .query("workspaceId", named("WorkspaceId"), "Only in this workspace.")
     .query("resourceType", named("ResourceType"), "Only what was done to it.")
@@ -592,10 +574,7 @@ describe!(all_audit, it => it
         StatusCode::OK,
         "The latest first.",
         page("entries", "AuditEntry", text()),
-        json!({"entries": [{
-            "seq": 7, "at": "2026-01-30T10:00:00Z", "actor": "ann", "origin": "api", "action": "limit_set",
-            "workspaceId": "acme", "resourceType": "segments", "old": 50, "new": 100, "reason": "a larger contract",
-        }], "next": null}),
+        json!({"entries": [examples::audit_entry()], "next": null}),
     )
     .fails(&[ErrorCode::InvalidResourceType]));
 

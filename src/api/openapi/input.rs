@@ -1,10 +1,9 @@
 //! What extractors say of the operations whose handlers have them: callers, parameters, bodies, and how they refuse.
 
-use axum::extract::State;
-use serde_json::json;
+use axum::extract::{OriginalUri, State};
 
 use super::operation::Operation;
-use super::schema::flag;
+use super::schema::{flag, text};
 use crate::api::Api;
 use crate::api::dto::Object;
 use crate::api::extract::{
@@ -44,6 +43,10 @@ macro_rules! handlers {
 handlers!(()(A)(A, B)(A, B, C)(A, B, C, D)(A, B, C, D, E)(A, B, C, D, E, G));
 
 impl Input for State<Api> {
+    fn describe(_: &mut Operation) {}
+}
+
+impl Input for OriginalUri {
     fn describe(_: &mut Operation) {}
 }
 
@@ -87,13 +90,11 @@ impl Input for NamedTwice {
 
 impl Input for IfMatch {
     fn describe(operation: &mut Operation) {
-        let schema = json!({
-            "type": "string",
-            "pattern": "^(\\*|(W/)?\"[!#-~]*\"( *, *(W/)?\"[!#-~]*\")*)$",
-            "examples": ["*"],
-        });
         let what = "Entity tags as they came in `ETag`, or `*`: without one that is current, nothing is changed.";
-        operation.parameter("header", "If-Match", schema, what).fails(&[InvalidRequest, PreconditionFailed]);
+        operation
+            .parameter("header", "If-Match", text(), what)
+            .example("*")
+            .fails(&[InvalidRequest, PreconditionFailed]);
     }
 }
 

@@ -1,13 +1,13 @@
 //! The description of the API in OpenAPI 3.1: made of the routes, of what their handlers take, and of what stands beside
 //! each handler in `describe!`. It names the resource types of the catalog that the API is on.
 
-use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::problem::ErrorCode;
 use crate::resource::ResourceCatalog;
 
+pub(in crate::api) mod examples;
 mod input;
 mod operation;
 pub(super) mod page;
@@ -44,6 +44,9 @@ impl Document {
             let Some((name, _)) = rest.split_once('}') else { continue };
             let (schema, what) = parameter(name);
             operation.parameter("path", name, schema, what);
+            if name == "workspaceId" {
+                operation.example("acme");
+            }
         }
         handler.describe(&mut operation);
         describe(&mut operation);
@@ -53,8 +56,8 @@ impl Document {
         operations[method] = operation.finish();
     }
 
-    /// The whole, as JSON.
-    pub(super) fn finish(self, catalog: &ResourceCatalog) -> Bytes {
+    /// The whole, but for where the API is.
+    pub(super) fn finish(self, catalog: &ResourceCatalog) -> Value {
         let mut tags: Vec<&str> = self
             .paths
             .values()
@@ -64,15 +67,13 @@ impl Document {
         tags.sort_unstable();
         tags.dedup();
         let tags: Vec<_> = tags.iter().map(|name| json!({"name": name})).collect();
-        let document = json!({
+        json!({
             "openapi": "3.1.1",
             "info": {
                 "title": "Quota API",
                 "version": env!("CARGO_PKG_VERSION"),
                 "description": ABOUT,
             },
-            // Wherever the router is mounted: the document is at its root.
-            "servers": [{"url": "."}],
             "tags": tags,
             "components": {
                 "schemas": schema::components(catalog),
@@ -83,8 +84,7 @@ impl Document {
                 },
             },
             "paths": self.paths,
-        });
-        document.to_string().into()
+        })
     }
 }
 
@@ -98,11 +98,7 @@ const ABOUT: &str = "Reads and sets the quotas of workspaces, and what they come
 /// What a parameter of a path is.
 fn parameter(name: &str) -> (Value, &'static str) {
     match name {
-        "workspaceId" => {
-            let mut schema = schema::named("WorkspaceId");
-            schema["examples"] = json!(["acme"]);
-            (schema, "The workspace.")
-        }
+        "workspaceId" => (schema::named("WorkspaceId"), "The workspace."),
         "resourceType" => (schema::named("ResourceType"), "The resource type."),
         "id" | "delivery" => (schema::uuid(), "Its id."),
         "name" => (schema::named("PlanName"), "Its name."),

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::schema::named;
 use crate::problem::{ErrorCode, Problem, ProblemFormat};
 
-/// What the document says of one operation. Extractors have their say first: see [`Input`](super::input::Input). What they
-/// can't know, the handler's `describe!` adds.
+/// What the document says of one operation. Extractors have their say first: see [`Input`](super::input::Input). What
+/// they can't know, the handler's `describe!` adds.
 pub(in crate::api) struct Operation {
     id: &'static str,
     tag: &'static str,
@@ -77,6 +77,14 @@ impl Operation {
         self
     }
 
+    /// Of the parameter that was described last.
+    pub(super) fn example(&mut self, example: &str) -> &mut Self {
+        if let Some(parameter) = self.parameters.last_mut() {
+            parameter["example"] = example.into();
+        }
+        self
+    }
+
     pub(super) fn needs_token(&mut self) -> &mut Self {
         self.bearer = true;
         self
@@ -131,6 +139,23 @@ impl Operation {
                 "schema": {"type": "string", "pattern": "^\"[0-9]+\"$"},
                 "example": "\"7\"",
             });
+        }
+        self
+    }
+
+    /// What can be done with what it answers: operations on the same workspace, if any, whose `parameter` is what
+    /// `pointer` points at.
+    pub(in crate::api) fn leads_to(&mut self, operations: &[&str], parameter: &str, pointer: &str) -> &mut Self {
+        let mut parameters = Map::new();
+        for inherited in self.parameters.iter().filter(|parameter| parameter["in"] == "path") {
+            let name = inherited["name"].as_str().unwrap_or_default();
+            parameters.insert(name.to_owned(), format!("$request.path.{name}").into());
+        }
+        parameters.insert(parameter.to_owned(), format!("$response.body#{pointer}").into());
+        for answer in self.answers.values_mut() {
+            for operation in operations {
+                answer["links"][*operation] = json!({"operationId": operation, "parameters": parameters});
+            }
         }
         self
     }
@@ -191,7 +216,10 @@ pub(super) fn failure(status: StatusCode, codes: &[ErrorCode]) -> Value {
             "application/problem+json": content("ProblemDetails", ProblemFormat::ProblemJson),
         },
     });
-    let seconds = |what, required| json!({"description": what, "required": required, "schema": {"type": "integer", "minimum": 1}});
+    let seconds = |what, required| {
+        let schema = json!({"type": "integer", "minimum": 1});
+        json!({"description": what, "required": required, "schema": schema})
+    };
     match status {
         StatusCode::UNAUTHORIZED => {
             failure["headers"]["WWW-Authenticate"] = json!({

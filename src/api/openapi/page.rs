@@ -1,24 +1,45 @@
 //! The document, and the page to browse it: Swagger UI, from this server alone.
 
-use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{OriginalUri, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use http::header;
+use serde::Serialize;
+use serde_json::Value;
 use swagger_ui_dist::{ApiDefinition, OpenApiSource, generate_routes};
 use tower::Service;
 
 use crate::api::{Api, operations};
 
-describe!(document, it => it
-    .is("getDocument", "Description", "This document.")
-    .answers(StatusCode::OK, "OpenAPI 3.1.", json!({"type": "object"}), json!({"openapi": "3.1.1"})));
+describe!(document, |it| it.is("getDocument", "Description", "This document.").answers(
+    StatusCode::OK,
+    "OpenAPI 3.1.",
+    json!({"type": "object"}),
+    json!({"openapi": "3.1.1"})
+));
 
-pub(in crate::api) async fn document(State(api): State<Api>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], api.0.document.clone()).into_response()
+/// The document, and where the API is.
+#[derive(Serialize)]
+struct Served<'a> {
+    servers: [Server<'a>; 1],
+    #[serde(flatten)]
+    document: &'a Value,
 }
 
-describe!(docs, it => it
+#[derive(Serialize)]
+struct Server<'a> {
+    url: &'a str,
+}
+
+/// Only the request tells where the router is mounted. A URL that is relative to the document would do as well, but for
+/// the programs that read it otherwise.
+pub(in crate::api) async fn document(State(api): State<Api>, OriginalUri(uri): OriginalUri) -> Response {
+    let url = uri.path().strip_suffix("/openapi.json").filter(|root| !root.is_empty()).unwrap_or("/");
+    Json(Served { servers: [Server { url }], document: &api.0.document }).into_response()
+}
+
+describe!(docs, |it| it
     .is("getDocs", "Description", "A page to browse this document, and to try it out.")
     .answers_with("text/html", "The page."));
 

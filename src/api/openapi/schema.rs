@@ -332,7 +332,7 @@ fn explained() -> Value {
 }
 
 #[cfg(feature = "webhooks")]
-fn webhooks() -> [(&'static str, Value); 3] {
+fn webhooks() -> [(&'static str, Value); 6] {
     use crate::events::{DeliveryStatus, EventKind};
 
     let webhook = || {
@@ -364,5 +364,14 @@ fn webhooks() -> [(&'static str, Value); 3] {
         ("log", list(attempt)),
         ("body", json!({"description": "What is told."})),
     ]);
-    [("Webhook", object(webhook())), ("WebhookWithSecret", with_secret), ("Delivery", delivery)]
+    let events = one_of(EventKind::FILTERS.map(EventKind::as_str));
+    [
+        ("Webhook", object(webhook())),
+        ("WebhookWithSecret", with_secret),
+        ("WebhookUrl", json!({"type": "string", "format": "uri", "pattern": "^https://", "maxLength": 2048})),
+        ("WebhookEvents", json!({"type": "array", "items": events, "minItems": 1})),
+        // 24 to 64 bytes in base64.
+        ("WebhookSecret", json!({"type": "string", "pattern": "^whsec_([A-Za-z0-9+/]{4}){8,21}$"})),
+        ("Delivery", delivery),
+    ]
 }

@@ -114,6 +114,18 @@ async fn names_are_unique_and_lead_somewhere() {
 }
 
 #[tokio::test]
+async fn the_document_tells_where_the_api_is() {
+    let url = async |app: Router, path: &str| {
+        let response = app.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let body = to_bytes(response.into_body(), 10_000_000).await.unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["servers"].clone()
+    };
+    assert_eq!(url(api(), "/openapi.json").await, serde_json::json!([{"url": "/"}]));
+    let nested = Router::new().nest("/api/v1", api());
+    assert_eq!(url(nested, "/api/v1/openapi.json").await, serde_json::json!([{"url": "/api/v1"}]));
+}
+
+#[tokio::test]
 async fn the_types_are_those_of_the_catalog() {
     let document = served().await;
     let schemas = &document["components"]["schemas"];
