@@ -64,11 +64,15 @@ if [[ -z ${TEST_POSTGRES_BIN-} ]] && ! compgen -G '/usr/lib/postgresql/*/bin/ini
   need initdb postgresql
 fi
 need pgbouncer pgbouncer
+# Shows the page that describes the API.
+[[ -n ${TEST_CHROMIUM-} ]] || need chromium chromium
 # A module has no command. Debian's interpreter has it, even where another one comes first in the path.
 if [[ -z ${TEST_PYTHON-} ]] && ! python3 -c 'import aiosmtpd' 2>/dev/null &&
   ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; then
   packages+=(python3-aiosmtpd)
 fi
+# Schemathesis gets an environment of its own.
+"${TEST_PYTHON-python3}" -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 if ((${#packages[@]} > 0)); then
   if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
     printf 'The tests need these packages (as Debian names them), which are missing: %s\n' "${packages[*]}" >&2

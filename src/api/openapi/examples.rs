@@ -6,6 +6,7 @@ const ID: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
 const THEN: &str = "2026-01-30T10:00:00Z";
 const LATER: &str = "2026-01-30T11:00:00Z";
 
+#[cfg(feature = "webhooks")]
 pub(in crate::api) fn id() -> Value {
     ID.into()
 }

@@ -1,5 +1,7 @@
 //! The description of one operation.
 
+#![expect(clippy::needless_pass_by_value, reason = "descriptions are made in place")]
+
 use std::collections::BTreeMap;
 
 use http::StatusCode;

@@ -1,5 +1,7 @@
 //! Schemas: small ones as functions, and those that have a name in the document. Resource types come from the catalog.
 
+#![expect(clippy::needless_pass_by_value, reason = "descriptions are made in place")]
+
 use serde_json::{Map, Value, json};
 
 use crate::limit::Limit;
