@@ -71,23 +71,29 @@ impl FromRequestParts<Api> for Named {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
-        let NamedTwice(name, _) = NamedTwice::from_request_parts(parts, api).await?;
+        let [name] = names(parts, api).await?;
         Ok(Self(name))
     }
 }
 
 /// The same where it names something of that, too.
+#[cfg(feature = "webhooks")]
 pub(super) struct NamedTwice(pub(super) String, pub(super) String);
 
+#[cfg(feature = "webhooks")]
 impl FromRequestParts<Api> for NamedTwice {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
-        let parameters = parameters(parts, api).await?;
-        let mut names = parameters.iter().filter(|(name, _)| *name != WORKSPACE_PARAMETER).map(|(_, value)| value);
-        let mut next = || names.next().unwrap_or_default().to_owned();
-        Ok(Self(next(), next()))
+        let [name, second] = names(parts, api).await?;
+        Ok(Self(name, second))
     }
+}
+
+async fn names<const N: usize>(parts: &mut Parts, api: &Api) -> Result<[String; N], Failure> {
+    let parameters = parameters(parts, api).await?;
+    let mut names = parameters.iter().filter(|(name, _)| *name != WORKSPACE_PARAMETER).map(|(_, value)| value);
+    Ok(std::array::from_fn(|_| names.next().unwrap_or_default().to_owned()))
 }
 
 /// An admin of the path's workspace.

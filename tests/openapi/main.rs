@@ -72,9 +72,10 @@ fn fuzz(token: &str, more: &[&str]) {
         .args(["--seed", &or("SCHEMATHESIS_SEED", "1"), "--max-examples", &or("SCHEMATHESIS_EXAMPLES", "20")])
         .args(more));
     println!("{printed}");
-    let operations: usize =
-        document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
-    assert!(printed.contains(&format!("Tested: {operations}\n")), "it left something out");
+    let paths = document["paths"].as_object().unwrap();
+    // All but that which it reads at its start.
+    let tested = paths.values().map(|path| path.as_object().unwrap().len()).sum::<usize>() - 1;
+    assert!(printed.contains(&format!("Tested: {tested}\n")), "it left something out");
     // It is there still.
     server.anonymous().send("GET", "/api/system/health", "").expect(200);
 }

@@ -6,9 +6,9 @@ use super::operation::Operation;
 use super::schema::{flag, text};
 use crate::api::Api;
 use crate::api::dto::Object;
-use crate::api::extract::{
-    Admin, Caller, Explain, IfMatch, MaybeEmpty, Named, NamedTwice, Operator, Pairs, Reader, Soft,
-};
+#[cfg(feature = "webhooks")]
+use crate::api::extract::NamedTwice;
+use crate::api::extract::{Admin, Caller, Explain, IfMatch, MaybeEmpty, Named, Operator, Pairs, Reader, Soft};
 use crate::problem::ErrorCode::{
     InsufficientPermissions, InvalidRequest, PayloadTooLarge, PreconditionFailed, QuotaNotFound, QuotaUnavailable,
     Unauthenticated,
@@ -82,6 +82,7 @@ impl Input for Named {
     }
 }
 
+#[cfg(feature = "webhooks")]
 impl Input for NamedTwice {
     fn describe(operation: &mut Operation) {
         Named::describe(operation);

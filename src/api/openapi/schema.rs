@@ -305,10 +305,10 @@ pub(super) fn components(catalog: &ResourceCatalog) -> Map<String, Value> {
         ("Problem", error(false)),
         ("ProblemDetails", error(true)),
     ];
-    let mut schemas: Map<_, _> = schemas.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
+    let schemas = schemas.into_iter();
     #[cfg(feature = "webhooks")]
-    schemas.extend(webhooks().map(|(name, schema)| (name.to_owned(), schema)));
-    schemas
+    let schemas = schemas.chain(webhooks());
+    schemas.map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
 /// Where a limit comes from.
