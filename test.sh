@@ -69,9 +69,10 @@ need pgbouncer pgbouncer
 # The clients.
 need node nodejs
 need npm npm
-if ! python3 -c 'import ensurepip' 2>/dev/null; then
-  packages+=(python3 python3-venv)
-fi
+# Schemathesis and the Python client get environments of their own.
+"${TEST_PYTHON-python3}" -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
+# Shows the page that describes the API.
+[[ -n ${TEST_CHROMIUM-} ]] || need chromium chromium
 # A module has no command. Debian's interpreter has it, even where another one comes first in the path.
 if [[ -z ${TEST_PYTHON-} ]] && ! python3 -c 'import aiosmtpd' 2>/dev/null &&
   ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; then

@@ -110,6 +110,7 @@
 //! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
 //! | `metrics` | no | what the engine does in numbers, to the recorder of the [`metrics`](https://docs.rs/metrics) facade |
+//! | `openapi` | no | `/openapi.json` and `/docs` in `QuotaApi`: its description in OpenAPI 3.1, and a page to browse it |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!

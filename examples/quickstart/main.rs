@@ -1,7 +1,8 @@
 //! The main job, on embedded SQLite or on Postgres: a multi-tenant API that can't hold one row too many.
 //!
 //! `cargo run --example quickstart`, then try the four lines that it prints. With `--features insight` there are two more, for
-//! usage over time. With `--features metrics`, `GET /metrics` tells Prometheus what the engine does.
+//! usage over time. With `--features metrics`, `GET /metrics` tells Prometheus what the engine does; with `openapi` there is a page
+//! to browse the quota API at `/api/docs`.
 //!
 //! | variable | default |
 //! |---|---|

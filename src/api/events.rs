@@ -15,14 +15,13 @@ use super::operate::beyond;
 
 #[cfg(feature = "webhooks")]
 mod webhooks {
-    use axum::extract::Path;
     use axum::response::{IntoResponse, Response};
     use http::StatusCode;
     use uuid::Uuid;
 
     use super::*;
     use crate::api::dto;
-    use crate::api::extract::{MaybeEmpty, Named, Operator, Pairs};
+    use crate::api::extract::{MaybeEmpty, Named, NamedTwice, Operator, Pairs};
     use crate::api::policy::{id, missing};
     use crate::error::Error;
     use crate::events::{Delivery, DeliveryFilter, DeliveryStatus, Endpoint, WebhookSecret};
@@ -54,10 +53,56 @@ mod webhooks {
         (status, Json(json!({"webhook": webhook}))).into_response()
     }
 
+    describe!(list, |it| it.is("listWebhooks", "Webhooks", "Lists the endpoints that notices are sent to").answers(
+        StatusCode::OK,
+        "All of them.",
+        object([("webhooks", list(named("Webhook")))]),
+        json!({"webhooks": [examples::webhook()]}),
+    ));
+
     pub(in crate::api) async fn list(State(api): State<Api>, _: Operator) -> Result<Json<Value>, Failure> {
         let endpoints = api.quota().endpoints().await.map_err(failed)?;
         Ok(Json(json!({"webhooks": endpoints.iter().map(shown).collect::<Vec<_>>()})))
     }
+
+    describe!(add, |it| {
+        it.is("addWebhook", "Webhooks", "Adds an endpoint that notices are sent to")
+            .about(
+                "The notices of one workspace, or of all. The URL begins with https://, and is reachable on \
+            the public internet.",
+            )
+            .takes(
+                with_optional(
+                    [("url", named("WebhookUrl"))],
+                    [
+                        ("workspaceId", or_null(named("WorkspaceId"))),
+                        ("events", named("WebhookEvents")),
+                        ("description", json!({"type": ["string", "null"], "maxLength": 500})),
+                        ("active", flag()),
+                        ("secret", or_null(named("WebhookSecret"))),
+                    ],
+                ),
+                json!({"url": "https://example.com/hooks"}),
+            )
+            .answers(
+                StatusCode::CREATED,
+                "The endpoint, with its secret.",
+                object([("webhook", named("WebhookWithSecret"))]),
+                json!({"webhook": examples::webhook_with_secret()}),
+            )
+            .leads_to(
+                &[
+                    "readWebhook",
+                    "changeWebhook",
+                    "removeWebhook",
+                    "rotateWebhookSecret",
+                    "testWebhook",
+                    "listDeliveries",
+                ],
+                "id",
+                "/webhook/id",
+            )
+    });
 
     pub(in crate::api) async fn add(
         State(api): State<Api>,
@@ -72,6 +117,16 @@ mod webhooks {
         Ok(with_secret(StatusCode::CREATED, &endpoint, &secret))
     }
 
+    describe!(read, |it| it
+        .is("readWebhook", "Webhooks", "Tells of an endpoint")
+        .answers(
+            StatusCode::OK,
+            "The endpoint.",
+            object([("webhook", named("Webhook"))]),
+            json!({"webhook": examples::webhook()}),
+        )
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn read(
         State(api): State<Api>,
         _: Operator,
@@ -80,6 +135,26 @@ mod webhooks {
         let endpoint = api.quota().endpoint(id(&raw)?).await.map_err(failed)?;
         Ok(Json(json!({"webhook": shown(&endpoint)})))
     }
+
+    describe!(change, |it| it
+        .is("changeWebhook", "Webhooks", "Changes an endpoint")
+        .about("Fields that are left out stay as they are.")
+        .takes(
+            options([
+                ("url", or_null(named("WebhookUrl"))),
+                ("events", named("WebhookEvents")),
+                ("description", json!({"type": ["string", "null"], "maxLength": 500})),
+                ("active", flag()),
+            ]),
+            json!({"active": false}),
+        )
+        .answers(
+            StatusCode::OK,
+            "The endpoint.",
+            object([("webhook", named("Webhook"))]),
+            json!({"webhook": examples::webhook()}),
+        )
+        .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn change(
         State(api): State<Api>,
@@ -92,6 +167,11 @@ mod webhooks {
         Ok(Json(json!({"webhook": shown(&endpoint)})))
     }
 
+    describe!(remove, |it| it
+        .is("removeWebhook", "Webhooks", "Deletes an endpoint")
+        .answers(StatusCode::OK, "Which.", object([("deleted", uuid())]), json!({"deleted": examples::id()}),)
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn remove(
         State(api): State<Api>,
         Operator(caller): Operator,
@@ -101,6 +181,18 @@ mod webhooks {
         api.quota().admin(caller.actor).remove_endpoint(id).await.map_err(failed)?;
         Ok(Json(json!({"deleted": id})))
     }
+
+    describe!(rotate, |it| it
+        .is("rotateWebhookSecret", "Webhooks", "Gives an endpoint another secret")
+        .about("A new one, or that of the body. The one before signs for a day more.")
+        .takes(options([("secret", or_null(named("WebhookSecret")))]), json!({}))
+        .answers(
+            StatusCode::OK,
+            "The endpoint, with its secret.",
+            object([("webhook", named("WebhookWithSecret"))]),
+            json!({"webhook": examples::webhook_with_secret()}),
+        )
+        .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn rotate(
         State(api): State<Api>,
@@ -114,6 +206,16 @@ mod webhooks {
         Ok(with_secret(StatusCode::OK, &endpoint, &secret))
     }
 
+    describe!(test, |it| it
+        .is("testWebhook", "Webhooks", "Sends an endpoint the event `quota.test`")
+        .answers(
+            StatusCode::ACCEPTED,
+            "Which notice is on its way.",
+            object([("notice", uuid())]),
+            json!({"notice": examples::id()}),
+        )
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn test(
         State(api): State<Api>,
         Operator(caller): Operator,
@@ -122,6 +224,20 @@ mod webhooks {
         let notice = api.quota().admin(caller.actor).test_endpoint(id(&raw)?).await.map_err(failed)?;
         Ok((StatusCode::ACCEPTED, Json(json!({"notice": notice}))).into_response())
     }
+
+    describe!(deliveries, |it| it
+        .is("listDeliveries", "Webhooks", "Lists what was sent to an endpoint, and what came of it")
+        .query("status", one_of(["pending", "delivered", "dead"]), "Only those.")
+        .query("cursor", uuid(), "What came as `next`.")
+        .query("limit", most(), "At most so many.")
+        .answers(
+            StatusCode::OK,
+            "The latest first.",
+            page("deliveries", "Delivery", uuid()),
+            json!({"deliveries": [examples::delivery()], "next": null}),
+        )
+        .leads_to(&["replayDelivery"], "delivery", "/deliveries/0/id")
+        .fails(&[ErrorCode::NotFound]));
 
     pub(in crate::api) async fn deliveries(
         State(api): State<Api>,
@@ -157,10 +273,15 @@ mod webhooks {
         Ok(Json(json!({"deliveries": deliveries, "next": page.next})))
     }
 
+    describe!(replay, |it| it
+        .is("replayDelivery", "Webhooks", "Makes a delivery that has ended once more")
+        .answers(StatusCode::ACCEPTED, "Which.", object([("replayed", uuid())]), json!({"replayed": examples::id()}),)
+        .fails(&[ErrorCode::NotFound]));
+
     pub(in crate::api) async fn replay(
         State(api): State<Api>,
         Operator(caller): Operator,
-        Path((endpoint, delivery)): Path<(String, String)>,
+        NamedTwice(endpoint, delivery): NamedTwice,
     ) -> Result<Response, Failure> {
         let (endpoint, delivery) = (id(&endpoint)?, id(&delivery)?);
         api.quota().admin(caller.actor).replay(&endpoint.to_string(), delivery).await.map_err(failed)?;
@@ -172,10 +293,41 @@ mod webhooks {
 pub(super) use webhooks::{add, change, deliveries, list, read, remove, replay, rotate, test};
 
 #[cfg(feature = "email")]
+describe!(contacts, |it| it
+    .is("readContacts", "Contacts", "Tells where the admins of a workspace are written to")
+    .answers(
+        StatusCode::OK,
+        "Their e-mail addresses.",
+        object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
+        json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
+    ));
+
+#[cfg(feature = "email")]
 pub(super) async fn contacts(State(api): State<Api>, Admin { workspace, .. }: Admin) -> Result<Json<Value>, Failure> {
     let emails = api.quota().contacts(&workspace).await.map_err(beyond)?;
     Ok(Json(json!({"workspaceId": workspace.as_str(), "emails": emails})))
 }
+
+#[cfg(feature = "email")]
+describe!(set_contacts, |it| it
+    .is("setContacts", "Contacts", "Sets where the admins of a workspace are written to")
+    .takes(
+        object([(
+            "emails",
+            json!({
+                "type": "array",
+                "items": {"type": "string", "format": "email"},
+                "maxItems": Admin::MOST_CONTACTS,
+            }),
+        )]),
+        json!({"emails": ["ann@example.com"]}),
+    )
+    .answers(
+        StatusCode::OK,
+        "As they are now.",
+        object([("workspaceId", named("WorkspaceId")), ("emails", list(text()))]),
+        json!({"workspaceId": "acme", "emails": ["ann@example.com"]}),
+    ));
 
 #[cfg(feature = "email")]
 pub(super) async fn set_contacts(

@@ -21,9 +21,6 @@ use crate::workspace::WorkspaceId;
 /// The name of the path's parameter.
 const WORKSPACE_PARAMETER: &str = "workspaceId";
 
-/// The name of the parameter behind it.
-const NAME_PARAMETER: &str = "name";
-
 /// Anybody who is authenticated.
 pub(super) struct Caller {
     pub(super) principal: Principal,
@@ -52,8 +49,9 @@ impl FromRequestParts<Api> for Reader {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
         let caller = Caller::from_request_parts(parts, api).await?;
-        let raw = parameter(parts, api, WORKSPACE_PARAMETER).await?;
-        let workspace = api.quota().workspace(&raw)?;
+        let parameters = parameters(parts, api).await?;
+        let raw = parameters.iter().find(|(name, _)| *name == WORKSPACE_PARAMETER).map_or("", |(_, value)| value);
+        let workspace = api.quota().workspace(raw)?;
         if let Some(RequestSpan(span)) = parts.extensions.get() {
             spans::about(span, workspace.as_str());
         }
@@ -64,12 +62,10 @@ impl FromRequestParts<Api> for Reader {
     }
 }
 
-/// A parameter of the path, decoded.
-async fn parameter(parts: &mut Parts, api: &Api, name: &str) -> Result<String, Failure> {
-    let params = RawPathParams::from_request_parts(parts, api)
-        .await
-        .map_err(|_| Problem::new(ErrorCode::InvalidRequest, "the path is not valid UTF-8 once it is decoded"))?;
-    Ok(params.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_owned()).unwrap_or_default())
+/// The parameters of the path, decoded.
+async fn parameters(parts: &mut Parts, api: &Api) -> Result<RawPathParams, Failure> {
+    let parameters = RawPathParams::from_request_parts(parts, api).await;
+    Ok(parameters.map_err(|_| invalid("the path is not valid UTF-8 once it is decoded"))?)
 }
 
 /// What the path names behind the workspace, or without one.
@@ -79,8 +75,29 @@ impl FromRequestParts<Api> for Named {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
-        Ok(Self(parameter(parts, api, NAME_PARAMETER).await?))
+        let [name] = names(parts, api).await?;
+        Ok(Self(name))
     }
+}
+
+/// The same where it names something of that, too.
+#[cfg(feature = "webhooks")]
+pub(super) struct NamedTwice(pub(super) String, pub(super) String);
+
+#[cfg(feature = "webhooks")]
+impl FromRequestParts<Api> for NamedTwice {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let [name, second] = names(parts, api).await?;
+        Ok(Self(name, second))
+    }
+}
+
+async fn names<const N: usize>(parts: &mut Parts, api: &Api) -> Result<[String; N], Failure> {
+    let parameters = parameters(parts, api).await?;
+    let mut names = parameters.iter().filter(|(name, _)| *name != WORKSPACE_PARAMETER).map(|(_, value)| value);
+    Ok(std::array::from_fn(|_| names.next().unwrap_or_default().to_owned()))
 }
 
 /// An admin of the path's workspace.

@@ -58,8 +58,8 @@ impl RequestSpan {
     }
 }
 
-/// Middleware around every operation: writes failures in the format that the client asks for, keeps caches out, and tells
-/// `tracing` of it.
+/// Middleware around every operation: writes failures in the format that the client asks for, keeps caches out of all that
+/// doesn't say otherwise, and tells `tracing` of it.
 pub(super) async fn finish(mut request: Request, next: Next) -> Response {
     let RequestSpan(span) = RequestSpan::of(&request);
     request.extensions_mut().insert(RequestSpan(span.clone()));
@@ -69,6 +69,6 @@ pub(super) async fn finish(mut request: Request, next: Next) -> Response {
     if let Some(Failure(problem)) = response.extensions_mut().remove::<Failure>() {
         response = problem.to_response(format).map(Body::from);
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

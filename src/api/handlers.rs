@@ -13,6 +13,29 @@ use super::extract::{Admin, Caller, Explain, IfMatch, Operator, Reader, Soft};
 use super::failure::Failure;
 use crate::problem::{ErrorCode, Problem};
 
+describe!(read_quota, |it| {
+    it.is("readQuota", "Quotas", "Tells what a workspace may have, and what it has")
+        .about(
+            "`percentages` are rounded down: 100 is at the limit or above it. An unlimited type has 0, \
+            one with limit 0 has 100. Where records are made by themselves, the first call makes that of \
+            the workspace.",
+        )
+        .answers(
+            StatusCode::OK,
+            "Limits, rows, percentages.",
+            with_optional(
+                [("quota", named("Quota")), ("usage", named("Counts")), ("percentages", named("Counts"))],
+                [("explain", named("Explanation"))],
+            ),
+            json!({
+                "quota": examples::quota(),
+                "usage": {"users": 750, "segments": 45},
+                "percentages": {"users": 75, "segments": 90},
+            }),
+        )
+        .tagged()
+});
+
 pub(super) async fn read_quota(
     State(api): State<Api>,
     reader: Reader,
@@ -26,6 +49,23 @@ pub(super) async fn read_quota(
     let answer = QuotaAnswer::new(quota.catalog(), &view, &usage, traces.as_deref());
     Ok(([(header::ETAG, tag)], Json(answer)).into_response())
 }
+
+describe!(update_quota, |it| {
+    it.is("updateQuota", "Quotas", "Sets limits of a workspace")
+        .about(
+            "Fields that are left out stay as they are. A limit below usage is no error: what is there \
+            stays, new rows are refused, and `warnings` tells it.",
+        )
+        .takes(named("QuotaUpdate"), json!({"maxSegments": 100, "reason": "a larger contract"}))
+        .answers(
+            StatusCode::OK,
+            "The whole quota.",
+            with_optional([("quota", named("Quota"))], [("warnings", list(text()))]),
+            json!({"quota": examples::quota()}),
+        )
+        .tagged()
+        .fails(&[ErrorCode::InvalidResourceType, ErrorCode::WorkspaceMismatch])
+});
 
 pub(super) async fn update_quota(
     State(api): State<Api>,
@@ -62,6 +102,43 @@ pub(super) async fn update_quota(
     Ok(([(header::ETAG, etag::of_version(version))], Json(answer)).into_response())
 }
 
+describe!(validate, |it| {
+    it.is("validate", "Quotas", "Tells whether rows could be created now")
+        .about(
+            "It is advice, and reserves nothing. `remaining` and `percentUsed` are those before the \
+            increment. In the modes `off` and `warn` nothing is refused: `allowed` is true and \
+            `wouldExceed` tells.",
+        )
+        .takes(
+            with_optional([("resourceType", named("ResourceType"))], [("increment", or_null(integer(1, Limit::MAX)))]),
+            json!({"resourceType": "segments", "increment": 5}),
+        )
+        .answers(
+            StatusCode::OK,
+            "They could; or `soft` was given.",
+            with_optional(
+                [
+                    ("allowed", flag()),
+                    ("currentUsage", count()),
+                    ("limit", named("Limit")),
+                    ("remaining", or_null(count())),
+                    ("percentUsed", count()),
+                    ("wouldExceed", flag()),
+                ],
+                [("reserved", count())],
+            ),
+            json!({
+            "allowed": true,
+            "currentUsage": 45,
+            "limit": 50,
+            "remaining": 5,
+            "percentUsed": 90,
+            "wouldExceed": false,
+            }),
+        )
+        .fails(&[ErrorCode::InvalidResourceType, ErrorCode::QuotaExceeded])
+});
+
 pub(super) async fn validate(
     State(api): State<Api>,
     reader: Reader,
@@ -79,6 +156,31 @@ pub(super) async fn validate(
     }
 }
 
+describe!(recalculate, |it| it.is("recalculate", "Quotas", "Counts the rows of a workspace anew").answers(
+    StatusCode::OK,
+    "The counts, and where they were wrong before: `drift` is `actual` - `cached`.",
+    object([
+        ("workspaceId", named("WorkspaceId")),
+        ("usage", named("Counts")),
+        (
+            "corrections",
+            list(object([
+                ("resourceType", named("ResourceType")),
+                ("cached", count()),
+                ("actual", count()),
+                ("drift", json!({"type": "integer"})),
+            ])),
+        ),
+        ("recalculatedAt", time()),
+    ]),
+    json!({
+        "workspaceId": "acme",
+        "usage": {"users": 750, "segments": 45},
+        "corrections": [{"resourceType": "segments", "cached": 47, "actual": 45, "drift": -2}],
+        "recalculatedAt": examples::time(),
+    }),
+));
+
 pub(super) async fn recalculate(
     State(api): State<Api>,
     Admin { caller, workspace }: Admin,
@@ -91,9 +193,41 @@ pub(super) async fn recalculate(
     Ok(Json(answer).into_response())
 }
 
+describe!(read_enforcement, |it| it
+    .is("readEnforcement", "Enforcement", "Tells how strictly limits are enforced")
+    .answers(
+        StatusCode::OK,
+        "The mode of all, where it came from, what is promised, and the modes of resource types that have their own.",
+        named("Enforcement"),
+        json!({"mode": "enforce", "source": "environment", "promise": "exact"}),
+    ));
+
 pub(super) async fn read_enforcement(State(api): State<Api>, _: Caller) -> Json<EnforcementAnswer> {
     Json(EnforcementAnswer::of(api.quota()))
 }
+
+describe!(update_enforcement, |it| {
+    it.is("updateEnforcement", "Enforcement", "Sets how strictly limits are enforced")
+        .takes(
+            json!({
+                "type": "object",
+                "properties": {"mode": or_null(named("Mode")), "types": named("ModesChange")},
+                "additionalProperties": false,
+                "anyOf": [
+                    {"required": ["mode"], "properties": {"mode": named("Mode")}},
+                    {"required": ["types"], "properties": {"types": {"minProperties": 1}}},
+                ],
+            }),
+            json!({"mode": "warn", "types": {"segments": "enforce"}}),
+        )
+        .answers(
+            StatusCode::OK,
+            "As it is now.",
+            named("Enforcement"),
+            json!({"mode": "warn", "source": "runtime", "promise": "exact", "types": {"segments": "enforce"}}),
+        )
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn update_enforcement(
     State(api): State<Api>,
@@ -111,6 +245,16 @@ pub(super) async fn update_enforcement(
     }
     Ok(Json(EnforcementAnswer::of(api.quota())))
 }
+
+describe!(health, |it| it
+    .is("health", "Health", "Tells whether the store answers")
+    .answers(StatusCode::OK, "It does.", object([("status", one_of(["ok"]))]), json!({"status": "ok"}))
+    .answers(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "It doesn't.",
+        object([("status", one_of(["unavailable"]))]),
+        json!({"status": "unavailable"}),
+    ));
 
 pub(super) async fn health(State(api): State<Api>) -> (StatusCode, Json<HealthAnswer>) {
     match api.quota().ping().await {

@@ -7,16 +7,25 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+#[cfg(feature = "openapi")]
+use http::StatusCode;
 use http::{HeaderValue, header};
 use http_body_util::channel::{Channel, Sender};
 use jiff::civil::Date;
 use jiff::tz::Offset;
 use jiff::{Span, Timestamp};
 use serde::{Serialize, Serializer};
+#[cfg(feature = "openapi")]
+use serde_json::json;
 
 use super::Api;
 use super::extract::{Operator, Pairs, Reader};
 use super::failure::Failure;
+#[cfg(feature = "openapi")]
+use super::openapi::{
+    Operation,
+    schema::{self, list, named, object, one_of},
+};
 use super::operate::beyond;
 use crate::engine::{Analytics, ReportPages};
 use crate::error::Error;
@@ -78,6 +87,40 @@ impl<T: Serialize> Serialize for ByName<'_, T> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
+
+describe!(analytics, |it| {
+    it.is("analytics", "Insight", "Tells how usage went, and when it will reach the limits")
+        .about(
+            "Both dates are inclusive, and days of UTC; up to 1000 buckets, and the last 30 days where they are left out. \
+            `carried` names the types of which nothing was read in a bucket, so that their usage is what was known before. \
+            A forecast has a `reason` where it tells of no day to come.",
+        )
+        .query("startDate", date(), "The first day.")
+        .query("endDate", date(), "The last day.")
+        .query("granularity", one_of(Granularity::ALL.map(Granularity::as_str)), "How long buckets are; `day` by default.")
+        .answers(
+            StatusCode::OK,
+            "Usage at the end of each bucket, and forecasts by resource type.",
+            object([
+                ("workspaceId", named("WorkspaceId")),
+                ("startDate", date()),
+                ("endDate", date()),
+                ("granularity", one_of(Granularity::ALL.map(Granularity::as_str))),
+                ("timeZone", one_of(["UTC"])),
+                ("trends", list(named("Trend"))),
+                ("forecast", named("Forecasts")),
+            ]),
+            json!({
+                "workspaceId": "acme", "startDate": "2024-01-01", "endDate": "2024-01-01", "granularity": "day",
+                "timeZone": "UTC",
+                "trends": [{"date": "2024-01-01", "usage": {"segments": 30, "users": 500}, "carried": ["users"]}],
+                "forecast": {"segments": {
+                    "projectedDate": "2024-02-15", "daysUntilLimit": 45, "growthRate": 0.02,
+                    "earliest": "2024-02-09", "latest": "2024-02-27", "reason": null,
+                }},
+            }),
+        )
+});
 
 pub(super) async fn analytics(State(api): State<Api>, reader: Reader, mut pairs: Pairs) -> Result<Response, Failure> {
     let (start, end) = (take_date(&mut pairs, "startDate")?, take_date(&mut pairs, "endDate")?);
@@ -208,6 +251,42 @@ fn plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '-' || c == '_'
 }
 
+describe!(report, |it| super::describe_report(it.is(
+    "report",
+    "Insight",
+    "Tells what became of a workspace in a period"
+)));
+
+/// What both reports have.
+#[cfg(feature = "openapi")]
+fn describe_report(operation: &mut Operation) {
+    operation
+        .about("`format=csv` answers with a file as in RFC 4180, whose columns are the fields of `rows`.")
+        .query("format", one_of(["csv", "json"]), "`json` by default.")
+        .query("period", one_of(Period::ALL.map(Period::as_str)), "`monthly` by default.")
+        .query("date", schema::date(), "A day of the period, in UTC; today by default.")
+        .answers(
+            StatusCode::OK,
+            "A row for each resource type. What isn't known is null.",
+            object([
+                ("period", one_of(Period::ALL.map(Period::as_str))),
+                ("start", schema::date()),
+                ("end", schema::date()),
+                ("timeZone", one_of([TIME_ZONE])),
+                ("rows", list(named("ReportRow"))),
+            ]),
+            json!({
+                "period": "monthly", "start": "2024-01-01", "end": "2024-01-31", "timeZone": TIME_ZONE,
+                "rows": [{
+                    "workspaceId": "acme", "period": "monthly", "start": "2024-01-01", "end": "2024-01-31",
+                    "resourceType": "segments", "min": 30, "max": 45, "last": 45, "limit": 50, "percent": 90,
+                    "refusals": 0, "graceUses": 0, "limitChanges": 1,
+                }],
+            }),
+        )
+        .or_text("text/csv");
+}
+
 pub(super) async fn report(State(api): State<Api>, reader: Reader, pairs: Pairs) -> Result<Response, Failure> {
     let asked = Asked::take(pairs)?;
     let rows = api.quota().report(&reader.workspace, asked.period, asked.date).await.map_err(beyond)?;
@@ -216,6 +295,12 @@ pub(super) async fn report(State(api): State<Api>, reader: Reader, pairs: Pairs)
     body.extend(asked.tail());
     Ok(asked.answer(reader.workspace.as_str(), Body::from(body)))
 }
+
+describe!(system_report, |it| super::describe_report(it.is(
+    "systemReport",
+    "Insight",
+    "Tells what became of all workspaces in a period"
+)));
 
 /// The report on all workspaces, a page at a time, as fast as the client takes it.
 pub(super) async fn system_report(State(api): State<Api>, _: Operator, pairs: Pairs) -> Result<Response, Failure> {

@@ -6,11 +6,37 @@ use std::sync::Arc;
 use axum::Router;
 use axum::handler::Handler;
 use axum::middleware::from_fn;
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::MethodRouter;
 
 use http::request::Parts;
 
 use crate::engine::Quota;
+
+/// What the document of the API says of an operation, beside what its extractors say. It stands with the handler and has its
+/// name, so that a route to one without it doesn't compile.
+macro_rules! describe {
+    ($handler:ident, |$it:ident| $description:expr) => {
+        #[cfg(feature = "openapi")]
+        #[allow(unused_imports, reason = "not each operation needs all")]
+        pub(in crate::api) mod $handler {
+            use http::StatusCode;
+            use serde_json::json;
+
+            use crate::api::openapi::schema::*;
+            use crate::api::openapi::{Operation, examples};
+            use crate::engine::Admin;
+            #[cfg(feature = "insight")]
+            use crate::insight::Granularity;
+            use crate::limit::Limit;
+            use crate::policy::RequestStatus;
+            use crate::problem::ErrorCode;
+
+            pub(in crate::api) fn describe($it: &mut Operation) {
+                $description;
+            }
+        }
+    };
+}
 
 mod auth;
 mod dto;
@@ -23,6 +49,8 @@ mod handlers;
 #[cfg(feature = "insight")]
 mod insight;
 mod layer;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod operate;
 mod policy;
 
@@ -67,8 +95,10 @@ pub use layer::{Auth, AuthLayer};
 /// | `…/quota/report` | `GET` | any caller to whom the workspace is open |
 /// | `/system/quota-report` | `GET` | admins of all workspaces |
 /// | `/system/health` | `GET` | anybody |
+/// | `/openapi.json`, `/docs` | `GET` | anybody |
 ///
-/// Those of webhooks are there with the feature `webhooks`, that of contacts with `email`, analytics and reports with `insight`.
+/// Those of webhooks are there with the feature `webhooks`, that of contacts with `email`, analytics and reports with `insight`, and
+/// the last with `openapi`.
 ///
 /// ```
 /// use axum::Router;
@@ -105,6 +135,12 @@ pub use layer::{Auth, AuthLayer};
 /// type, what `Forecast` has. Reports take `format` (`json`, `csv`), `period` (`daily`, `weekly`, `monthly`, which is the
 /// default) and `date`, a day of the period, today where it is left out. That on all workspaces is streamed; where it breaks off, so
 /// does the transfer. All days are those of UTC.
+///
+/// # Description
+///
+/// With the feature `openapi`, `/openapi.json` describes all of this in OpenAPI 3.1, with the resource types of the quota's
+/// catalog, and `/docs` is a page to browse it. It loads nothing from other hosts, and is served with a
+/// `Content-Security-Policy` that would not let it.
 ///
 /// # Bodies
 ///
@@ -168,86 +204,104 @@ impl QuotaApi {
         S: Clone + Send + Sync + 'static,
     {
         let Self { quota, authenticator, body_cap, not_found, origin } = self;
-        let mut router = Router::new()
-            .route(
-                "/workspaces/{workspaceId}/quota",
-                operations(get(handlers::read_quota).put(handlers::update_quota).delete(policy::delete_quota)),
-            )
-            .route(
-                "/workspaces/{workspaceId}/quota/settings",
-                operations(get(policy::read_settings).put(policy::update_settings)),
-            )
-            .route("/workspaces/{workspaceId}/quota/limits/{name}", operations(delete(policy::clear_limit)))
-            .route(
-                "/workspaces/{workspaceId}/quota/overrides",
-                operations(get(policy::list_overrides).post(policy::add_override)),
-            )
-            .route("/workspaces/{workspaceId}/quota/overrides/{name}", operations(delete(policy::end_override)))
-            .route(
-                "/workspaces/{workspaceId}/quota/requests",
-                operations(get(policy::list_requests).post(policy::make_request)),
-            )
-            .route("/workspaces/{workspaceId}/quota/requests/{name}/approve", operations(post(policy::approve_request)))
-            .route("/workspaces/{workspaceId}/quota/requests/{name}/deny", operations(post(policy::deny_request)))
-            .route(
-                "/workspaces/{workspaceId}/quota/requests/{name}/withdraw",
-                operations(post(policy::withdraw_request)),
-            )
-            .route("/workspaces/{workspaceId}/quota/audit", operations(get(policy::read_audit)))
-            .route("/plans", operations(get(policy::list_plans)))
-            .route(
-                "/plans/{name}",
-                operations(get(policy::read_plan).put(policy::put_plan).delete(policy::delete_plan)),
-            )
-            .route("/system/quotas", operations(put(policy::bulk)))
-            .route("/workspaces/{workspaceId}/quota/cleanup", operations(post(operate::clean)))
-            .route("/system/quota-import", operations(post(operate::import)))
-            .route("/system/quota-readiness", operations(get(operate::readiness)))
-            .route(
-                "/system/quota-shadow",
-                operations(get(operate::read_shadow).put(operate::start_shadow).delete(operate::stop_shadow)),
-            )
-            .route("/system/quota-requests", operations(get(policy::all_requests)))
-            .route("/system/quota-audit", operations(get(policy::all_audit)))
-            .route("/workspaces/{workspaceId}/quota/validate", operations(post(handlers::validate)))
-            .route("/workspaces/{workspaceId}/quota/recalculate", operations(post(handlers::recalculate)))
-            .route(
-                "/system/config/quota-enforcement",
-                operations(get(handlers::read_enforcement).put(handlers::update_enforcement)),
-            )
-            .route("/system/health", operations(get(handlers::health)));
-        #[cfg(feature = "webhooks")]
+        let mut router = routes();
+        #[cfg(feature = "openapi")]
         {
-            router = router
-                .route("/system/webhooks", operations(get(events::list).post(events::add)))
-                .route(
-                    "/system/webhooks/{name}",
-                    operations(get(events::read).put(events::change).delete(events::remove)),
-                )
-                .route("/system/webhooks/{name}/secret", operations(post(events::rotate)))
-                .route("/system/webhooks/{name}/test", operations(post(events::test)))
-                .route("/system/webhooks/{name}/deliveries", operations(get(events::deliveries)))
-                .route("/system/webhooks/{name}/deliveries/{delivery}/replay", operations(post(events::replay)));
-        }
-        #[cfg(feature = "email")]
-        {
-            router = router.route(
-                "/workspaces/{workspaceId}/quota/contacts",
-                operations(get(events::contacts).put(events::set_contacts)),
-            );
-        }
-        #[cfg(feature = "insight")]
-        {
-            router = router
-                .route("/workspaces/{workspaceId}/quota/analytics", operations(get(insight::analytics)))
-                .route("/workspaces/{workspaceId}/quota/report", operations(get(insight::report)))
-                .route("/system/quota-report", operations(get(insight::system_report)));
+            router = openapi::page::with_assets(router);
         }
         if not_found {
             router = router.fallback(handlers::not_found.layer(from_fn(failure::finish)));
         }
-        router.with_state(Api(Arc::new(Shared { quota, authenticator, body_cap, origin })))
+        let shared = Shared {
+            #[cfg(feature = "openapi")]
+            document: document().finish(quota.catalog()),
+            quota,
+            authenticator,
+            body_cap,
+            origin,
+        };
+        router.with_state(Api(Arc::new(shared)))
     }
+}
+
+/// All routes, by path, method and handler; and what the document says of each.
+macro_rules! routes {
+    ($($(#[$when:meta])* $path:literal: $($method:ident => $($handler:ident)::+),+;)+) => {
+        fn routes() -> Router<Api> {
+            let mut router = Router::new();
+            $(
+                $(#[$when])*
+                {
+                    router = router.route($path, operations(MethodRouter::new()$(.$method($($handler)::+))+));
+                }
+            )+
+            router
+        }
+
+        #[cfg(feature = "openapi")]
+        fn document() -> openapi::Document {
+            let mut document = openapi::Document::new();
+            $(
+                $(#[$when])*
+                {
+                    $(document.add($path, stringify!($method), &$($handler)::+, $($handler)::+::describe);)+
+                }
+            )+
+            document
+        }
+    };
+}
+
+routes! {
+    "/workspaces/{workspaceId}/quota":
+        get => handlers::read_quota, put => handlers::update_quota, delete => policy::delete_quota;
+    "/workspaces/{workspaceId}/quota/validate": post => handlers::validate;
+    "/workspaces/{workspaceId}/quota/recalculate": post => handlers::recalculate;
+    "/workspaces/{workspaceId}/quota/settings": get => policy::read_settings, put => policy::update_settings;
+    "/workspaces/{workspaceId}/quota/limits/{resourceType}": delete => policy::clear_limit;
+    "/workspaces/{workspaceId}/quota/overrides": get => policy::list_overrides, post => policy::add_override;
+    "/workspaces/{workspaceId}/quota/overrides/{id}": delete => policy::end_override;
+    "/workspaces/{workspaceId}/quota/requests": get => policy::list_requests, post => policy::make_request;
+    "/workspaces/{workspaceId}/quota/requests/{id}/approve": post => policy::approve_request;
+    "/workspaces/{workspaceId}/quota/requests/{id}/deny": post => policy::deny_request;
+    "/workspaces/{workspaceId}/quota/requests/{id}/withdraw": post => policy::withdraw_request;
+    "/workspaces/{workspaceId}/quota/audit": get => policy::read_audit;
+    "/workspaces/{workspaceId}/quota/cleanup": post => operate::clean;
+    #[cfg(feature = "email")]
+    "/workspaces/{workspaceId}/quota/contacts": get => events::contacts, put => events::set_contacts;
+    #[cfg(feature = "insight")]
+    "/workspaces/{workspaceId}/quota/analytics": get => insight::analytics;
+    #[cfg(feature = "insight")]
+    "/workspaces/{workspaceId}/quota/report": get => insight::report;
+    #[cfg(feature = "insight")]
+    "/system/quota-report": get => insight::system_report;
+    "/plans": get => policy::list_plans;
+    "/plans/{name}": get => policy::read_plan, put => policy::put_plan, delete => policy::delete_plan;
+    "/system/quotas": put => policy::bulk;
+    "/system/quota-import": post => operate::import;
+    "/system/quota-readiness": get => operate::readiness;
+    "/system/quota-shadow":
+        get => operate::read_shadow, put => operate::start_shadow, delete => operate::stop_shadow;
+    "/system/quota-requests": get => policy::all_requests;
+    "/system/quota-audit": get => policy::all_audit;
+    "/system/config/quota-enforcement": get => handlers::read_enforcement, put => handlers::update_enforcement;
+    #[cfg(feature = "webhooks")]
+    "/system/webhooks": get => events::list, post => events::add;
+    #[cfg(feature = "webhooks")]
+    "/system/webhooks/{id}": get => events::read, put => events::change, delete => events::remove;
+    #[cfg(feature = "webhooks")]
+    "/system/webhooks/{id}/secret": post => events::rotate;
+    #[cfg(feature = "webhooks")]
+    "/system/webhooks/{id}/test": post => events::test;
+    #[cfg(feature = "webhooks")]
+    "/system/webhooks/{id}/deliveries": get => events::deliveries;
+    #[cfg(feature = "webhooks")]
+    "/system/webhooks/{id}/deliveries/{delivery}/replay": post => events::replay;
+    "/system/health": get => handlers::health;
+    #[cfg(feature = "openapi")]
+    "/openapi.json": get => openapi::page::document;
+    #[cfg(feature = "openapi")]
+    "/docs": get => openapi::page::docs;
 }
 
 /// The operations on one path, and what all of them have around them. It is not a layer of the router, since that would
@@ -274,6 +328,8 @@ struct Shared {
     authenticator: Arc<dyn Authenticator>,
     body_cap: usize,
     origin: Arc<Origin>,
+    #[cfg(feature = "openapi")]
+    document: serde_json::Value,
 }
 
 impl Api {

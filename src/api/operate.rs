@@ -27,6 +27,70 @@ pub(super) fn beyond(error: Error) -> Failure {
     error.into()
 }
 
+describe!(import, |it| {
+    it.is("importLimits", "Operations", "Proposes limits by what workspaces have, or sets them")
+        .about(
+            "The limits are `ceil(usage * percent / 100)`, and `floor` at least. With `apply` they are \
+            set, and a run that was broken off goes on with the same `name`; call it until \
+            `summary.done`. Without, nothing is changed, and `after` is where to go on: the \
+            `summary.after` of the call before.",
+        )
+        .takes(
+            options([
+                ("percent", integer(1, 100_000)),
+                ("floor", integer(0, Limit::MAX)),
+                ("allowLowering", flag()),
+                ("apply", flag()),
+                ("batch", integer(1, 10_000)),
+                ("name", or_null(json!({"type": "string", "minLength": 1, "maxLength": 100}))),
+                ("after", or_null(text())),
+            ]),
+            json!({"percent": 120, "floor": 10}),
+        )
+        .answers(
+            StatusCode::OK,
+            "How far it has come, and the first proposals. `existing` is `unset` where there was no own limit.",
+            object([
+                (
+                    "summary",
+                    object([
+                        ("workspaces", count()),
+                        ("set", count()),
+                        ("raised", count()),
+                        ("lowered", count()),
+                        ("kept", count()),
+                        ("invalid", count()),
+                        ("invalidIds", list(text())),
+                        ("after", or_null(text())),
+                        ("done", flag()),
+                    ]),
+                ),
+                (
+                    "proposals",
+                    list(object([
+                        ("workspaceId", named("WorkspaceId")),
+                        ("resourceType", named("ResourceType")),
+                        ("usage", count()),
+                        ("existing", json!({"anyOf": [named("Limit"), {"const": "unset"}]})),
+                        ("proposed", named("Limit")),
+                        ("taken", flag()),
+                    ])),
+                ),
+            ]),
+            json!({
+                "summary": {
+                    "workspaces": 1, "set": 1, "raised": 0, "lowered": 0, "kept": 0, "invalid": 0, "invalidIds": [],
+                    "after": "acme", "done": true,
+                },
+                "proposals": [{
+                    "workspaceId": "acme", "resourceType": "segments", "usage": 45, "existing": "unset", "proposed": 54,
+                    "taken": true,
+                }],
+            }),
+        )
+        .fails(&[ErrorCode::PreconditionFailed])
+});
+
 pub(super) async fn import(
     State(api): State<Api>,
     Operator(caller): Operator,
@@ -52,6 +116,25 @@ pub(super) async fn import(
     Ok(Json(json!({"summary": import.summary(), "proposals": proposals})))
 }
 
+describe!(readiness, |it| {
+    it
+    .is("readiness", "Operations", "Tells who would be refused if limits were enforced now")
+    .query("limit", most(), "At most so many workspaces of each resource type.")
+    .answers(
+        StatusCode::OK,
+        "By resource type: how many workspaces are at their limit, how many above it, how many of those their mode lets \
+        pass, and the worst of them; and the same of caps.",
+        object([("workspaces", count()), ("wouldRefuse", flag()), ("types", named("Readiness"))]),
+        json!({
+            "workspaces": 2, "wouldRefuse": true,
+            "types": {"segments": {
+                "full": 0, "over": 1, "exempt": 0, "worst": [{"workspaceId": "acme", "usage": 52, "limit": 50}],
+                "caps": {"reached": 0, "worst": []},
+            }},
+        }),
+    )
+});
+
 pub(super) async fn readiness(State(api): State<Api>, _: Operator, mut pairs: Pairs) -> Result<Json<Value>, Failure> {
     let most = pairs.take_limit()?;
     pairs.finish("`limit`")?;
@@ -73,6 +156,42 @@ pub(super) async fn readiness(State(api): State<Api>, _: Operator, mut pairs: Pa
     let types: serde_json::Map<String, Value> = types.collect();
     Ok(Json(json!({"workspaces": readiness.workspaces, "wouldRefuse": readiness.would_refuse(), "types": types})))
 }
+
+describe!(clean, |it| {
+    it.is("cleanUp", "Operations", "Handles the rows above a limit")
+        .about(
+            "As the policy of the resource type says: `report`, `archive` or `delete`, the newest first. \
+            It only looks unless `dryRun` is false, and removes rows in mode `strict` only.",
+        )
+        .takes(
+            with_optional(
+                [("resourceType", named("ResourceType"))],
+                [("dryRun", flag()), ("batch", integer(1, 10_000))],
+            ),
+            json!({"resourceType": "segments", "dryRun": true}),
+        )
+        .answers(
+            StatusCode::OK,
+            "What was done, or would be.",
+            object([
+                ("resourceType", named("ResourceType")),
+                ("policy", one_of(["report", "archive", "delete"])),
+                ("dryRun", flag()),
+                ("above", count()),
+                ("removed", count()),
+                ("rows", list(text())),
+            ]),
+            json!({
+            "resourceType": "segments",
+            "policy": "archive",
+            "dryRun": true,
+            "above": 1,
+            "removed": 0,
+            "rows": ["17"],
+            }),
+        )
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn clean(
     State(api): State<Api>,
@@ -111,11 +230,30 @@ fn shadow(report: Option<ShadowReport>) -> Result<Json<Value>, Failure> {
     })))
 }
 
+describe!(read_shadow, |it| it
+    .is("readShadow", "Operations", "Tells what came of trying limits out")
+    .query("limit", most(), "At most so many workspaces.")
+    .answers(StatusCode::OK, "What would have been refused.", named("Shadow"), examples::shadow(),)
+    .fails(&[ErrorCode::NotFound]));
+
 pub(super) async fn read_shadow(State(api): State<Api>, _: Operator, mut pairs: Pairs) -> Result<Json<Value>, Failure> {
     let most = pairs.take_limit()?;
     pairs.finish("`limit`")?;
     shadow(api.quota().shadow(most))
 }
+
+describe!(start_shadow, |it| it
+    .is("startShadow", "Operations", "Tries limits out, without enforcing them")
+    .about("Everywhere, or in some workspaces. It takes the place of what was tried out before.")
+    .takes(
+        with_optional(
+            [("limits", json!({"$ref": "#/components/schemas/Limits", "minProperties": 1}))],
+            [("workspaces", or_null(list(named("WorkspaceId"))))],
+        ),
+        json!({"limits": {"maxSegments": 50}}),
+    )
+    .answers(StatusCode::OK, "It has begun.", named("Shadow"), examples::shadow(),)
+    .fails(&[ErrorCode::InvalidResourceType]));
 
 pub(super) async fn start_shadow(State(api): State<Api>, _: Operator, body: Object) -> Result<Json<Value>, Failure> {
     let quota = api.quota();
@@ -123,6 +261,11 @@ pub(super) async fn start_shadow(State(api): State<Api>, _: Operator, body: Obje
     quota.start_shadow(limits, only)?;
     shadow(quota.shadow(0))
 }
+
+describe!(stop_shadow, |it| it
+    .is("stopShadow", "Operations", "Ends trying limits out")
+    .answers(StatusCode::OK, "What would have been refused.", named("Shadow"), examples::shadow(),)
+    .fails(&[ErrorCode::NotFound]));
 
 pub(super) async fn stop_shadow(State(api): State<Api>, _: Operator) -> Result<Json<Value>, Failure> {
     shadow(api.quota().stop_shadow(PROPOSALS))

@@ -78,10 +78,38 @@ async fn may_leave(
     }
 }
 
+describe!(read_settings, |it| it
+    .is("readSettings", "Settings", "Tells what is set for a workspace beside its limits")
+    .answers(
+        StatusCode::OK,
+        "Plan, parent, shares, caps, modes, overrides, grace.",
+        object([("workspaceId", named("WorkspaceId")), ("settings", named("Settings"))]),
+        examples::settings(),
+    )
+    .tagged());
+
 pub(super) async fn read_settings(State(api): State<Api>, reader: Reader) -> Result<Response, Failure> {
     let view = api.quota().record(&reader.workspace).await?;
     Ok(tagged(view.record.version, settings(&view.record)))
 }
+
+describe!(update_settings, |it| {
+    it.is("updateSettings", "Settings", "Changes what is set for a workspace beside its limits")
+        .about(
+            "Fields that are left out stay as they are; null takes something back. A plan must be there, \
+            and so must the record of a parent. A parent must be open to the caller, the new one and the \
+            one that is left.",
+        )
+        .takes(named("SettingsChange"), json!({"plan": "pro", "caps": {"segments": 100}}))
+        .answers(
+            StatusCode::OK,
+            "As it is now.",
+            object([("workspaceId", named("WorkspaceId")), ("settings", named("Settings"))]),
+            examples::settings(),
+        )
+        .tagged()
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn update_settings(
     State(api): State<Api>,
@@ -102,6 +130,18 @@ pub(super) async fn update_settings(
     Ok(tagged(view.record.version, settings(&view.record)))
 }
 
+describe!(clear_limit, |it| {
+    it.is("clearLimit", "Quotas", "Takes back a limit that a workspace has of its own")
+        .answers(
+            StatusCode::OK,
+            "The whole quota.",
+            with_optional([("quota", named("Quota"))], [("warnings", list(text()))]),
+            json!({"quota": examples::quota()}),
+        )
+        .tagged()
+        .fails(&[ErrorCode::InvalidResourceType])
+});
+
 pub(super) async fn clear_limit(
     State(api): State<Api>,
     Admin { caller, workspace }: Admin,
@@ -114,6 +154,12 @@ pub(super) async fn clear_limit(
     Ok(updated(quota.catalog(), &view))
 }
 
+describe!(delete_quota, |it| it
+    .is("deleteQuota", "Quotas", "Deletes the record of a workspace")
+    .about("What was set for it is gone, and the defaults are in force.")
+    .answers(StatusCode::OK, "Whose.", object([("deleted", named("WorkspaceId"))]), json!({"deleted": "acme"}))
+    .fails(&[ErrorCode::PreconditionFailed]));
+
 pub(super) async fn delete_quota(
     State(api): State<Api>,
     Admin { caller, workspace }: Admin,
@@ -124,6 +170,29 @@ pub(super) async fn delete_quota(
     quota.admin(caller.actor).delete_workspace(&workspace, &expect).await?;
     Ok(Json(json!({"deleted": workspace.as_str()})))
 }
+
+describe!(bulk, |it| it
+    .is("setQuotas", "Quotas", "Sets limits of several workspaces, all or none")
+    .takes(
+        with_optional(
+            [
+                (
+                    "workspaces",
+                    json!({
+                        "type": "array",
+                        "items": named("WorkspaceId"),
+                        "minItems": 1,
+                        "maxItems": Admin::MOST_AT_ONCE,
+                    }),
+                ),
+                ("limits", named("Limits")),
+            ],
+            [("reason", or_null(words()))],
+        ),
+        json!({"workspaces": ["acme", "globex"], "limits": {"maxSegments": 100}}),
+    )
+    .answers(StatusCode::OK, "How many.", object([("updated", count())]), json!({"updated": 2}))
+    .fails(&[ErrorCode::InvalidResourceType]));
 
 pub(super) async fn bulk(
     State(api): State<Api>,
@@ -148,6 +217,15 @@ fn plan_object(catalog: &ResourceCatalog, plan: &Plan) -> Value {
     })
 }
 
+describe!(list_plans, |it| {
+    it.is("listPlans", "Plans", "Lists the plans").answers(
+        StatusCode::OK,
+        "All of them.",
+        object([("plans", list(named("Plan")))]),
+        json!({"plans": [examples::plan()]}),
+    )
+});
+
 pub(super) async fn list_plans(State(api): State<Api>, _: Caller) -> Result<Json<Value>, Failure> {
     let quota = api.quota();
     let plans = quota.plans().await?;
@@ -155,12 +233,31 @@ pub(super) async fn list_plans(State(api): State<Api>, _: Caller) -> Result<Json
     Ok(Json(json!({"plans": plans})))
 }
 
+describe!(read_plan, |it| {
+    it.is("readPlan", "Plans", "Tells the limits of a plan")
+        .answers(StatusCode::OK, "The plan.", object([("plan", named("Plan"))]), json!({"plan": examples::plan()}))
+        .tagged()
+        .fails(&[ErrorCode::NotFound])
+});
+
 pub(super) async fn read_plan(State(api): State<Api>, _: Caller, Named(name): Named) -> Result<Response, Failure> {
     let quota = api.quota();
     let plan = quota.plans().await?.into_iter().find(|plan| *plan.name == *name);
     let plan = plan.ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("there is no plan {}", shown(&name))))?;
     Ok(tagged(plan.version, json!({"plan": plan_object(quota.catalog(), &plan)})))
 }
+
+describe!(put_plan, |it| {
+    it.is("putPlan", "Plans", "Makes a plan, or sets its limits")
+        .about(
+            "The limits take the place of those before. They are in force at once for all workspaces that \
+            have the plan.",
+        )
+        .takes(object([("limits", named("Limits"))]), json!({"limits": {"maxSegments": 100}}))
+        .answers(StatusCode::OK, "The plan.", object([("plan", named("Plan"))]), json!({"plan": examples::plan()}))
+        .tagged()
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn put_plan(
     State(api): State<Api>,
@@ -175,6 +272,11 @@ pub(super) async fn put_plan(
     Ok(tagged(plan.version, json!({"plan": plan_object(quota.catalog(), &plan)})))
 }
 
+describe!(delete_plan, |it| it
+    .is("deletePlan", "Plans", "Deletes a plan that no workspace has")
+    .answers(StatusCode::OK, "Which.", object([("deleted", named("PlanName"))]), json!({"deleted": "pro"}))
+    .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed]));
+
 pub(super) async fn delete_plan(
     State(api): State<Api>,
     Operator(caller): Operator,
@@ -184,10 +286,52 @@ pub(super) async fn delete_plan(
     Ok(Json(json!({"deleted": name})))
 }
 
+describe!(list_overrides, |it| it
+    .is("listOverrides", "Overrides", "Lists the temporary overrides of a workspace")
+    .answers(
+        StatusCode::OK,
+        "Those that are in force, or will be.",
+        object([("overrides", list(named("Override")))]),
+        json!({"overrides": [examples::temporary_override()]}),
+    ));
+
 pub(super) async fn list_overrides(State(api): State<Api>, reader: Reader) -> Result<Json<Value>, Failure> {
     let view = api.quota().record(&reader.workspace).await?;
     Ok(Json(json!({"overrides": view.record.settings.overrides})))
 }
+
+describe!(add_override, |it| {
+    it.is("addOverride", "Overrides", "Sets a limit for a time")
+        .about(
+            "It begins now unless `startsAt` says otherwise, and `expiresAt` is after that and in the \
+            future. Those of one resource type don't overlap.",
+        )
+        .takes(
+            with_optional(
+                [
+                    ("resourceType", named("ResourceType")),
+                    ("limit", named("Limit")),
+                    ("expiresAt", time()),
+                    ("reason", words()),
+                ],
+                [("startsAt", or_null(time()))],
+            ),
+            json!({
+            "resourceType": "segments",
+            "limit": 80,
+            "expiresAt": "2096-02-28T00:00:00Z",
+            "reason": "the spring campaign",
+            }),
+        )
+        .answers(
+            StatusCode::CREATED,
+            "The override.",
+            object([("override", named("Override"))]),
+            json!({"override": examples::temporary_override()}),
+        )
+        .leads_to(&["endOverride"], "id", "/override/id")
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn add_override(
     State(api): State<Api>,
@@ -199,6 +343,18 @@ pub(super) async fn add_override(
     let added = quota.admin(caller.actor).add_override(&workspace, temporary).await?;
     Ok((StatusCode::CREATED, Json(json!({"override": added}))).into_response())
 }
+
+describe!(end_override, |it| {
+    it.is("endOverride", "Overrides", "Ends a temporary override before its time")
+        .answers(
+            StatusCode::OK,
+            "The whole quota.",
+            with_optional([("quota", named("Quota"))], [("warnings", list(text()))]),
+            json!({"quota": examples::quota()}),
+        )
+        .tagged()
+        .fails(&[ErrorCode::NotFound])
+});
 
 pub(super) async fn end_override(
     State(api): State<Api>,
@@ -231,6 +387,18 @@ async fn requests(api: &Api, workspace: Option<&WorkspaceId>, mut pairs: Pairs) 
     Ok(Json(json!({"requests": requests, "next": next})))
 }
 
+describe!(list_requests, |it| it
+    .is("listRequests", "Requests", "Lists the requests of a workspace for more")
+    .query("status", one_of(RequestStatus::ALL.map(RequestStatus::as_str)), "Only those.")
+    .query("cursor", uuid(), "What came as `next`.")
+    .query("limit", most(), "At most so many.")
+    .answers(
+        StatusCode::OK,
+        "The latest first.",
+        page("requests", "IncreaseRequest", uuid()),
+        json!({"requests": [examples::request("pending", None)], "next": null}),
+    ));
+
 pub(super) async fn list_requests(
     State(api): State<Api>,
     reader: Reader,
@@ -239,9 +407,37 @@ pub(super) async fn list_requests(
     requests(&api, Some(&reader.workspace), pairs).await
 }
 
+describe!(all_requests, |it| it
+    .is("listAllRequests", "Requests", "Lists the requests of all workspaces for more")
+    .query("status", one_of(RequestStatus::ALL.map(RequestStatus::as_str)), "Only those.")
+    .query("cursor", uuid(), "What came as `next`.")
+    .query("limit", most(), "At most so many.")
+    .answers(
+        StatusCode::OK,
+        "The latest first.",
+        page("requests", "IncreaseRequest", uuid()),
+        json!({"requests": [examples::request("pending", None)], "next": null}),
+    ));
+
 pub(super) async fn all_requests(State(api): State<Api>, _: Operator, pairs: Pairs) -> Result<Json<Value>, Failure> {
     requests(&api, None, pairs).await
 }
+
+describe!(make_request, |it| {
+    it.is("makeRequest", "Requests", "Asks for more")
+        .takes(
+            object([("resourceType", named("ResourceType")), ("amount", integer(1, Limit::MAX)), ("reason", words())]),
+            json!({"resourceType": "segments", "amount": 10, "reason": "a new brand"}),
+        )
+        .answers(
+            StatusCode::CREATED,
+            "The request, which waits for an admin.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("pending", None)}),
+        )
+        .leads_to(&["approveRequest", "denyRequest", "withdrawRequest"], "id", "/request/id")
+        .fails(&[ErrorCode::InvalidResourceType])
+});
 
 pub(super) async fn make_request(State(api): State<Api>, reader: Reader, body: Object) -> Result<Response, Failure> {
     let quota = api.quota();
@@ -255,6 +451,19 @@ fn decided(request: &IncreaseRequest) -> Json<Value> {
     Json(json!({"request": request}))
 }
 
+describe!(approve_request, |it| {
+    it.is("approveRequest", "Requests", "Approves a request, and raises the limit")
+        .about("For good, or until `expiresAt`.")
+        .takes(options([("note", or_null(words())), ("expiresAt", or_null(time()))]), json!({"note": "welcome"}))
+        .answers(
+            StatusCode::OK,
+            "The request.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("approved", Some("ann"))}),
+        )
+        .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed])
+});
+
 pub(super) async fn approve_request(
     State(api): State<Api>,
     Admin { caller, workspace }: Admin,
@@ -267,6 +476,18 @@ pub(super) async fn approve_request(
     Ok(decided(&request))
 }
 
+describe!(deny_request, |it| {
+    it.is("denyRequest", "Requests", "Denies a request")
+        .takes(options([("note", or_null(words()))]), json!({"note": "not this year"}))
+        .answers(
+            StatusCode::OK,
+            "The request.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("denied", Some("ann"))}),
+        )
+        .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed])
+});
+
 pub(super) async fn deny_request(
     State(api): State<Api>,
     Admin { caller, workspace }: Admin,
@@ -277,6 +498,18 @@ pub(super) async fn deny_request(
     let request = api.quota().admin(caller.actor).deny(&workspace, id(&raw)?, note).await.map_err(missing)?;
     Ok(decided(&request))
 }
+
+describe!(withdraw_request, |it| {
+    it.is("withdrawRequest", "Requests", "Withdraws a request")
+        .about("Who made it may do so, and any admin of the workspace.")
+        .answers(
+            StatusCode::OK,
+            "The request.",
+            object([("request", named("IncreaseRequest"))]),
+            json!({"request": examples::request("withdrawn", Some("bob"))}),
+        )
+        .fails(&[ErrorCode::NotFound, ErrorCode::PreconditionFailed])
+});
 
 pub(super) async fn withdraw_request(
     State(api): State<Api>,
@@ -310,9 +543,40 @@ async fn audit(api: &Api, workspace: Option<String>, mut pairs: Pairs) -> Result
     Ok(Json(json!({"entries": entries, "next": next.map(|next| next.to_string())})))
 }
 
+describe!(read_audit, |it| it
+    .is("readAudit", "Audit", "Tells who changed what in a workspace")
+    .query("resourceType", named("ResourceType"), "Only what was done to it.")
+    .query("since", time(), "From then on.")
+    .query("until", time(), "Up to then.")
+    .query("cursor", json!({"type": "string", "pattern": "^[0-9]{1,18}$"}), "What came as `next`.")
+    .query("limit", most(), "At most so many.")
+    .answers(
+        StatusCode::OK,
+        "The latest first.",
+        page("entries", "AuditEntry", text()),
+        json!({"entries": [examples::audit_entry()], "next": null}),
+    )
+    .fails(&[ErrorCode::InvalidResourceType]));
+
 pub(super) async fn read_audit(State(api): State<Api>, reader: Admin, pairs: Pairs) -> Result<Json<Value>, Failure> {
     audit(&api, Some(reader.workspace.as_str().to_owned()), pairs).await
 }
+
+describe!(all_audit, |it| it
+    .is("readWholeAudit", "Audit", "Tells who changed what")
+    .query("workspaceId", named("WorkspaceId"), "Only in this workspace.")
+    .query("resourceType", named("ResourceType"), "Only what was done to it.")
+    .query("since", time(), "From then on.")
+    .query("until", time(), "Up to then.")
+    .query("cursor", json!({"type": "string", "pattern": "^[0-9]{1,18}$"}), "What came as `next`.")
+    .query("limit", most(), "At most so many.")
+    .answers(
+        StatusCode::OK,
+        "The latest first.",
+        page("entries", "AuditEntry", text()),
+        json!({"entries": [examples::audit_entry()], "next": null}),
+    )
+    .fails(&[ErrorCode::InvalidResourceType]));
 
 pub(super) async fn all_audit(State(api): State<Api>, _: Operator, mut pairs: Pairs) -> Result<Json<Value>, Failure> {
     let workspace = pairs.take("workspaceId")?.map(|raw| api.quota().workspace(&raw)).transpose()?;

@@ -67,6 +67,12 @@ pub enum ForecastReason {
     NoModel,
 }
 
+impl ForecastReason {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::AtLimit, Self::NoLimit, Self::TooLittleHistory, Self::NoGrowth, Self::BeyondHorizon, Self::NoModel];
+}
+
 /// What usage is expected to be at the end of a day.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
