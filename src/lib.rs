@@ -124,6 +124,8 @@ mod api;
 #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the one authority that there is needs Postgres"))]
 mod authority;
 mod body;
+#[cfg(feature = "client")]
+pub mod client;
 mod clock;
 mod decision;
 mod engine;
@@ -141,6 +143,8 @@ mod layer;
 mod ledger;
 mod limit;
 mod mode;
+#[cfg(any(feature = "webhooks", feature = "email", feature = "client"))]
+mod peer;
 mod policy;
 mod principal;
 mod problem;

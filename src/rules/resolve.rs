@@ -67,6 +67,11 @@ impl<'r> Match<'r> {
         self.rule
     }
 
+    /// The template of the rule that the path has, as it was written.
+    pub fn template(&self) -> &'r str {
+        self.template.written()
+    }
+
     /// What the request comes to, where its path is all that the rule needs, before the response and after; `None` where
     /// it takes [`resolve`](Self::resolve).
     ///
