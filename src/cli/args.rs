@@ -212,10 +212,10 @@ pub(crate) struct Analytics {
     #[command(flatten)]
     pub(crate) of: Of,
     /// The first day; 30 days ago where none is named
-    #[arg(long, value_name = "DATE")]
+    #[arg(long, value_name = "DATE", value_parser = date)]
     pub(crate) start: Option<Date>,
     /// The last day; today where none is named
-    #[arg(long, value_name = "DATE", requires = "start")]
+    #[arg(long, value_name = "DATE", value_parser = date, requires = "start")]
     pub(crate) end: Option<Date>,
     /// How fine
     #[arg(long, value_parser = ["hour", "day", "week", "month"])]
@@ -405,10 +405,10 @@ pub(crate) struct Audit {
     #[arg(long, value_name = "TYPE")]
     pub(crate) resource: Option<String>,
     /// Not before: a time such as 2026-01-31T10:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) since: Option<Timestamp>,
     /// Before
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) until: Option<Timestamp>,
     #[command(flatten)]
     pub(crate) page: Page,
@@ -602,7 +602,7 @@ pub(crate) enum Routes {
         #[command(flatten)]
         rules: Rules,
         /// The request's method
-        #[arg(value_parser = |text: &str| text.parse::<http::Method>())]
+        #[arg(value_parser = method)]
         method: http::Method,
         /// Its path, with the query
         path: String,
@@ -667,9 +667,24 @@ fn span(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a length of time such as 90m, 24h or 7d".into())
 }
 
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| "write a time such as 2026-01-31T10:00:00Z".into())
+}
+
+fn date(text: &str) -> Result<Date, String> {
+    text.parse().map_err(|_| "write a date such as 2026-01-31".into())
+}
+
+fn method(text: &str) -> Result<http::Method, String> {
+    if text.bytes().any(|letter| letter.is_ascii_lowercase()) {
+        return Err(format!("methods are told apart by capitals, too: write {}", text.to_uppercase()));
+    }
+    text.parse().map_err(|_| "write a method such as POST".into())
+}
+
 /// A time, or a length of time from now on.
 fn moment(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
+    if let Ok(time) = time(text) {
         return Ok(time);
     }
     let after = span(text).map_err(|_| "write a time such as 2026-01-31T10:00:00Z, or one from now on, such as 7d")?;

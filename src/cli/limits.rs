@@ -102,10 +102,8 @@ pub(crate) fn read(written: &str) -> Result<Limit, String> {
     if written == "unlimited" {
         return Ok(Limit::Unlimited);
     }
-    let rows = written
-        .parse()
-        .map_err(|_| format!("{written:?} is no limit: write an integer of 0 to {}, or unlimited", Limit::MAX))?;
-    Limit::finite(rows).map_err(|error| error.message().to_owned())
+    let limit = written.parse().ok().and_then(|rows| Limit::finite(rows).ok());
+    limit.ok_or_else(|| format!("{written:?} is no limit: write an integer of 0 to {}, or unlimited", Limit::MAX))
 }
 
 /// Whether a flag means this field, however it is spelled: `--max-custom-metrics` means `maxCustomMetrics`.

@@ -38,6 +38,8 @@ pub(crate) struct Cell {
     number: bool,
     /// Whether people see only its beginning.
     cut: bool,
+    /// What people see behind it.
+    unit: &'static str,
 }
 
 /// How much of a text that is cut is shown, in characters.
@@ -46,7 +48,7 @@ const CUT: usize = 40;
 impl Cell {
     #[expect(clippy::needless_pass_by_value, reason = "most of it is made for a cell")]
     pub(crate) fn text(text: impl ToString) -> Self {
-        Self { text: text.to_string(), tone: Tone::Plain, number: false, cut: false }
+        Self { text: text.to_string(), tone: Tone::Plain, number: false, cut: false, unit: "" }
     }
 
     /// What may be long, and is cut in a table.
@@ -57,6 +59,11 @@ impl Cell {
     /// What stands on the right of its column.
     pub(crate) fn number(number: impl ToString) -> Self {
         Self { number: true, ..Self::text(number) }
+    }
+
+    /// A number of hundredths.
+    pub(crate) fn percent(number: impl ToString) -> Self {
+        Self { unit: "%", ..Self::number(number) }
     }
 
     /// Nothing, where there is none.
@@ -160,7 +167,7 @@ fn drawn(shown: &Shown) -> String {
                 Some((end, _)) => format!("{}…", &cell.text[..end]),
                 None => cell.text.clone(),
             };
-            let drawn = comfy_table::Cell::new(plain(&text));
+            let drawn = comfy_table::Cell::new(format!("{}{}", plain(&text), cell.unit));
             match cell.tone {
                 Tone::Plain => drawn,
                 Tone::Good => drawn.fg(Color::Green),

@@ -67,11 +67,12 @@ pub(super) async fn run(context: &Context, asked: Doctor) -> Result<Outcome, Fai
         Some(file) => Some(routes::load(file, &asked.resources)?),
         None => None,
     };
-    if server(context, &mut findings).await {
-        enforcement(context, &mut findings).await;
-        if let Some(workspace) = &asked.workspace {
-            self::workspace(context, workspace, map.as_ref(), &mut findings).await;
-        }
+    // Where there is no server, or nothing that it lets see, there is nothing more to ask.
+    if server(context, &mut findings).await
+        && enforcement(context, &mut findings).await
+        && let Some(workspace) = &asked.workspace
+    {
+        self::workspace(context, workspace, map.as_ref(), &mut findings).await;
     }
     if let Some(map) = &map {
         match routes::uncreated(map).as_slice() {
@@ -132,10 +133,14 @@ fn refused(findings: &mut Findings, what: &'static str, error: &ClientError) {
     }
 }
 
-async fn enforcement(context: &Context, findings: &mut Findings) {
+/// Whether the token is one that the server knows.
+async fn enforcement(context: &Context, findings: &mut Findings) -> bool {
     let enforcement = match context.client.enforcement().await {
         Ok(enforcement) => enforcement,
-        Err(error) => return refused(findings, "token", &error),
+        Err(error) => {
+            refused(findings, "token", &error);
+            return false;
+        }
     };
     findings.ok("token", "the server knows it");
     let mode = enforcement.mode;
@@ -160,6 +165,7 @@ async fn enforcement(context: &Context, findings: &mut Findings) {
         ),
         _ => {}
     }
+    true
 }
 
 async fn workspace(context: &Context, workspace: &str, map: Option<&RouteMap>, findings: &mut Findings) {

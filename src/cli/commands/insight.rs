@@ -37,7 +37,10 @@ pub(super) async fn analytics(context: &Context, asked: Analytics) -> Result<Out
                 Cell::text(resource),
                 Cell::maybe(forecast.projected_date.as_deref()).tone(if soon { Tone::Warning } else { Tone::Plain }),
                 Cell::number(forecast.days_until_limit.map(|days| days.to_string()).unwrap_or_default()),
-                Cell::number(forecast.growth_rate.map(|rate| format!("{:.2}%", rate * 100.0)).unwrap_or_default()),
+                match forecast.growth_rate {
+                    Some(rate) => Cell::percent(format!("{:.2}", rate * 100.0)),
+                    None => Cell::number(""),
+                },
                 Cell::maybe(forecast.earliest.as_deref()),
                 Cell::maybe(forecast.latest.as_deref()),
                 Cell::maybe(forecast.reason.as_deref()),

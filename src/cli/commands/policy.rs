@@ -123,8 +123,8 @@ pub(super) async fn grace(context: &Context, grace: Grace) -> Result<Outcome, Fa
     grace_of(context, &client.change_settings(&workspace, &change, None).await?)
 }
 
-fn some(overrides: &[TemporaryOverride]) -> Result<Shown, Failure> {
-    let mut shown = Shown::table(&overrides, ["id", "resource", "limit", "from", "until", "state", "by", "reason"])?;
+fn some(json: &impl serde::Serialize, overrides: &[TemporaryOverride]) -> Result<Shown, Failure> {
+    let mut shown = Shown::table(json, ["id", "resource", "limit", "from", "until", "state", "by", "reason"])?;
     let now = Timestamp::now();
     for of in overrides {
         let state = match (of.is_active(now), of.starts_at > now) {
@@ -151,7 +151,7 @@ pub(super) async fn overrides(context: &Context, overrides: Overrides) -> Result
     match overrides {
         Overrides::List(of) => {
             let overrides = client.overrides(&of.workspace).await?;
-            let mut shown = some(&overrides)?;
+            let mut shown = some(&overrides, &overrides)?;
             if overrides.is_empty() {
                 shown.note(format!("workspace {} has no overrides", of.workspace));
             }
@@ -161,7 +161,7 @@ pub(super) async fn overrides(context: &Context, overrides: Overrides) -> Result
             let from = from.unwrap_or_else(Timestamp::now);
             let temporary = TemporaryOverride::new(resource, limit, from, until, reason);
             let added = client.add_override(&of.workspace, &temporary).await?;
-            context.show(&some(&[added])?)
+            context.show(&some(&added, std::slice::from_ref(&added))?)
         }
         Overrides::Remove { of, id } => {
             let update = client.end_override(&of.workspace, &id).await?;
@@ -181,7 +181,7 @@ fn requested(shown: &mut Shown, request: &IncreaseRequest) {
         Cell::text(request.id),
         Cell::text(&request.workspace_id),
         Cell::text(&request.resource_type),
-        Cell::number(format!("+{}", request.amount)),
+        Cell::number(request.amount),
         Cell::text(request.status.as_str()).tone(tone),
         Cell::text(&request.requested_by),
         Cell::text(&request.reason),

@@ -1,7 +1,7 @@
 //! Limits and usage of one workspace.
 
 use serde_json::json;
-use tower_quota::client::{Explained, QuotaStatus};
+use tower_quota::client::{Explained, QuotaStatus, WorkspaceQuota};
 use tower_quota::{Limit, Usage};
 
 use super::{Context, tone};
@@ -38,7 +38,7 @@ pub(super) async fn status(context: &Context, workspace: &str) -> Result<Outcome
             Cell::number(usage.current),
             Cell::number(usage.limit),
             Cell::number(usage.remaining().map_or_else(|| "-".to_owned(), |left| left.to_string())),
-            Cell::number(format!("{}%", usage.percent())).tone(tone),
+            Cell::percent(usage.percent()).tone(tone),
             Cell::text(source),
         ]);
     }
@@ -63,9 +63,16 @@ fn text(value: &serde_json::Value) -> String {
 
 pub(super) async fn update(context: &Context, update: Update) -> Result<Outcome, Failure> {
     let Update { of, if_match, reason } = update;
-    let before = context.client.quota(&of.workspace).await?.quota;
-    let fields: Vec<_> = before.limits.names().collect();
-    let limits = context.limits.of(&fields)?;
+    let before = match context.client.quota(&of.workspace).await {
+        Ok(status) => Some(status.quota),
+        // To set its limits makes the record.
+        Err(error) if error.is_not_found() && error.code() == Some("QUOTA_NOT_FOUND") => None,
+        Err(error) => return Err(error.into()),
+    };
+    let limits = match &before {
+        Some(quota) => context.limits.of(&quota.limits.names().collect::<Vec<_>>())?,
+        None => context.limits.guessed(),
+    };
     // A shell takes the quotes of a tag away.
     let tag = if_match.map(|tag| if tag.starts_with(['"', 'W', '*']) { tag } else { format!("\"{tag}\"") });
     let update = context.client.set_limits(&of.workspace, &limits, tag.as_deref(), reason.as_deref()).await?;
@@ -73,11 +80,15 @@ pub(super) async fn update(context: &Context, update: Update) -> Result<Outcome,
         warn(warning);
     }
     let mut shown = Shown::table(&update, ["limit", "before", "now"])?;
+    let limit = |quota: &WorkspaceQuota, field: &str| quota.limits.get(field).map(ToString::to_string);
     for field in limits.names() {
-        let limit = |of: &tower_quota::client::WorkspaceQuota| {
-            Cell::number(of.limits.get(field).map_or_else(String::new, ToString::to_string))
-        };
-        shown.row([Cell::text(field), limit(&before), limit(&update.quota)]);
+        let before = before.as_ref().and_then(|quota| limit(quota, field));
+        let now = limit(&update.quota, field);
+        shown.row([
+            Cell::text(field),
+            Cell::number(before.unwrap_or_else(|| "-".to_owned())),
+            Cell::number(now.unwrap_or_default()),
+        ]);
     }
     context.show(&shown)
 }
@@ -95,7 +106,7 @@ pub(super) async fn validate(context: &Context, asked: Validate) -> Result<Outco
                 Cell::number(verdict.current_usage),
                 Cell::number(verdict.limit),
                 Cell::number(verdict.remaining.map_or_else(|| "-".to_owned(), |left| left.to_string())),
-                Cell::number(format!("{}%", verdict.percent_used)),
+                Cell::percent(verdict.percent_used),
             ]);
             context.show(&shown)
         }
@@ -114,7 +125,7 @@ pub(super) async fn validate(context: &Context, asked: Validate) -> Result<Outco
                 Cell::number(refused.current_usage),
                 Cell::number(refused.limit),
                 Cell::number(refused.remaining),
-                Cell::number(format!("{}%", usage.percent())),
+                Cell::percent(usage.percent()),
             ]);
             shown.note(error.message());
             if let Some(top) = &refused.capped_by {

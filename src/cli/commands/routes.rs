@@ -78,8 +78,11 @@ pub(super) fn load(file: &Path, declared: &[String]) -> Result<RouteMap, Failure
     let json = file.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("json"));
     let read = if json { RouteMap::with_types_from_json } else { RouteMap::with_types_from_toml };
     read(&text, types).map_err(|error| {
-        Failure::usage(format!("{}, {}", file.display(), error.message()))
-            .hint("a type that the program declares itself is told by `--resource TYPE`")
+        let failure = Failure::usage(format!("{}, {}", file.display(), error.message()));
+        match error.message().contains("unknown resource type") {
+            true => failure.hint("a type that the program declares itself is told by `--resource TYPE`"),
+            false => failure,
+        }
     })
 }
 
@@ -175,7 +178,7 @@ async fn explain(
                 &json,
                 [
                     ("rule", Cell::text(rule.name())),
-                    ("because", Cell::text(format!("{} {path} is {}", parts.method, found.template()))),
+                    ("because", Cell::text(format!("the rule is for {} {}", parts.method, found.template()))),
                     ("operation", Cell::text(operation(rule.operation()))),
                     ("workspace", Cell::text(resolved.workspace.as_str())),
                 ],
@@ -195,7 +198,7 @@ async fn explain(
                 &json,
                 [
                     ("rule", Cell::text(rule.name())),
-                    ("because", Cell::text(format!("{} {path} is {}", parts.method, found.template()))),
+                    ("because", Cell::text(format!("the rule is for {} {}", parts.method, found.template()))),
                     (
                         "answer",
                         Cell::text(format!("{} {}", problem.code().status().as_u16(), problem.code().as_str()))

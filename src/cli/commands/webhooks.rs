@@ -64,7 +64,7 @@ pub(super) async fn run(context: &Context, webhooks: Webhooks) -> Result<Outcome
                 shown.row([
                     Cell::text(webhook.id),
                     Cell::text(&webhook.url),
-                    or_dash(webhook.workspace_id.as_deref()),
+                    Cell::text(webhook.workspace_id.as_deref().unwrap_or("all")),
                     Cell::text(events(webhook)),
                     state(webhook),
                     Cell::number(webhook.failures),
