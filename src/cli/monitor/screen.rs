@@ -112,14 +112,14 @@ impl View {
             let name = Span::raw(plain(row.resource));
             let used = format!("{} / {}", row.usage.current, row.usage.limit);
             if area.width < BARS {
-                let [left, right] = Layout::horizontal([Constraint::Min(0), Constraint::Length(6)]).areas(line);
+                let [left, right] = Layout::horizontal([Constraint::Min(0), Constraint::Length(5)]).areas(line);
                 frame.render_widget(name, left);
                 frame.render_widget(Line::from(percent).right_aligned(), right);
                 continue;
             }
             let widths = match area.width >= ALL {
-                true => [20, 16, 6, 14, 12],
-                false => [14, 14, 6, 0, 0],
+                true => [18, 13, 5, 10, 11],
+                false => [14, 13, 5, 0, 0],
             };
             let [names, numbers, percents, sparks, forecasts] = widths.map(Constraint::Length);
             let columns = Layout::horizontal([names, Constraint::Min(0), numbers, percents, sparks, forecasts]);
