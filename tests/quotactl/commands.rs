@@ -347,7 +347,13 @@ fn webhooks() {
 fn a_workspace_without_a_record() {
     let host = Host::start(Provisioning::Explicit);
     let mut session = Session::at(host.address, ADMIN);
-    session.all(&["status -w acme", "doctor -w acme", "update -w acme --max-segments 1", "monitor -w acme"]);
+    session.all(&[
+        "status -w acme",
+        "doctor -w acme",
+        "monitor -w acme",
+        "update -w acme --max-segments 1",
+        "status -w acme",
+    ]);
     session.is("unknown-workspace.txt");
 }
 

@@ -2,7 +2,10 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use snapbox::{Assert, Data, Redactions};
 use tempfile::TempDir;
@@ -91,7 +94,7 @@ impl Session {
         let mut child = command.spawn().unwrap();
         // Who doesn't read its input has closed it.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        let ran = Ran::from(child.wait_with_output().unwrap());
+        let ran = Ran::from(ended(child));
         assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
         self.text.push_str(&format!("$ quotactl {line}\n{}{}", ran.stdout.replace("\r\n", "\n"), ran.stderr));
         if ran.code != Some(0) {
@@ -128,6 +131,17 @@ impl Session {
         let check = Assert::new().action_env("SNAPSHOTS").normalize_paths(false).redact_with(hidden);
         check.eq(self.text.trim_end().to_owned() + "\n", Data::read_from(&expected, None));
     }
+}
+
+/// Waits for the end of a process, but not for ever.
+fn ended(child: Child) -> Output {
+    let id = child.id();
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || send.send(child.wait_with_output().unwrap()));
+    receive.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| {
+        let _ = Command::new("kill").arg(id.to_string()).status();
+        panic!("it doesn't end");
+    })
 }
 
 fn words(line: &str) -> Vec<String> {

@@ -217,7 +217,7 @@ mod tests {
     fn bars_are_as_long_as_usage() {
         let bar = |current, limit, width| bar(Usage { current, limit: Limit::of(limit) }, width);
         assert_eq!(bar(45, 50, 10), "█████████·");
-        assert_eq!(bar(1, 16, 10), "▍·········");
+        assert_eq!(bar(1, 16, 10), "▌·········");
         assert_eq!(bar(0, 50, 3), "···");
         assert_eq!(bar(500, 50, 3), "███");
         assert_eq!(bar(0, 0, 2), "██");
