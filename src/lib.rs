@@ -96,7 +96,8 @@
 //! - [`Admin`]: what limits come from (plans, parents, caps, overrides, grace), and how they come to be where there were none.
 //! - [`QuotaStore`]: where limits are kept. [`UsageSource`]: how rows are counted, of any database.
 //! - [`ResourceCatalog`]: what is limited. [`EnforcementMode`]: how strictly.
-//! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router.
+//! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router. `client` (the feature of that name): a
+//!   client of it; and `quotactl` (feature `cli`), a program.
 //!
 //! # Features
 //!
@@ -109,6 +110,8 @@
 //! | `insight` | no | `trend`, `forecast` and `ReportRow`: what snapshots of usage say, as pure values |
 //! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
+//! | `client` | no | the module `client`: a client of the HTTP API, over rustls |
+//! | `cli` | no | the program `quotactl`, on that client |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!
@@ -231,7 +234,8 @@ pub use workspace::{WorkspaceFormat, WorkspaceId};
     feature = "postgres",
     feature = "axum",
     feature = "webhooks",
-    feature = "email"
+    feature = "email",
+    feature = "client"
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -19,6 +19,26 @@ fn started() -> (Quickstart, Session) {
     (server, session)
 }
 
+/// What the README shows has happened.
+#[test]
+fn readme() {
+    let (server, mut session) = started();
+    create_all(&mut server.connect(), "acme", names(45));
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart/routes.toml");
+    session.file("routes.toml", &std::fs::read_to_string(examples).unwrap());
+    session.all(&[
+        "update --workspace acme --max-segments 48",
+        "validate --workspace acme --resource segments --increment 5",
+        "update --workspace acme --max-zebras 5",
+        "routes explain routes.toml PUT /api/segments '{\"workspaceId\": \"acme\", \"name\": \"Big spenders\"}'",
+        "doctor --workspace acme --routes routes.toml",
+    ]);
+    session.is("readme.txt");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let shown = include_str!("transcripts/readme.txt").replace("[ADDRESS]", "127.0.0.1:3000");
+    assert!(readme.contains(&shown), "{shown}");
+}
+
 #[test]
 fn status() {
     let (server, mut session) = started();
