@@ -68,10 +68,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct Server {
-    /// The API's URL; without a path, `/api` is added [QUOTA_URL]
+    /// The API's URL, or QUOTA_URL; without a path, `/api` is added
     #[arg(long, global = true)]
     pub(crate) url: Option<String>,
-    /// The bearer token; better given otherwise, see below [QUOTA_TOKEN]
+    /// The bearer token, or QUOTA_TOKEN; better given otherwise, see below
     #[arg(long, global = true, hide_default_value = true)]
     pub(crate) token: Option<String>,
     /// A file that has the token; `-` for the standard input

@@ -44,6 +44,47 @@ fn servers_that_are_not_there() {
     session.is("unreachable.txt");
 }
 
+/// A quickstart behind a proxy that speaks TLS, with a certificate that no system knows.
+#[test]
+fn tls() {
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+    let server = Quickstart::start(Server::Sqlite);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let private = PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(std::sync::Arc::new(ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = config.with_single_cert(vec![key.cert.der().clone()], private).unwrap();
+    let acceptor = TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let behind = server.address;
+    runtime.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // A client that doesn't trust the certificate goes away.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(behind).await.unwrap();
+                tokio::io::copy_bidirectional(&mut stream, &mut server).await
+            });
+        }
+    });
+    let mut session = Session::new().with("QUOTA_TOKEN", ADMIN);
+    session.hide("[PORT]", port.to_string());
+    session.file("root.pem", &key.cert.pem());
+    session.file("token.pem", "no certificate");
+    session.run(&format!("mode show --url https://localhost:{port} --output csv --root-certificate root.pem"));
+    session.run(&format!("mode show --url https://localhost:{port} --output csv"));
+    session.run(&format!("mode show --url https://127.0.0.1:{port} --output csv --root-certificate root.pem"));
+    session.run(&format!("mode show --url https://localhost:{port} --root-certificate token.pem"));
+    session.is("tls.txt");
+}
+
 #[test]
 fn tokens_and_urls() {
     let server = Quickstart::start(Server::Sqlite);
