@@ -77,8 +77,14 @@ impl From<ClientError> for Failure {
             return Self::new(2, message);
         }
         if error.is_unreachable() {
-            let hint =
-                "check that the server runs, and `--url` (QUOTA_URL): it ends in the path where the API is mounted";
+            let hint = match message.contains("certificate") {
+                true => {
+                    "`--root-certificate FILE` makes another root trusted; a certificate is for the name in `--url` alone"
+                }
+                false => {
+                    "check that the server runs, and `--url` (QUOTA_URL): it ends in the path where the API is mounted"
+                }
+            };
             return Self::new(3, message).hint(hint);
         }
         if error.is_unreadable() {
