@@ -96,7 +96,8 @@
 //! - [`Admin`]: what limits come from (plans, parents, caps, overrides, grace), and how they come to be where there were none.
 //! - [`QuotaStore`]: where limits are kept. [`UsageSource`]: how rows are counted, of any database.
 //! - [`ResourceCatalog`]: what is limited. [`EnforcementMode`]: how strictly.
-//! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router.
+//! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router. `client` (the feature of that name): a
+//!   client of it; and `quotactl` (feature `cli`), a program.
 //!
 //! # Features
 //!
@@ -111,6 +112,8 @@
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
 //! | `metrics` | no | what the engine does in numbers, to the recorder of the [`metrics`](https://docs.rs/metrics) facade |
 //! | `openapi` | no | `/openapi.json` and `/docs` in `QuotaApi`: its description in OpenAPI 3.1, and a page to browse it |
+//! | `client` | no | the module `client`: a client of the HTTP API, over rustls |
+//! | `cli` | no | the program `quotactl`, on that client |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!
@@ -126,6 +129,8 @@ mod api;
 #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the one authority that there is needs Postgres"))]
 mod authority;
 mod body;
+#[cfg(feature = "client")]
+pub mod client;
 mod clock;
 mod decision;
 mod engine;
@@ -144,6 +149,8 @@ mod ledger;
 mod limit;
 mod metrics;
 mod mode;
+#[cfg(any(feature = "webhooks", feature = "email", feature = "client"))]
+mod peer;
 mod policy;
 mod principal;
 mod problem;
@@ -236,7 +243,8 @@ pub use workspace::{WorkspaceFormat, WorkspaceId};
     feature = "axum",
     feature = "webhooks",
     feature = "email",
-    feature = "insight"
+    feature = "insight",
+    feature = "client"
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;

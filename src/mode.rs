@@ -84,7 +84,7 @@ impl fmt::Display for EnforcementMode {
 }
 
 /// Where the mode in force came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ModeSource {
@@ -99,7 +99,7 @@ pub enum ModeSource {
 }
 
 /// What is promised of limits: rows never exceed the limit in force when the last unit was granted, ...
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Promise {

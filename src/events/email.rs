@@ -19,9 +19,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
 use super::mail::{Mail, one_line};
-use super::outcome::{Outcome, causes};
-use super::roots::{certificates, unreadable};
+use super::outcome::Outcome;
 use crate::error::Error;
+use crate::peer::{causes, certificates, unreadable};
 use crate::resource::shown;
 
 /// Through which SMTP server e-mails are sent, and from whom.

@@ -14,8 +14,6 @@ mod email;
 mod mail;
 #[cfg(any(feature = "webhooks", feature = "email"))]
 mod outcome;
-#[cfg(any(feature = "webhooks", feature = "email"))]
-mod roots;
 #[cfg(feature = "webhooks")]
 mod secret;
 mod threshold;

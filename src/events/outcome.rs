@@ -1,7 +1,5 @@
 //! What becomes of an attempt to deliver.
 
-use std::error::Error as StdError;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 /// What became of one attempt to deliver. The texts are for the delivery log, which admins read: they hold no secrets, no
@@ -58,19 +56,6 @@ pub(crate) fn printable(text: &str) -> String {
     line
 }
 
-/// What `error` and those behind it say. Some libraries repeat in one what the next says.
-pub(crate) fn causes(error: &(dyn StdError + 'static)) -> String {
-    let mut told = error.to_string();
-    for cause in std::iter::successors(error.source(), |&error| error.source()) {
-        let cause = cause.to_string();
-        if !told.contains(&cause) {
-            // Writing to a string can't fail.
-            let _ = write!(told, ": {cause}");
-        }
-    }
-    told
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,14 +67,5 @@ mod tests {
         };
         assert!(error.starts_with("a  b c dé"), "{error}");
         assert!(error.len() <= Outcome::MAX_TEXT && error.len() > Outcome::MAX_TEXT - 2, "{}", error.len());
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, "too late");
-        let error = crate::Error::unavailable("no answer").with_source(cause);
-        assert_eq!(causes(&error), "no answer: too late");
-        let repeated = crate::Error::unavailable("no answer: too late").with_source(error);
-        assert_eq!(causes(&repeated), "no answer: too late");
     }
 }

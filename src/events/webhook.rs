@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -20,18 +20,16 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower::Service;
 use url::{Host, Url};
 
 use super::address::Reachable;
-use super::outcome::{Outcome, causes, printable};
-use super::roots::{certificates, unreadable};
+use super::outcome::{Outcome, printable};
 use super::secret::WebhookSecret;
 use crate::BoxFuture;
 use crate::error::Error;
+use crate::peer::{causes, pause, tls_config};
 
 /// How webhooks are sent.
 ///
@@ -328,14 +326,7 @@ fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        text.parse().map_or(Duration::MAX, Duration::from_secs)
-    } else {
-        // What is past asks for no pause.
-        httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default()
-    };
-    Some(pause.min(WebhookClient::MAX_RETRY_AFTER))
+    Some(pause(headers)?.min(WebhookClient::MAX_RETRY_AFTER))
 }
 
 /// The beginning of a body, which may be endless or never come.
@@ -353,22 +344,6 @@ where
         }
     }
     String::from_utf8_lossy(&head).trim().into()
-}
-
-/// TLS with the system's root certificates and those in `pems`.
-fn tls_config(pems: &[Vec<u8>]) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    // Some that can't be read are usual; with none at all, each request tells that the certificate is of no known issuer.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for certificate in certificates(pems)? {
-        roots.add(certificate).map_err(|error| unreadable().with_source(error))?;
-    }
-    // A process-wide choice of the host's comes first.
-    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(ring::default_provider()));
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::config("the cryptography of the process has no version of TLS").with_source(error))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn forbidden(host: &str) -> String {

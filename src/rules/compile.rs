@@ -68,6 +68,15 @@ impl MappedRule {
         self.operation
     }
 
+    /// The resource types that its requests may be charged for, in the order of its charges; one that several charges are
+    /// for is named as often.
+    pub fn resources(&self) -> impl Iterator<Item = ResourceId> + '_ {
+        self.charges.iter().flat_map(|charge| match &charge.resource {
+            MappedResource::Fixed(resource) => vec![*resource],
+            MappedResource::Chosen { values, .. } => values.values().copied().collect(),
+        })
+    }
+
     /// What happens to its requests when the quota can't be checked.
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure

@@ -186,6 +186,15 @@ impl RouteMap {
     pub fn rules(&self) -> impl ExactSizeIterator<Item = &MappedRule> {
         self.0.rules.iter()
     }
+
+    /// What `rule`, which is one of this map's, is for: methods, and templates as they were written.
+    pub fn routes_of<'r>(&'r self, rule: &'r MappedRule) -> impl Iterator<Item = (&'r Method, &'r str)> {
+        self.0.methods.iter().flat_map(move |routes| {
+            let own = (0..routes.routes.len()).filter_map(move |at| self.route(routes, at));
+            let own = own.filter(move |(of, _)| std::ptr::eq(*of, rule));
+            own.map(move |(_, template)| (&routes.method, template.written()))
+        })
+    }
 }
 
 impl fmt::Debug for RouteMap {

@@ -61,15 +61,15 @@ impl<'r> Match<'r> {
         Self { rule, template, read, reading, first }
     }
 
-    /// The template that the path fits, as it was written.
-    pub(crate) fn template(&self) -> &'r str {
-        self.template.written()
-    }
-
     /// The rule.
     #[inline]
     pub fn rule(&self) -> &'r MappedRule {
         self.rule
+    }
+
+    /// The template of the rule that the path has, as it was written.
+    pub fn template(&self) -> &'r str {
+        self.template.written()
     }
 
     /// What the request comes to, where its path is all that the rule needs, before the response and after; `None` where

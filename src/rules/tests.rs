@@ -1581,3 +1581,24 @@ mod against_a_model {
         }
     }
 }
+
+#[test]
+fn a_map_tells_what_it_is_made_of() {
+    let both = by_path("both", "/{ws}/segments").method(Method::PUT).path("/v2/{ws}/segments");
+    let chosen =
+        by_path("chosen", "/{ws}/things").charge(Charge::chosen_by("/kind", [("a", "users"), ("b", "journeys")]));
+    let map = RouteMap::builder(&catalog()).rule(both).rule(chosen).build().unwrap();
+    let rules: Vec<_> = map.rules().collect();
+    let mut routes: Vec<_> = map.routes_of(rules[0]).map(|(method, path)| format!("{method} {path}")).collect();
+    routes.sort();
+    assert_eq!(
+        routes,
+        ["POST /v2/{ws}/segments", "POST /{ws}/segments", "PUT /v2/{ws}/segments", "PUT /{ws}/segments"]
+    );
+    let resources: Vec<_> = rules[1].resources().map(|id| map.catalog().get(id).name()).collect();
+    assert_eq!(resources, ["segments", "users", "journeys"]);
+    assert_eq!(map.find(&Method::PUT, "/v2/acme/segments", None).unwrap().template(), "/v2/{ws}/segments");
+    // A rule of another map is none of this one's.
+    let other = one(by_path("both", "/{ws}/segments"));
+    assert_eq!(map.routes_of(other.rules().next().unwrap()).count(), 0);
+}

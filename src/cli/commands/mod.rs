@@ -1,0 +1,129 @@
+//! The commands: each asks the server, and shows the answer.
+
+mod doctor;
+mod insight;
+mod operate;
+mod policy;
+mod quota;
+mod routes;
+mod webhooks;
+
+use std::io::{self, IsTerminal};
+
+use clap_complete::generate;
+use serde::Serialize;
+use tower_quota::Limit;
+use tower_quota::client::{Named, QuotaClient};
+
+use crate::args::{Called, Command, command};
+use crate::connect;
+use crate::failure::{Failure, Outcome};
+use crate::limits::Written;
+use crate::monitor;
+use crate::output::{Cell, Output, Shown, Tone, to_stdout};
+
+pub(crate) use policy::action;
+pub(crate) use quota::rows;
+
+/// What commands work with.
+pub(crate) struct Context {
+    client: QuotaClient,
+    output: Output,
+    limits: Written,
+}
+
+pub(crate) async fn run(called: Called) -> Result<Outcome, Failure> {
+    let Called { server, output, limits, command } = called;
+    // What needs no server is not to fail for want of one.
+    let command = match command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            generate(shell, &mut self::command(), "quotactl", &mut script);
+            return to_stdout(&script).map(|()| Outcome::Done);
+        }
+        Command::Routes(routes) => return routes::run(output, routes).await,
+        command => command,
+    };
+    let context = Context { client: connect::client(&server)?, output, limits };
+    match command {
+        Command::Status(of) => quota::status(&context, &of.workspace).await,
+        Command::Update(update) => quota::update(&context, update).await,
+        Command::Validate(asked) => quota::validate(&context, asked).await,
+        Command::Recalculate(of) => quota::recalculate(&context, &of.workspace).await,
+        Command::Cleanup(cleanup) => quota::cleanup(&context, cleanup).await,
+        Command::Report(report) => insight::report(&context, report).await,
+        Command::Analytics(asked) => insight::analytics(&context, asked).await,
+        Command::Monitor(asked) => monitor::run(context.client, asked).await,
+        Command::Plans(plans) => policy::plans(&context, plans).await,
+        Command::Grace(grace) => policy::grace(&context, grace).await,
+        Command::Override(overrides) => policy::overrides(&context, overrides).await,
+        Command::Requests(requests) => policy::requests(&context, requests).await,
+        Command::Audit(audit) => policy::audit(&context, audit).await,
+        Command::Webhooks(webhooks) => webhooks::run(&context, webhooks).await,
+        Command::Mode(mode) => operate::mode(&context, mode).await,
+        Command::Migrate(migrate) => operate::migrate(&context, migrate).await,
+        Command::Shadow(shadow) => operate::shadow(&context, shadow).await,
+        Command::Doctor(doctor) => doctor::run(&context, doctor).await,
+        Command::Completions { .. } | Command::Routes(_) => Ok(Outcome::Done),
+    }
+}
+
+impl Context {
+    fn show(&self, shown: &Shown) -> Result<Outcome, Failure> {
+        self.output.show(shown).map(|()| Outcome::Done)
+    }
+
+    /// Shows that something is done: a sentence for people.
+    fn done(&self, json: &impl Serialize, sentence: impl Into<String>) -> Result<Outcome, Failure> {
+        let mut shown = Shown::table(json, [])?;
+        shown.note(sentence);
+        self.show(&shown)
+    }
+}
+
+/// How usage in percent of its limit is meant.
+pub(crate) fn tone(percent: u64) -> Tone {
+    match percent {
+        0..90 => Tone::Good,
+        90..100 => Tone::Warning,
+        _ => Tone::Bad,
+    }
+}
+
+/// A list of limits, as in `maxSegments 100, maxUsers unlimited`.
+fn listed(limits: &Named<Limit>) -> String {
+    limits.iter().map(|(field, limit)| format!("{field} {limit}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A line that tells how far something long has come, where somebody looks on.
+pub(crate) struct Progress(bool);
+
+impl Progress {
+    fn new() -> Self {
+        Self(io::stderr().is_terminal())
+    }
+
+    fn tell(&self, line: &str) {
+        if self.0 {
+            eprint!("\r\x1b[K{line}");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.tell("");
+    }
+}
+
+/// Tells where a list that is cut goes on.
+fn more(shown: &mut Shown, next: Option<&str>) {
+    if let Some(next) = next {
+        shown.note(format!("more with: --cursor {next}"));
+    }
+}
+
+/// What is there, or a dash.
+fn or_dash(value: Option<&str>) -> Cell {
+    Cell::text(value.unwrap_or("-"))
+}

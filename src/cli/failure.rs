@@ -1,0 +1,123 @@
+//! How a command ends.
+
+use std::process::ExitCode;
+
+use http::StatusCode;
+use tower_quota::client::ClientError;
+
+use crate::output::{plain, to_stderr};
+
+/// How a command ended that could be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is done.
+    Done,
+    /// The answer is no: over the limit, or a check has failed.
+    Refused,
+}
+
+impl Outcome {
+    pub(crate) fn code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::Refused => ExitCode::from(1),
+        }
+    }
+}
+
+/// Why a command could not be carried out, and what to do next.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// What was written on the command line, or in a file that it names, makes no sense.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(2, message)
+    }
+
+    /// None of the others.
+    pub(crate) fn other(message: impl Into<String>) -> Self {
+        Self::new(6, message)
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Tells it, and how the process ends.
+    pub(crate) fn tell(&self) -> ExitCode {
+        to_stderr(&format!("error: {}", plain(&self.message)));
+        if let Some(hint) = &self.hint {
+            to_stderr(&format!("hint: {}", plain(hint)));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let message = error.to_string();
+        if error.is_quota_exceeded() {
+            let hint = match error.retry_after() {
+                Some(after) => format!("only requests in flight stand in the way: try again in {} s", after.as_secs()),
+                None => "raise the limit with `quotactl update`, or ask for more with `quotactl requests make`".into(),
+            };
+            return Self::new(1, message).hint(hint);
+        }
+        if error.is_invalid() {
+            return Self::new(2, message);
+        }
+        if error.is_unreachable() {
+            let hint = match message.contains("certificate") {
+                true => {
+                    "`--root-certificate FILE` makes another root trusted; a certificate is for the name in `--url` alone"
+                }
+                false => {
+                    "check that the server runs, and `--url` (QUOTA_URL): it ends in the path where the API is mounted"
+                }
+            };
+            return Self::new(3, message).hint(hint);
+        }
+        if error.is_unreadable() {
+            return Self::new(6, message);
+        }
+        let unknown_path = error.code().is_none();
+        match error.status() {
+            Some(StatusCode::UNAUTHORIZED) => Self::new(4, message).hint(
+                "give a token that the server knows: `--token-file FILE`, QUOTA_TOKEN, or a profile (`quotactl --help`)",
+            ),
+            Some(StatusCode::FORBIDDEN) => {
+                Self::new(4, message).hint("use a token with this right: one of an admin, or of this workspace")
+            }
+            Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) if unknown_path => Self::new(5, message).hint(
+                "no quota API has answered: either `--url` lacks the path where it is mounted, or this server has no such \
+                 operation",
+            ),
+            Some(StatusCode::NOT_FOUND) => Self::new(5, message),
+            Some(StatusCode::PRECONDITION_FAILED) => {
+                Self::new(5, message).hint("look at what there is now, and call again if it still makes sense")
+            }
+            Some(StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
+                Self::new(3, message).hint("try again; `quotactl doctor` tells whether the server's store answers")
+            }
+            Some(StatusCode::TOO_MANY_REQUESTS) => Self::new(3, message).hint("try again later"),
+            Some(status) if status.is_client_error() => Self::new(2, message),
+            _ => Self::new(6, message),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::other(format!("the output can't be written: {error}"))
+    }
+}
