@@ -35,6 +35,8 @@ mod endpoints;
 mod import;
 mod life;
 mod outlets;
+#[cfg(feature = "dashboard")]
+mod overview;
 mod receipt;
 mod replica;
 mod reservation;

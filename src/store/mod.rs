@@ -19,12 +19,16 @@ mod cached;
 )]
 mod events;
 mod memory;
+#[cfg(feature = "dashboard")]
+mod overview;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_events;
+#[cfg(all(any(feature = "postgres", feature = "sqlite"), feature = "dashboard"))]
+mod sql_overview;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_texts;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -37,6 +41,8 @@ pub(crate) use events::EventStore;
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub(crate) use events::{Channels, Settled, Standing};
 pub use memory::MemoryStore;
+#[cfg(feature = "dashboard")]
+pub(crate) use overview::{Fullness, Overview, OverviewStore, Wanted, fullness};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -229,6 +235,14 @@ pub trait QuotaStore: Send + Sync + 'static {
     fn events(&self) -> Option<&dyn EventStore> {
         None
     }
+
+    /// Where it is kept how full workspaces are. Without such a place, which only a [`SqlStore`] has, the dashboard doesn't
+    /// list them.
+    #[cfg(feature = "dashboard")]
+    #[doc(hidden)]
+    fn overview(&self) -> Option<&dyn OverviewStore> {
+        None
+    }
 }
 
 fn limits_only() -> Error {
@@ -351,5 +365,10 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn events(&self) -> Option<&dyn EventStore> {
         (**self).events()
+    }
+
+    #[cfg(feature = "dashboard")]
+    fn overview(&self) -> Option<&dyn OverviewStore> {
+        (**self).overview()
     }
 }

@@ -37,7 +37,7 @@ pub(super) const UNLIMITED: i64 = -1;
 /// An update is one SQL statement, so that concurrent ones, of other processes too, can't lose each other's changes.
 pub struct SqlStore<DB: Records> {
     pool: Pool<DB>,
-    texts: Arc<Texts<DB>>,
+    pub(super) texts: Arc<Texts<DB>>,
     /// Set once the tables are up to date.
     ready: OnceCell<()>,
     /// What the store holds for as long as it lives.
@@ -366,6 +366,11 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
     }
 
     fn events(&self) -> Option<&dyn EventStore> {
+        Some(self)
+    }
+
+    #[cfg(feature = "dashboard")]
+    fn overview(&self) -> Option<&dyn super::OverviewStore> {
         Some(self)
     }
 

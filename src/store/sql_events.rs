@@ -38,7 +38,7 @@ fn flag(set: bool) -> Value<'static> {
     Value::Number(i64::from(set))
 }
 
-fn number<DB: Records>(row: &DB::Row, column: usize) -> Result<i64, Error> {
+pub(super) fn number<DB: Records>(row: &DB::Row, column: usize) -> Result<i64, Error> {
     Ok(DB::number(row, column).map_err(refused::<DB>)?.unwrap_or_default())
 }
 
