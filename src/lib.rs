@@ -106,6 +106,7 @@
 //! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger`, `Fence` and `Backstop`, through sqlx 0.9 |
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
+//! | `dashboard` | no | `Dashboard`: pages for people, as an axum router; implies `api` and `insight` |
 //! | `insight` | no | `trend`, `forecast` and `ReportRow`: what snapshots of usage say, as pure values |
 //! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
@@ -125,6 +126,8 @@ mod api;
 mod authority;
 mod body;
 mod clock;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod decision;
 mod engine;
 mod error;
@@ -159,6 +162,8 @@ pub use api::{
 };
 #[cfg(feature = "postgres")]
 pub use authority::PostgresLedger;
+#[cfg(feature = "dashboard")]
+pub use dashboard::Dashboard;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub use engine::DeliveryRetries;
@@ -169,6 +174,8 @@ pub use engine::{
     Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, Reservation, Settling, SettlingBarrier,
     ShadowRefusals, ShadowReport, TypeReadiness,
 };
+#[cfg(feature = "insight")]
+pub use engine::{Analytics, ReportPages, SnapshotOptions, SnapshotSummary, TypeAnalytics};
 pub use error::Error;
 #[cfg(feature = "email")]
 pub use events::{AdminContacts, EmailOptions};

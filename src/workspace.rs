@@ -21,7 +21,10 @@ impl WorkspaceId {
     const SUBTREE: char = '\u{1f}';
 
     /// An id that is in its canonical form already.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, reason = "for stores"))]
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite", feature = "insight")),
+        allow(dead_code, reason = "for stores")
+    )]
     pub(crate) fn canonical(id: &str) -> Self {
         Self(id.into())
     }

@@ -24,8 +24,8 @@ use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use tokio::net::TcpListener;
 use tower_quota::{
-    AuthLayer, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap,
-    Settling, SqlTable, SqliteStore, SqliteUsage, StaticTokens,
+    AuthLayer, Dashboard, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog,
+    RouteMap, Settling, SqlTable, SqliteStore, SqliteUsage, StaticTokens,
 };
 
 use crate::database::Database;
@@ -88,7 +88,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .merge(host::routes(database))
         .layer(QuotaLayer::for_axum(quota.clone(), routes)?)
         .layer(AuthLayer::new(Arc::clone(&tokens)))
-        .nest("/api", QuotaApi::new(quota.clone(), tokens).origin(client).into_router())
+        .nest(
+            "/api",
+            QuotaApi::new(quota.clone(), Arc::clone(&tokens)).origin(|request| client("api", request)).into_router(),
+        )
+        .nest(
+            "/dashboard",
+            Dashboard::new(quota.clone(), tokens).origin(|request| client("dashboard", request)).into_router(),
+        )
         .into_make_service_with_connect_info::<SocketAddr>();
 
     let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
@@ -99,9 +106,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// From where a request came, for the audit log: nothing stands in front of this server.
-fn client(request: &Parts) -> String {
+fn client(through: &str, request: &Parts) -> String {
     let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
-    peer.map_or_else(|| "api".to_owned(), |ConnectInfo(peer)| format!("api {}", peer.ip()))
+    peer.map_or_else(|| through.to_owned(), |ConnectInfo(peer)| format!("{through} {}", peer.ip()))
 }
 
 fn setting(name: &str, default: &str) -> String {
@@ -142,6 +149,8 @@ fn print_introduction(address: &str, admin: &str, members: &str, quota: &Quota) 
     println!(
         "curl -i {address}/api/workspaces/{workspace}/segments -H 'authorization: Bearer {token}' -d '{{\"name\": \"One too many\"}}' -H 'content-type: application/json'"
     );
+    println!("# look at it in a browser, and sign in with a token");
+    println!("{address}/dashboard");
 }
 
 /// Ctrl-C, or what service managers send.

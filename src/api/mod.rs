@@ -20,6 +20,8 @@ mod events;
 mod extract;
 mod failure;
 mod handlers;
+#[cfg(feature = "insight")]
+mod insight;
 mod layer;
 mod operate;
 mod policy;
@@ -65,9 +67,12 @@ pub use layer::{Auth, AuthLayer};
 /// | `…/webhooks/{id}/deliveries` | `GET` | admins of all workspaces |
 /// | `…/webhooks/{id}/deliveries/{delivery}/replay` | `POST` | admins of all workspaces |
 /// | `…/quota/contacts` | `GET`, `PUT` | admins of the workspace |
+/// | `…/quota/analytics` | `GET` | any caller to whom the workspace is open |
+/// | `…/quota/report` | `GET` | any caller to whom the workspace is open |
+/// | `/system/quota-report` | `GET` | admins of all workspaces |
 /// | `/system/health` | `GET` | anybody |
 ///
-/// Those of webhooks are there with the feature `webhooks`, that of contacts with `email`.
+/// Those of webhooks are there with the feature `webhooks`, that of contacts with `email`, analytics and reports with `insight`.
 ///
 /// ```
 /// use axum::Router;
@@ -95,6 +100,15 @@ pub use layer::{Auth, AuthLayer};
 /// `GET` and `PUT` of a quota answer with an `ETag`. It names the version of the quota record, not the usage beside it:
 /// it is there to be sent back in the `If-Match` of a `PUT`, which then fails with 412 if somebody else changed the record
 /// in between.
+///
+/// # Usage over time
+///
+/// `…/quota/analytics` takes `startDate` and `endDate` (both inclusive; the last 30 days where they are left out) and
+/// `granularity` (`hour`, `day`, `week`, `month`; `day` by default). `trends` has the usage at the end of each bucket; `carried`
+/// names the types of which nothing was read in it, so that their usage is what was known before. `forecast` has, for each
+/// type, what `Forecast` has. Reports take `format` (`json`, `csv`), `period` (`daily`, `weekly`, `monthly`, which is the
+/// default) and `date`, a day of the period, today where it is left out. That on all workspaces is streamed; where it breaks off, so
+/// does the transfer. All days are those of UTC.
 ///
 /// # Bodies
 ///
@@ -225,6 +239,13 @@ impl QuotaApi {
                 "/workspaces/{workspaceId}/quota/contacts",
                 operations(get(events::contacts).put(events::set_contacts)),
             );
+        }
+        #[cfg(feature = "insight")]
+        {
+            router = router
+                .route("/workspaces/{workspaceId}/quota/analytics", operations(get(insight::analytics)))
+                .route("/workspaces/{workspaceId}/quota/report", operations(get(insight::report)))
+                .route("/system/quota-report", operations(get(insight::system_report)));
         }
         if not_found {
             router = router.fallback(handlers::not_found.layer(from_fn(failure::finish)));

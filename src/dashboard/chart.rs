@@ -61,7 +61,10 @@ impl Frame {
 fn scale(most: f64) -> (f64, f64) {
     let raw = (most / 4.0).max(1.0);
     let power = 10_f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|step| step * power).find(|step| *step >= raw && step.fract() == 0.0);
+    let step = [1.0, 2.0, 2.5, 5.0, 10.0]
+        .into_iter()
+        .map(|step| step * power)
+        .find(|step| *step >= raw && step.fract() == 0.0);
     let step = step.unwrap_or(10.0 * power);
     ((most / step).ceil().max(1.0) * step, step)
 }
@@ -102,7 +105,10 @@ impl Chart {
     fn svg(&self, class: &str, width: u16, height: u16, title: &str) -> Option<Markup> {
         let frame = self.frame(width.into(), height.into())?;
         let (_, step) = scale(self.most());
-        let mut svg = format!(r#"<svg class="chart {class}" viewBox="0 0 {width} {height}" role="img" aria-label="{}">"#, escaped(title));
+        let mut svg = format!(
+            r#"<svg class="chart {class}" viewBox="0 0 {width} {height}" role="img" aria-label="{}">"#,
+            escaped(title)
+        );
         let mut draw = |element: std::fmt::Arguments<'_>| {
             let _ = svg.write_fmt(element);
         };
@@ -111,7 +117,12 @@ impl Chart {
         while rows <= frame.most + step / 2.0 {
             let y = frame.y(rows);
             draw(format_args!(r#"<line class="grid" x1="{left}" x2="{right}" y1="{y:.1}" y2="{y:.1}"/>"#));
-            draw(format_args!(r#"<text class="tick" x="{}" y="{:.1}" text-anchor="end">{}</text>"#, left - 8.0, y + 4.0, short(rows)));
+            draw(format_args!(
+                r#"<text class="tick" x="{}" y="{:.1}" text-anchor="end">{}</text>"#,
+                left - 8.0,
+                y + 4.0,
+                short(rows)
+            ));
             rows += step;
         }
         for (date, anchor) in self.ticks(&frame) {
@@ -247,7 +258,11 @@ impl Chart {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers that aren't rows become the nearest")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "numbers that aren't rows become the nearest"
+)]
 fn whole(rows: f64) -> u64 {
     rows.round() as u64
 }
@@ -304,7 +319,9 @@ mod tests {
 
     #[test]
     fn scales_are_round_and_high_enough() {
-        for (most, to, step) in [(1.0, 1.0, 1.0), (4.0, 4.0, 1.0), (52.0, 60.0, 20.0), (110.0, 150.0, 50.0), (9.9e6, 1e7, 2.5e6)] {
+        for (most, to, step) in
+            [(1.0, 1.0, 1.0), (4.0, 4.0, 1.0), (52.0, 60.0, 20.0), (110.0, 150.0, 50.0), (9.9e6, 1e7, 2.5e6)]
+        {
             assert_eq!(scale(most), (to, step), "{most}");
         }
         assert_eq!([short(950.0), short(12_500.0), short(2e6)], ["950", "12.5k", "2M"]);

@@ -91,7 +91,9 @@ mod tests {
             assert!(!from_here(&[host, ("sec-fetch-site", site), ("origin", "https://quota.example:8443")]), "{site}");
         }
         assert!(from_here(&[host, ("origin", "https://quota.example:8443")]));
-        for origin in ["null", "https://quota.example", "https://evil.example", "https://quota.example:8443.evil.example", ""] {
+        for origin in
+            ["null", "https://quota.example", "https://evil.example", "https://quota.example:8443.evil.example", ""]
+        {
             assert!(!from_here(&[host, ("origin", origin)]), "{origin}");
         }
         assert!(!from_here(&[host]) && !from_here(&[("origin", "https://quota.example")]));

@@ -99,8 +99,9 @@ impl Sessions {
 /// 256 random bits.
 fn random() -> Result<String, Error> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::unavailable("the system has no random bytes to begin a session with").with_source(error))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Error::unavailable("the system has no random bytes to begin a session with").with_source(error)
+    })?;
     Ok(hex(&bytes))
 }
 

@@ -363,7 +363,15 @@ mod tests {
         for then in ["/dashboard", "/dashboard/plans", "/dashboard?q=a", "/dashboard/workspaces/a%2Fb?type=users"] {
             assert_eq!(base.within(then), Some(then));
         }
-        let elsewhere = ["", "/", "/dashboards", "//evil.example", "https://evil.example/dashboard", "/dashboard\\evil", "/dashboard/\n"];
+        let elsewhere = [
+            "",
+            "/",
+            "/dashboards",
+            "//evil.example",
+            "https://evil.example/dashboard",
+            "/dashboard\\evil",
+            "/dashboard/\n",
+        ];
         for then in elsewhere {
             assert_eq!(base.within(then), None, "{then:?}");
         }

@@ -106,10 +106,12 @@ impl Inner {
         charges: &[ResolvedCharge],
     ) -> Result<Decision, Error> {
         let decision = self.decide(workspace, charges).await;
-        if let Ok(Decision::Refused(refusal)) = &decision
-            && self.shadowing.load(Ordering::Relaxed)
-        {
-            self.shadow_refused(refusal);
+        if let Ok(Decision::Refused(refusal)) = &decision {
+            #[cfg(feature = "insight")]
+            self.note_refusal(refusal);
+            if self.shadowing.load(Ordering::Relaxed) {
+                self.shadow_refused(refusal);
+            }
         }
         decision
     }

@@ -65,6 +65,8 @@ pub struct QuotaBuilder {
     thresholds: Option<Thresholds>,
     thresholds_of: HashMap<String, Thresholds>,
     outlets: OutletOptions,
+    #[cfg(feature = "insight")]
+    snapshots: Option<super::SnapshotOptions>,
     config: Config,
 }
 
@@ -83,6 +85,8 @@ impl QuotaBuilder {
             thresholds: Some(Thresholds::default()),
             thresholds_of: HashMap::new(),
             outlets: OutletOptions::default(),
+            #[cfg(feature = "insight")]
+            snapshots: Some(super::SnapshotOptions::default()),
             config: Config {
                 provisioning: Provisioning::default(),
                 workspace_format: WorkspaceFormat::default(),
@@ -233,6 +237,21 @@ impl QuotaBuilder {
         self
     }
 
+    /// When snapshots of usage are taken; every hour by default. `None` turns them off. They are kept in the database of a
+    /// [`SqliteStore`](crate::SqliteStore) or [`PostgresStore`](crate::PostgresStore): with another store there are none.
+    ///
+    /// Of several processes one at a time takes them, in the order of a claim in the database; when it dies, another goes on.
+    /// All workspaces are looked at that have rows, or a record, a batch at a time. Where the usage source can't list
+    /// workspaces ([`UsageSource::page`]), as a [`ClosureUsage`](crate::ClosureUsage) can't, those are counted that this process
+    /// has in memory. What a [`recount`](Quota::recount) finds is kept, too, and creations that were refused are counted in the
+    /// hour in which they were: those of the last five seconds are lost when the process ends without
+    /// [`shutdown`](Quota::shutdown).
+    #[cfg(feature = "insight")]
+    pub fn snapshots(mut self, options: impl Into<Option<super::SnapshotOptions>>) -> Self {
+        self.snapshots = options.into();
+        self
+    }
+
     /// How long one call of the store or one count may take; five seconds by default.
     pub fn io_timeout(mut self, time: Duration) -> Self {
         self.config.io_timeout = time;
@@ -243,7 +262,7 @@ impl QuotaBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] when options of webhooks or e-mail can't be used, when the store or the usage source is missing, when `QUOTA_ENFORCEMENT_MODE` is none of the
+    /// [`Error::is_config`] when options of webhooks, e-mail or snapshots can't be used, when the store or the usage source is missing, when `QUOTA_ENFORCEMENT_MODE` is none of the
     /// four modes, when a time is zero or the ledger's is too short, or outside a tokio runtime.
     pub fn build(mut self) -> Result<Quota, Error> {
         let store = self.store.ok_or_else(|| Error::config("the quota needs a store: call `store` on its builder"))?;
@@ -281,6 +300,11 @@ impl QuotaBuilder {
         {
             self.config.writes_to_admins = self.outlets.contacts.is_some();
         }
+        #[cfg(feature = "insight")]
+        let snapshots = {
+            self.snapshots.as_ref().map_or(Ok(()), super::SnapshotOptions::check)?;
+            super::snapshots::Snapshots::new(self.snapshots.filter(|_| store.snapshots().is_some()))
+        };
         let outlets = Outlets::open(self.outlets, store.events().is_some())?;
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::config("build the quota inside a tokio runtime").with_source(error))?;
@@ -310,6 +334,8 @@ impl QuotaBuilder {
             #[cfg(feature = "webhooks")]
             webhooks: outlets.webhooks.clone(),
             told: Arc::new(Notify::new()),
+            #[cfg(feature = "insight")]
+            snapshots,
             runtime: runtime.clone(),
             config: self.config,
         });
@@ -324,6 +350,8 @@ impl QuotaBuilder {
             runtime.spawn(watch(Arc::downgrade(&inner)));
         }
         outlets.start(&inner);
+        #[cfg(feature = "insight")]
+        super::snapshots::start(&inner);
         runtime.spawn(maintain(Arc::downgrade(&inner)));
         Ok(Quota(inner))
     }

@@ -28,6 +28,8 @@ use crate::workspace::{WorkspaceFormat, WorkspaceId};
 mod abandoned;
 mod admin;
 mod admit;
+#[cfg(feature = "insight")]
+mod analytics;
 mod builder;
 mod cleanup;
 #[cfg(any(feature = "webhooks", feature = "email"))]
@@ -39,17 +41,23 @@ mod outlets;
 mod overview;
 mod receipt;
 mod replica;
+#[cfg(feature = "insight")]
+mod reports;
 mod reservation;
 mod shadow;
 #[cfg(test)]
 #[cfg(feature = "postgres")]
 mod simulation;
+#[cfg(feature = "insight")]
+mod snapshots;
 mod tenant;
 mod watch;
 
 pub use abandoned::{Settling, SettlingBarrier};
 pub use admin::{Admin, PolicyChange};
 pub use admit::Decision;
+#[cfg(feature = "insight")]
+pub use analytics::{Analytics, TypeAnalytics};
 pub use builder::{Provisioning, QuotaBuilder};
 pub use cleanup::{CleanupOptions, CleanupReport};
 #[cfg(feature = "webhooks")]
@@ -57,9 +65,13 @@ pub use endpoints::EndpointChange;
 pub use import::{Import, ImportOptions, ImportSummary, Proposal, Readiness, TypeReadiness};
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub use outlets::DeliveryRetries;
+#[cfg(feature = "insight")]
+pub use reports::ReportPages;
 pub use reservation::Reservation;
 pub(crate) use reservation::Unit;
 pub use shadow::{ShadowRefusals, ShadowReport};
+#[cfg(feature = "insight")]
+pub use snapshots::{SnapshotOptions, SnapshotSummary};
 
 use builder::Config;
 use cleanup::Cleaner;
@@ -122,6 +134,8 @@ pub(crate) struct Inner {
     webhooks: Option<crate::events::WebhookClient>,
     /// There is something to be delivered.
     told: Arc<Notify>,
+    #[cfg(feature = "insight")]
+    snapshots: snapshots::Snapshots,
     runtime: Handle,
     config: Config,
 }
@@ -306,8 +320,10 @@ impl Quota {
         let counted = self.0.each(&tenant, all, Inner::recount_one).await?;
         let limits = self.0.limits_of(&tenant)?;
         let usage = counted.iter().zip(limits.by_resource.iter());
-        let usage = usage.map(|((current, _), limit)| Usage { current: *current, limit: *limit }).collect();
+        let usage: Vec<_> = usage.map(|((current, _), limit)| Usage { current: *current, limit: *limit }).collect();
         self.0.look_again(workspace);
+        #[cfg(feature = "insight")]
+        self.0.note_recount(workspace, &usage);
         Ok(Recount { usage, corrections: counted.into_iter().filter_map(|(_, correction)| correction).collect() })
     }
 
@@ -422,7 +438,8 @@ impl Quota {
 
     /// Ends this process's part in keeping limits: hands out no more units, waits for requests in flight, and gives back
     /// what it has on lease, so that other replicas need not wait for it. Without a
-    /// [`ledger`](QuotaBuilder::ledger) there is nothing to give back.
+    /// [`ledger`](QuotaBuilder::ledger) there is nothing to give back. With the feature `insight`, it also writes the refusals of
+    /// the last seconds.
     ///
     /// Call it when the server has stopped to take requests. From then on nothing is admitted.
     ///
@@ -431,7 +448,12 @@ impl Quota {
     /// [`Error::is_unavailable`] when requests are still in flight after `patience`, or the ledger doesn't answer: the
     /// others reclaim the leases then.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), Error> {
-        self.0.shut_down(patience).await
+        let ended = self.0.shut_down(patience).await;
+        #[cfg(feature = "insight")]
+        if let Err(error) = self.0.write_noted().await {
+            tracing::warn!(error = %error, "the last refusals could not be written into snapshots");
+        }
+        ended
     }
 
     /// How many workspaces are in memory.

@@ -101,6 +101,8 @@ pub enum AuditAction {
     EndpointRemoved,
     /// The e-mail addresses of a workspace's admins were set.
     ContactsSet,
+    /// Snapshots of usage were brought in from elsewhere.
+    SnapshotsImported,
 }
 
 /// One change. Entries are never altered.

@@ -23,12 +23,16 @@ mod memory;
 mod overview;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "insight")]
+mod snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_events;
 #[cfg(all(any(feature = "postgres", feature = "sqlite"), feature = "dashboard"))]
 mod sql_overview;
+#[cfg(all(any(feature = "postgres", feature = "sqlite"), feature = "insight"))]
+mod sql_snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_texts;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -45,6 +49,8 @@ pub use memory::MemoryStore;
 pub(crate) use overview::{Fullness, Overview, OverviewStore, Wanted, fullness};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
+#[cfg(feature = "insight")]
+pub(crate) use snapshots::{Audited, Reading, SnapshotStore, Turn};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sql::SqlStore;
 #[cfg(feature = "sqlite")]
@@ -243,6 +249,13 @@ pub trait QuotaStore: Send + Sync + 'static {
     fn overview(&self) -> Option<&dyn OverviewStore> {
         None
     }
+
+    /// Where snapshots of usage are kept. Without such a place, which only a [`SqlStore`] has, none are taken.
+    #[cfg(feature = "insight")]
+    #[doc(hidden)]
+    fn snapshots(&self) -> Option<&dyn SnapshotStore> {
+        None
+    }
 }
 
 fn limits_only() -> Error {
@@ -370,5 +383,10 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
     #[cfg(feature = "dashboard")]
     fn overview(&self) -> Option<&dyn OverviewStore> {
         (**self).overview()
+    }
+
+    #[cfg(feature = "insight")]
+    fn snapshots(&self) -> Option<&dyn SnapshotStore> {
+        (**self).snapshots()
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::BoxFuture;
 use crate::decision::Usage;
 use crate::error::Error;
+use crate::store::Reading;
 
 /// Keeps how full workspaces are, in the database of the quota records.
 ///
@@ -83,4 +84,20 @@ pub struct Wanted {
     /// Behind this one: how full it is, and its id.
     pub(crate) after: Option<(u64, String)>,
     pub(crate) limit: usize,
+}
+
+/// How full workspaces are by what was read of them.
+#[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, reason = "for stores"))]
+pub(super) fn read(readings: &[Reading<'_>]) -> Vec<Overview> {
+    let mut read: BTreeMap<&str, Overview> = BTreeMap::new();
+    for Reading { workspace, resource, snapshot } in readings {
+        let seen = read.entry(workspace).or_insert_with(|| Overview {
+            workspace: (*workspace).to_owned(),
+            at: snapshot.at,
+            usage: BTreeMap::new(),
+        });
+        seen.at = seen.at.max(snapshot.at);
+        seen.usage.insert((*resource).to_owned(), Usage { current: snapshot.last, limit: snapshot.limit });
+    }
+    read.into_values().collect()
 }

@@ -95,6 +95,7 @@ impl Records for Postgres {
         include_str!("../../migrations/postgres/0004_policy.sql"),
         include_str!("../../migrations/postgres/0005_archive.sql"),
         include_str!("../../migrations/postgres/0006_events.sql"),
+        include_str!("../../migrations/postgres/0007_snapshots.sql"),
         include_str!("../../migrations/postgres/0009_overview.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",

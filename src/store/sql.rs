@@ -374,6 +374,11 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
         Some(self)
     }
 
+    #[cfg(feature = "insight")]
+    fn snapshots(&self) -> Option<&dyn super::SnapshotStore> {
+        Some(self)
+    }
+
     fn audit_sql(&self, entry: &AuditEntry, place: &str) -> Option<(String, Vec<String>)> {
         (DB::database(&self.pool) == place).then(|| (self.texts.audit.to_string(), audit_values(entry).into()))
     }

@@ -30,7 +30,7 @@ coalesce(e."document", '')
 FROM "QuotaDelivery" d JOIN "QuotaNotice" n ON n."id" = d."noticeId" LEFT JOIN "QuotaEndpoint" e ON e."id" = d."target""#;
 const ENDPOINT: usize = 8;
 
-fn millis(time: Duration) -> Value<'static> {
+pub(super) fn millis(time: Duration) -> Value<'static> {
     Value::Number(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 

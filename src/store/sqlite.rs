@@ -99,6 +99,7 @@ impl Records for Sqlite {
         include_str!("../../migrations/sqlite/0002_policy.sql"),
         include_str!("../../migrations/sqlite/0003_archive.sql"),
         include_str!("../../migrations/sqlite/0004_events.sql"),
+        include_str!("../../migrations/sqlite/0005_snapshots.sql"),
         include_str!("../../migrations/sqlite/0007_overview.sql"),
     ];
     const READ: &'static str = r#""id", "version", "createdAt", "updatedAt""#;

@@ -62,7 +62,8 @@ pub(in crate::dashboard) async fn list(visitor: Visitor) -> Result<Response, Fau
         ..AuditFilter::default()
     };
     let AuditPage { entries: found, next } = visitor.quota().audit(&filter).await?;
-    let of = workspace.as_ref().map(|workspace| format!("workspace={}&", encoded(workspace.as_str()))).unwrap_or_default();
+    let of =
+        workspace.as_ref().map(|workspace| format!("workspace={}&", encoded(workspace.as_str()))).unwrap_or_default();
     let main = html! {
         h1 { "Audit log" }
         form class="search" method="get" action=(visitor.to("/audit")) role="search" {

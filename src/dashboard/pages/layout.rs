@@ -153,12 +153,17 @@ pub(in crate::dashboard) fn fault(desk: &Desk, base: &Base, fault: Fault) -> Res
         ErrorCode::QuotaUnavailable => "The quota's database doesn't answer now. Try again in a moment.".to_owned(),
         _ => sentence(problem.message()),
     };
-    let page = bare(desk, base, title, html! {
-        (brand())
-        h1 { (title) }
-        p { (text) }
-        p { a class="button" href=(base.to("/")) { "To the workspaces" } }
-    });
+    let page = bare(
+        desk,
+        base,
+        title,
+        html! {
+            (brand())
+            h1 { (title) }
+            p { (text) }
+            p { a class="button" href=(base.to("/")) { "To the workspaces" } }
+        },
+    );
     let status = problem.code().status();
     let mut response = (status, Html(page.into_string())).into_response();
     if let Some(seconds) = problem.retry_after() {

@@ -11,3 +11,13 @@ pub(super) mod sign_in;
 pub(super) mod webhooks;
 pub(super) mod workspace;
 pub(super) mod workspaces;
+
+use crate::error::Error;
+
+/// Nothing, where the store keeps limits only: pages show what there is.
+fn or_none<T: Default>(found: Result<T, Error>) -> Result<T, Error> {
+    match found {
+        Err(error) if error.is_config() => Ok(T::default()),
+        found => found,
+    }
+}

@@ -111,7 +111,9 @@ pub(in crate::dashboard) async fn put(form: Form) -> Result<Response, Fault> {
         let expect = match form.filled("version") {
             Some(version) => Expect::Versions(version.parse().into_iter().collect()),
             None if quota.plans().await?.iter().any(|plan| *plan.name == *name) => {
-                return Err(crate::error::Error::invalid(format!("there is a plan {name} already: change that one")).into());
+                return Err(
+                    crate::error::Error::invalid(format!("there is a plan {name} already: change that one")).into()
+                );
             }
             None => Expect::Anything,
         };

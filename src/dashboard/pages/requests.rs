@@ -35,7 +35,8 @@ fn status(request: &IncreaseRequest) -> Markup {
 fn verdicts(visitor: &Visitor, request: &IncreaseRequest) -> Markup {
     let admin = visitor.principal.is_admin() && visitor.principal.may_access(&request.workspace_id);
     let own = request.requested_by == visitor.principal.subject();
-    let to = |verdict: &str| format!("{}/requests/{}/{verdict}", visitor.to_workspace(&request.workspace_id), request.id);
+    let to =
+        |verdict: &str| format!("{}/requests/{}/{verdict}", visitor.to_workspace(&request.workspace_id), request.id);
     let note = format!("note-{}", request.id);
     html! {
         @if request.status == RequestStatus::Pending && (admin || own) {
@@ -88,7 +89,10 @@ pub(in crate::dashboard) fn requests(visitor: &Visitor, requests: &[IncreaseRequ
 }
 
 /// Those that a page shows, and where the next one begins.
-async fn found(visitor: &Visitor, status: Option<RequestStatus>) -> Result<(Vec<IncreaseRequest>, Option<Uuid>), Fault> {
+async fn found(
+    visitor: &Visitor,
+    status: Option<RequestStatus>,
+) -> Result<(Vec<IncreaseRequest>, Option<Uuid>), Fault> {
     let quota = visitor.quota();
     let before = visitor.asked("before").and_then(|before| Uuid::try_parse(before).ok());
     let mut found = match visitor.principal.workspaces() {
@@ -149,10 +153,15 @@ pub(in crate::dashboard) async fn make(form: Form) -> Result<Response, Fault> {
         let visitor = &form.visitor;
         let resource = visitor.quota().catalog().by_name(form.field("resource"))?;
         let amount: Result<u64, _> = form.field("amount").replace(',', "").parse();
-        let amount = amount.map_err(|_| Error::invalid("the number of rows to ask for is a whole number of 1 or more"))?;
+        let amount =
+            amount.map_err(|_| Error::invalid("the number of rows to ask for is a whole number of 1 or more"))?;
         let admin = visitor.quota().admin(visitor.actor.clone());
         admin.request_increase(&workspace, resource.id(), amount, form.field("reason")).await?;
-        Ok(Flash::Done(format!("Asked for {} more of {}.", text::number(amount), text::title(resource.name()).to_lowercase())))
+        Ok(Flash::Done(format!(
+            "Asked for {} more of {}.",
+            text::number(amount),
+            text::title(resource.name()).to_lowercase()
+        )))
     };
     let made = made.await;
     let page = form.visitor.to_workspace(workspace.as_str());

@@ -13,24 +13,29 @@ use crate::problem::ErrorCode;
 
 /// The page, with what went wrong before.
 fn sign_in_page(desk: &Desk, base: &Base, then: &str, wrong: Option<&str>, note: Option<&str>) -> Markup {
-    layout::bare(desk, base, "Sign in", html! {
-        // Where a link of another site has led here, the browser kept the cookie to itself: the script looks again.
-        div class="card sign-in" data-resume=[wrong.is_none().then_some(then)] {
-            (layout::brand())
-            h1 { "Sign in" }
-            @if let Some(note) = note { p class="flash" role="status" { (note) } }
-            form method="post" action=(base.to("/sign-in")) {
-                input type="hidden" name="then" value=(then);
-                label for="token" { "Token" }
-                input id="token" name="token" type="password" autocomplete="current-password" required autofocus
-                    spellcheck="false" aria-describedby=(if wrong.is_some() { "wrong hint" } else { "hint" })
-                    aria-invalid=[wrong.map(|_| "true")];
-                @if let Some(wrong) = wrong { p id="wrong" class="wrong" role="alert" { (wrong) } }
-                p id="hint" class="quiet" { "The same token that you use with the quota API." }
-                button type="submit" { "Sign in" }
+    layout::bare(
+        desk,
+        base,
+        "Sign in",
+        html! {
+            // Where a link of another site has led here, the browser kept the cookie to itself: the script looks again.
+            div class="card sign-in" data-resume=[wrong.is_none().then_some(then)] {
+                (layout::brand())
+                h1 { "Sign in" }
+                @if let Some(note) = note { p class="flash" role="status" { (note) } }
+                form method="post" action=(base.to("/sign-in")) {
+                    input type="hidden" name="then" value=(then);
+                    label for="token" { "Token" }
+                    input id="token" name="token" type="password" autocomplete="current-password" required autofocus
+                        spellcheck="false" aria-describedby=(if wrong.is_some() { "wrong hint" } else { "hint" })
+                        aria-invalid=[wrong.map(|_| "true")];
+                    @if let Some(wrong) = wrong { p id="wrong" class="wrong" role="alert" { (wrong) } }
+                    p id="hint" class="quiet" { "The same token that you use with the quota API." }
+                    button type="submit" { "Sign in" }
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 pub(in crate::dashboard) async fn show(State(desk): State<Desk>, base: Base, uri: Uri) -> Response {
@@ -47,7 +52,11 @@ pub(in crate::dashboard) async fn show(State(desk): State<Desk>, base: Base, uri
     Html(sign_in_page(&desk, &base, &then, None, note).into_string()).into_response()
 }
 
-pub(in crate::dashboard) async fn sign_in(State(desk): State<Desk>, base: Base, request: Request) -> Result<Response, Fault> {
+pub(in crate::dashboard) async fn sign_in(
+    State(desk): State<Desk>,
+    base: Base,
+    request: Request,
+) -> Result<Response, Fault> {
     let (parts, body) = request.into_parts();
     let fields = fields(body).await?;
     let field = |name: &str| fields.iter().find(|(given, _)| given == name).map_or("", |(_, value)| value.trim());

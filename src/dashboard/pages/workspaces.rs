@@ -5,11 +5,11 @@ use maud::{Markup, html};
 
 use super::bar::{self, Severity};
 use super::layout::{Place, page};
+use super::or_none;
 use crate::api::open_workspace;
 use crate::dashboard::text;
 use crate::dashboard::visitor::{Fault, Visitor, encoded};
 use crate::decision::Usage;
-use crate::error::Error;
 use crate::policy::RequestStatus;
 use crate::principal::Workspaces;
 use crate::resource::ResourceId;
@@ -75,14 +75,6 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Nothing, where the store keeps limits only: then there still are names, and pages of workspaces.
-fn or_none<T: Default>(found: Result<T, Error>) -> Result<T, Error> {
-    match found {
-        Err(error) if error.is_config() => Ok(T::default()),
-        found => found,
-    }
-}
-
 /// The rows of a page, and one more where there are more.
 async fn rows(visitor: &Visitor, asked: &Asked<'_>) -> Result<Vec<Row>, Fault> {
     let quota = visitor.quota();
@@ -96,14 +88,19 @@ async fn rows(visitor: &Visitor, asked: &Asked<'_>) -> Result<Vec<Row>, Fault> {
     let mine = match visitor.principal.workspaces() {
         Workspaces::All => {
             let listed = or_none(quota.overview(&wanted).await)?;
-            return Ok(listed.into_iter().map(|known| Row { workspace: known.workspace.clone(), known: Some(known) }).collect());
+            return Ok(listed
+                .into_iter()
+                .map(|known| Row { workspace: known.workspace.clone(), known: Some(known) })
+                .collect());
         }
         Workspaces::Only(mine) => mine,
     };
     let text = asked.text.map(str::to_lowercase);
     let ids: Vec<_> = mine.iter().map(String::as_str).collect();
-    let ids: Vec<_> =
-        ids.into_iter().filter(|id| text.as_ref().is_none_or(|text| id.to_lowercase().contains(text.as_str()))).collect();
+    let ids: Vec<_> = ids
+        .into_iter()
+        .filter(|id| text.as_ref().is_none_or(|text| id.to_lowercase().contains(text.as_str())))
+        .collect();
     // Without a place where it is kept there still are the names.
     let mut known = or_none(quota.overview_of(&ids).await)?;
     let row = |id: &str| Row { workspace: id.to_owned(), known: known.remove(id) };

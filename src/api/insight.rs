@@ -1,0 +1,243 @@
+//! The operations on usage over time.
+
+use std::mem;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use http_body_util::channel::{Channel, Sender};
+use jiff::civil::Date;
+use jiff::tz::Offset;
+use jiff::{Span, Timestamp};
+use serde_json::{Map, Value, json};
+
+use super::Api;
+use super::extract::{Operator, Pairs, Reader};
+use super::failure::Failure;
+use super::operate::beyond;
+use crate::engine::{Analytics, ReportPages};
+use crate::error::Error;
+use crate::insight::{Granularity, Period, ReportRow};
+use crate::problem::{ErrorCode, Problem};
+use crate::resource::shown;
+
+/// How many days analytics have where nothing is said.
+const DAYS: i64 = 30;
+
+/// How many pages of a report wait for a slow client.
+const AHEAD: usize = 1;
+
+/// Where the days of all answers begin and end.
+const TIME_ZONE: &str = "UTC";
+
+fn today() -> Date {
+    Offset::UTC.to_datetime(Timestamp::now()).date()
+}
+
+/// A day as clients write it, and nothing else that may be read as one.
+fn take_date(pairs: &mut Pairs, name: &str) -> Result<Option<Date>, Problem> {
+    let read = |text: String| {
+        let date = text.parse().ok().filter(|_| text.len() == "2024-01-31".len());
+        date.ok_or_else(|| {
+            let message = format!("`{name}` is a day such as 2024-01-31; got {}", shown(&text));
+            Problem::new(ErrorCode::InvalidRequest, message)
+        })
+    };
+    pairs.take(name)?.map(read).transpose()
+}
+
+pub(super) async fn analytics(
+    State(api): State<Api>,
+    reader: Reader,
+    mut pairs: Pairs,
+) -> Result<Json<Value>, Failure> {
+    let (start, end) = (take_date(&mut pairs, "startDate")?, take_date(&mut pairs, "endDate")?);
+    let granularity = pairs.take("granularity")?.map(|name| name.parse::<Granularity>()).transpose()?;
+    pairs.finish("`startDate`, `endDate` and `granularity`")?;
+    let granularity = granularity.unwrap_or_default();
+    let end = end.unwrap_or_else(today);
+    let start = start.unwrap_or_else(|| end.saturating_sub(Span::new().days(DAYS - 1)));
+    let analytics = api.quota().analytics(&reader.workspace, start, end, granularity).await.map_err(beyond)?;
+    Ok(Json(json!({
+        "workspaceId": reader.workspace.as_str(),
+        "startDate": start,
+        "endDate": end,
+        "granularity": granularity,
+        "timeZone": TIME_ZONE,
+        "trends": trends(&analytics, granularity),
+        "forecast": forecasts(&analytics)?,
+    })))
+}
+
+/// By bucket, what is there by type.
+fn trends(analytics: &Analytics, granularity: Granularity) -> Vec<Value> {
+    let mut points: Vec<_> =
+        analytics.types.iter().map(|of| (of.resource.name(), of.trend.iter().peekable())).collect();
+    let mut trends = Vec::new();
+    // Each type has all buckets from its first one on.
+    while let Some(start) = points.iter_mut().filter_map(|(_, points)| points.peek().map(|point| point.start)).min() {
+        let (mut usage, mut carried) = (Map::new(), Vec::new());
+        for (name, points) in &mut points {
+            let Some(point) = points.next_if(|point| point.start == start) else { continue };
+            usage.insert((*name).to_owned(), json!(point.snapshot.last));
+            if point.carried {
+                carried.push(*name);
+            }
+        }
+        trends.push(json!({"date": granularity.label(start), "usage": usage, "carried": carried}));
+    }
+    trends
+}
+
+fn forecasts(analytics: &Analytics) -> Result<Map<String, Value>, Error> {
+    let unreadable = |error| Error::unavailable("a forecast can't be written").with_source(error);
+    let of = analytics.types.iter().map(|of| {
+        let forecast = serde_json::to_value(of.forecast).map_err(unreadable)?;
+        Ok((of.resource.name().to_owned(), forecast))
+    });
+    of.collect()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Csv,
+    Json,
+}
+
+/// What a report is asked for.
+struct Asked {
+    format: Format,
+    period: Period,
+    date: Date,
+}
+
+impl Asked {
+    fn take(mut pairs: Pairs) -> Result<Self, Problem> {
+        let format = match pairs.take("format")?.as_deref() {
+            None | Some("json") => Format::Json,
+            Some("csv") => Format::Csv,
+            Some(other) => {
+                let message = format!("`format` can't be {}: write csv or json", shown(other));
+                return Err(Problem::new(ErrorCode::InvalidRequest, message));
+            }
+        };
+        let period = pairs.take("period")?.map(|name| name.parse::<Period>()).transpose();
+        let period = period.map_err(|error| Problem::from(&error))?.unwrap_or(Period::Monthly);
+        let date = take_date(&mut pairs, "date")?.unwrap_or_else(today);
+        pairs.finish("`format`, `period` and `date`")?;
+        Ok(Self { format, period, date })
+    }
+
+    /// What comes before the first row.
+    fn head(&self) -> Result<Vec<u8>, Error> {
+        let (start, end) = self.period.range(self.date);
+        match self.format {
+            Format::Csv => ReportRow::csv_header(),
+            Format::Json => Ok(format!(
+                r#"{{"period":"{}","start":"{start}","end":"{end}","timeZone":"{TIME_ZONE}","rows":["#,
+                self.period
+            )
+            .into_bytes()),
+        }
+    }
+
+    /// Some rows, and whether they are the first.
+    fn rows(&self, rows: &[ReportRow], first: bool) -> Result<Vec<u8>, Error> {
+        match self.format {
+            Format::Csv => ReportRow::csv(rows),
+            Format::Json => {
+                let mut json = Vec::new();
+                for (at, row) in rows.iter().enumerate() {
+                    if at > 0 || !first {
+                        json.push(b',');
+                    }
+                    serde_json::to_writer(&mut json, row)
+                        .map_err(|error| Error::unavailable("a report can't be written").with_source(error))?;
+                }
+                Ok(json)
+            }
+        }
+    }
+
+    fn tail(&self) -> &'static [u8] {
+        match self.format {
+            Format::Csv => b"",
+            Format::Json => b"]}",
+        }
+    }
+
+    /// The answer; a file with `of` in its name where it is one.
+    fn answer(&self, of: &str, body: Body) -> Response {
+        match self.format {
+            Format::Json => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+            Format::Csv => {
+                let start = self.period.range(self.date).0;
+                let name: String = of.chars().take(64).map(|c| if plain(c) { c } else { '_' }).collect();
+                let name = format!(r#"attachment; filename="quota-report-{name}-{}-{start}.csv""#, self.period);
+                let name = HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("attachment"));
+                let media_type = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
+                ([(header::CONTENT_TYPE, media_type), (header::CONTENT_DISPOSITION, name)], body).into_response()
+            }
+        }
+    }
+}
+
+/// What every file system takes, and no shell reads as anything else.
+fn plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+pub(super) async fn report(State(api): State<Api>, reader: Reader, pairs: Pairs) -> Result<Response, Failure> {
+    let asked = Asked::take(pairs)?;
+    let rows = api.quota().report(&reader.workspace, asked.period, asked.date).await.map_err(beyond)?;
+    let mut body = asked.head()?;
+    body.extend(asked.rows(&rows, true)?);
+    body.extend(asked.tail());
+    Ok(asked.answer(reader.workspace.as_str(), Body::from(body)))
+}
+
+/// The report on all workspaces, a page at a time, as fast as the client takes it.
+pub(super) async fn system_report(State(api): State<Api>, _: Operator, pairs: Pairs) -> Result<Response, Failure> {
+    let asked = Asked::take(pairs)?;
+    let mut pages = api.quota().reports(asked.period, asked.date).map_err(beyond)?;
+    // What can't even begin is an error like any other.
+    let first = pages.next().await?;
+    let (mut sender, body) = Channel::<Bytes, Error>::new(AHEAD);
+    let answer = asked.answer("all", Body::new(body));
+    tokio::spawn(async move {
+        if let Err(error) = send(&asked, first, pages, &mut sender).await {
+            tracing::error!(error = %error, "a report broke off");
+            // The client is not to take what it has for all.
+            sender.abort(error);
+        }
+    });
+    Ok(answer)
+}
+
+async fn send(
+    asked: &Asked,
+    mut page: Option<Vec<ReportRow>>,
+    mut pages: ReportPages,
+    sender: &mut Sender<Bytes, Error>,
+) -> Result<(), Error> {
+    let mut bytes = asked.head()?;
+    let mut first = true;
+    while let Some(rows) = page {
+        bytes.extend(asked.rows(&rows, first)?);
+        first = false;
+        if sender.send_data(mem::take(&mut bytes).into()).await.is_err() {
+            // Nobody takes it any more.
+            return Ok(());
+        }
+        page = pages.next().await?;
+    }
+    bytes.extend(asked.tail());
+    if !bytes.is_empty() {
+        // Whether or not somebody takes it.
+        let _ = sender.send_data(bytes.into()).await;
+    }
+    Ok(())
+}
