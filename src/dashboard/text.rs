@@ -87,7 +87,9 @@ pub(super) fn value(value: &Value) -> String {
         Value::Number(of) => of.as_u64().map_or_else(|| of.to_string(), number),
         Value::Object(fields) => {
             let field = |(name, of): (&String, &Value)| format!("{name}: {}", self::value(of));
-            fields.iter().filter(|(_, of)| !of.is_null()).map(field).collect::<Vec<_>>().join(", ")
+            // Ids tell people nothing.
+            let told = fields.iter().filter(|(name, of)| !of.is_null() && *name != "id");
+            told.map(field).collect::<Vec<_>>().join(", ")
         }
         Value::Array(all) => all.iter().map(self::value).collect::<Vec<_>>().join(", "),
         Value::Bool(_) => value.to_string(),
@@ -144,7 +146,7 @@ mod tests {
     #[test]
     fn what_the_audit_log_has_is_told_in_words() {
         assert_eq!(value(&json!(1200)), "1,200");
-        assert_eq!(value(&json!({"limit": 5, "until": null})), "limit: 5");
+        assert_eq!(value(&json!({"limit": 5, "until": null, "id": "0190"})), "limit: 5");
         assert_eq!(value(&json!(["a", true])), "a, true");
     }
 

@@ -7,20 +7,32 @@ use serde_json::Value;
 use super::layout::{Place, page};
 use crate::dashboard::text;
 use crate::dashboard::visitor::{Fault, Visitor, encoded};
-use crate::policy::{AuditEntry, AuditFilter, AuditPage};
+use crate::policy::{AuditAction, AuditEntry, AuditFilter, AuditPage};
 
 /// How many entries are on a page.
 const ROWS: usize = 50;
 
+/// What there was or is, where there is something to be said of it.
+fn said(action: AuditAction, value: &Value) -> Option<String> {
+    match (action, value) {
+        (AuditAction::LimitSet | AuditAction::CapSet | AuditAction::Imported, Value::Null) => Some("unlimited".to_owned()),
+        (AuditAction::ModeSet, Value::Null) => Some("that of all".to_owned()),
+        (AuditAction::PlanAssigned | AuditAction::ParentSet | AuditAction::ShareSet, Value::Null) => Some("none".to_owned()),
+        (_, Value::Null) => None,
+        (_, value) => Some(text::value(value)),
+    }
+}
+
 fn change(entry: &AuditEntry) -> Markup {
     html! {
-        @match (&entry.old, &entry.new) {
-            (Value::Null, Value::Null) => {},
-            (Value::Null, new) => span class="new" { (text::value(new)) },
-            (old, new) => {
-                span class="old" { (text::value(old)) }
+        @match (said(entry.action, &entry.old), said(entry.action, &entry.new)) {
+            (None, None) => {},
+            (None, Some(new)) => span class="new" { (new) },
+            (Some(old), None) => span class="old" { (old) },
+            (Some(old), Some(new)) => {
+                span class="old" { (old) }
                 span aria-hidden="true" { " → " } span class="unseen" { " became " }
-                span class="new" { (text::value(new)) }
+                span class="new" { (new) }
             }
         }
     }

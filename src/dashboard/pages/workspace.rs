@@ -29,6 +29,9 @@ use crate::workspace::WorkspaceId;
 const PAST: i64 = 90;
 const TO_COME: usize = 45;
 
+/// In how many days a limit has to be reached to be told beside its level.
+const SOON: u32 = 120;
+
 /// How many entries of the audit log and of requests are shown.
 const ENTRIES: usize = 20;
 
@@ -73,7 +76,7 @@ fn source(trace: &Trace) -> Markup {
 
 /// When a limit is reached, in a line.
 fn expectation(forecast: &Forecast) -> Option<Markup> {
-    let soon = forecast.days_until_limit?;
+    let soon = forecast.days_until_limit.filter(|days| *days <= SOON)?;
     let date = forecast.projected_date?;
     Some(match forecast.reason {
         Some(ForecastReason::AtLimit) => return None,
