@@ -77,7 +77,7 @@ async fn on_sqlite(workspaces: u32) -> (Quota, tempfile::TempDir) {
     }
     let store = SqliteStore::new(pool.clone(), &catalog()).await.unwrap();
     let usage = SqliteUsage::builder(pool, &catalog()).build().unwrap();
-    (Quota::builder(catalog()).store(store).usage(usage).build().unwrap(), directory)
+    (Quota::builder(catalog()).store(store).usage(usage).snapshots(None).build().unwrap(), directory)
 }
 
 async fn on_postgres(url: &str, workspaces: u32) -> Quota {
@@ -90,7 +90,7 @@ async fn on_postgres(url: &str, workspaces: u32) -> Quota {
     }
     let store = PostgresStore::connect(url, &catalog()).await.unwrap();
     let usage = PostgresUsage::builder(pool, &catalog()).build().unwrap();
-    Quota::builder(catalog()).store(store).usage(usage).build().unwrap()
+    Quota::builder(catalog()).store(store).usage(usage).snapshots(None).build().unwrap()
 }
 
 async fn import(database: &str, workspaces: u32, quota: &Quota) {

@@ -1,6 +1,7 @@
 //! The main job, on embedded SQLite or on Postgres: a multi-tenant API that can't hold one row too many.
 //!
-//! `cargo run --example quickstart`, then try the four lines that it prints.
+//! `cargo run --example quickstart`, then try the four lines that it prints. With `--features insight` there are two more, for
+//! usage over time.
 //!
 //! | variable | default |
 //! |---|---|
@@ -82,6 +83,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
             quota.store(store).usage(usage).ledger(ledger)
         }
     };
+    // For the sake of whoever looks after a minute: an hour is the default.
+    #[cfg(feature = "insight")]
+    let quota = quota.snapshots(tower_quota::SnapshotOptions::new().every(Duration::from_secs(60)));
     let quota = quota.build()?;
 
     let app = Router::new()
@@ -149,6 +153,15 @@ fn print_introduction(address: &str, admin: &str, members: &str, quota: &Quota) 
     println!(
         "curl -i {address}/api/workspaces/{workspace}/segments -H 'authorization: Bearer {token}' -d '{{\"name\": \"One too many\"}}' -H 'content-type: application/json'"
     );
+    #[cfg(feature = "insight")]
+    {
+        println!("# usage over time, and when it will reach the limit");
+        println!("curl -i {address}/api/workspaces/{workspace}/quota/analytics -H 'authorization: Bearer {token}'");
+        println!("# what became of it today");
+        println!(
+            "curl -i '{address}/api/workspaces/{workspace}/quota/report?format=csv&period=daily' -H 'authorization: Bearer {token}'"
+        );
+    }
     println!("# look at it in a browser, and sign in with a token");
     println!("{address}/dashboard");
 }

@@ -12,7 +12,7 @@ use http_body_util::channel::{Channel, Sender};
 use jiff::civil::Date;
 use jiff::tz::Offset;
 use jiff::{Span, Timestamp};
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
 
 use super::Api;
 use super::extract::{Operator, Pairs, Reader};
@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::operate::beyond;
 use crate::engine::{Analytics, ReportPages};
 use crate::error::Error;
-use crate::insight::{Granularity, Period, ReportRow};
+use crate::insight::{Forecast, Granularity, Period, ReportRow};
 use crate::problem::{ErrorCode, Problem};
 use crate::resource::shown;
 
@@ -49,11 +49,37 @@ fn take_date(pairs: &mut Pairs, name: &str) -> Result<Option<Date>, Problem> {
     pairs.take(name)?.map(read).transpose()
 }
 
-pub(super) async fn analytics(
-    State(api): State<Api>,
-    reader: Reader,
-    mut pairs: Pairs,
-) -> Result<Json<Value>, Failure> {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AnalyticsAnswer<'a> {
+    workspace_id: &'a str,
+    start_date: Date,
+    end_date: Date,
+    granularity: Granularity,
+    time_zone: &'static str,
+    trends: Vec<Bucket<'a>>,
+    forecast: ByName<'a, Forecast>,
+}
+
+#[derive(Serialize)]
+struct Bucket<'a> {
+    date: String,
+    /// Rows at its end.
+    usage: ByName<'a, u64>,
+    /// Types of which nothing was read in it: their usage is what was known before.
+    carried: Vec<&'a str>,
+}
+
+/// An object with a field for each resource type, in the catalog's order.
+struct ByName<'a, T>(Vec<(&'a str, T)>);
+
+impl<T: Serialize> Serialize for ByName<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+pub(super) async fn analytics(State(api): State<Api>, reader: Reader, mut pairs: Pairs) -> Result<Response, Failure> {
     let (start, end) = (take_date(&mut pairs, "startDate")?, take_date(&mut pairs, "endDate")?);
     let granularity = pairs.take("granularity")?.map(|name| name.parse::<Granularity>()).transpose()?;
     pairs.finish("`startDate`, `endDate` and `granularity`")?;
@@ -61,44 +87,36 @@ pub(super) async fn analytics(
     let end = end.unwrap_or_else(today);
     let start = start.unwrap_or_else(|| end.saturating_sub(Span::new().days(DAYS - 1)));
     let analytics = api.quota().analytics(&reader.workspace, start, end, granularity).await.map_err(beyond)?;
-    Ok(Json(json!({
-        "workspaceId": reader.workspace.as_str(),
-        "startDate": start,
-        "endDate": end,
-        "granularity": granularity,
-        "timeZone": TIME_ZONE,
-        "trends": trends(&analytics, granularity),
-        "forecast": forecasts(&analytics)?,
-    })))
+    let answer = AnalyticsAnswer {
+        workspace_id: reader.workspace.as_str(),
+        start_date: start,
+        end_date: end,
+        granularity,
+        time_zone: TIME_ZONE,
+        trends: trends(&analytics, granularity),
+        forecast: ByName(analytics.types.iter().map(|of| (of.resource.name(), of.forecast)).collect()),
+    };
+    Ok(Json(answer).into_response())
 }
 
 /// By bucket, what is there by type.
-fn trends(analytics: &Analytics, granularity: Granularity) -> Vec<Value> {
-    let mut points: Vec<_> =
-        analytics.types.iter().map(|of| (of.resource.name(), of.trend.iter().peekable())).collect();
+fn trends(analytics: &Analytics, granularity: Granularity) -> Vec<Bucket<'_>> {
+    let points = analytics.types.iter().map(|of| (of.resource.name(), of.trend.iter().peekable()));
+    let mut points: Vec<_> = points.collect();
     let mut trends = Vec::new();
     // Each type has all buckets from its first one on.
     while let Some(start) = points.iter_mut().filter_map(|(_, points)| points.peek().map(|point| point.start)).min() {
-        let (mut usage, mut carried) = (Map::new(), Vec::new());
+        let (mut usage, mut carried) = (Vec::new(), Vec::new());
         for (name, points) in &mut points {
             let Some(point) = points.next_if(|point| point.start == start) else { continue };
-            usage.insert((*name).to_owned(), json!(point.snapshot.last));
+            usage.push((*name, point.snapshot.last));
             if point.carried {
                 carried.push(*name);
             }
         }
-        trends.push(json!({"date": granularity.label(start), "usage": usage, "carried": carried}));
+        trends.push(Bucket { date: granularity.label(start), usage: ByName(usage), carried });
     }
     trends
-}
-
-fn forecasts(analytics: &Analytics) -> Result<Map<String, Value>, Error> {
-    let unreadable = |error| Error::unavailable("a forecast can't be written").with_source(error);
-    let of = analytics.types.iter().map(|of| {
-        let forecast = serde_json::to_value(of.forecast).map_err(unreadable)?;
-        Ok((of.resource.name().to_owned(), forecast))
-    });
-    of.collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

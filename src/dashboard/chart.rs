@@ -116,7 +116,7 @@ impl Chart {
         let mut rows = 0.0;
         while rows <= frame.most + step / 2.0 {
             let y = frame.y(rows);
-            draw(format_args!(r#"<line class="grid" x1="{left}" x2="{right}" y1="{y:.1}" y2="{y:.1}"/>"#));
+            draw(format_args!(r#"<line class="rule" x1="{left}" x2="{right}" y1="{y:.1}" y2="{y:.1}"/>"#));
             draw(format_args!(
                 r#"<text class="tick" x="{}" y="{:.1}" text-anchor="end">{}</text>"#,
                 left - 8.0,
@@ -218,7 +218,7 @@ impl Chart {
 
     /// The chart in two sizes, of which the stylesheet shows one, and the same as a table. `None` where there is no history.
     pub(super) fn markup(&self, title: &str) -> Option<Markup> {
-        let (wide, narrow) = (self.svg("wide", 860, 260, title)?, self.svg("narrow", 400, 230, title)?);
+        let (wide, narrow) = (self.svg("wide", 860, 260, title)?, self.svg("narrow", 360, 230, title)?);
         let past = self.history.iter().rev().step_by(7).take(13);
         let to_come = self.predicted.iter().skip(6).step_by(7);
         Some(html! {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::QuotaRecord;
+use super::events::OfKey;
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::insight::{Granularity, Snapshot};
@@ -45,7 +46,7 @@ pub trait SnapshotStore: Send + Sync {
         workspaces: &'a [&'a str],
         from: Timestamp,
         until: Timestamp,
-    ) -> BoxFuture<'a, Result<Vec<(String, String, Snapshot)>, Error>>;
+    ) -> BoxFuture<'a, Result<Vec<OfKey<Snapshot>>, Error>>;
 
     /// What the audit log has of grace and of changed limits of some workspaces in a time.
     fn audited<'a>(

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use sqlx::Transaction;
 use uuid::Uuid;
 
+use super::events::OfKey;
 use super::sql::{Records, SqlStore, UNLIMITED, stored};
 use super::sql_events::{millis, number};
 use super::sql_texts::{WORKSPACE, audit_values, moment, refused, text};
@@ -258,7 +259,7 @@ SELECT "id" FROM w WHERE "id" IS NOT NULL ORDER BY "n""#;
         workspaces: &'a [&'a str],
         from: Timestamp,
         until: Timestamp,
-    ) -> BoxFuture<'a, Result<Vec<(String, String, Snapshot)>, Error>> {
+    ) -> BoxFuture<'a, Result<Vec<OfKey<Snapshot>>, Error>> {
         Box::pin(async move {
             let select = format!(
                 r#"SELECT "workspaceId", "resourceType", {READ} FROM (

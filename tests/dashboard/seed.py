@@ -62,7 +62,7 @@ def history(database, workspace, resource, now, limit):
     for age in range(90, 0, -1):
         share = (90 - age) / 90
         week = math.sin((age % 7) / 7 * 2 * math.pi) * now * 0.012
-        last = max(0, round(begin + (now - begin) * share + week + random.gauss(0, now * 0.006)))
+        last = max(0, round(begin + (now - begin) * share + week + random.gauss(0, now * 0.02)))
         last = min(last, max(now, limit))
         at = TODAY - age * DAY + DAY - 1000
         refused = random.randint(1, 9) if last >= limit and age < 25 else 0

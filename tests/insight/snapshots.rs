@@ -35,8 +35,11 @@ async fn process(place: &Place, options: &SnapshotOptions, looks: &Arc<Looks>) -
 /// A row of the table: whose, of what, and the snapshot by its numbers.
 type Row = (String, String, i64, String, i64, i64, i64, i64, i64, i64);
 
-/// All that is kept, by granularity, key and start.
-async fn kept(place: &Place) -> BTreeMap<(String, String, String, i64), (i64, i64, i64, i64, i64, i64)> {
+/// Snapshots by their granularity, key and start.
+type Kept = BTreeMap<(String, String, String, i64), (i64, i64, i64, i64, i64, i64)>;
+
+/// All that is there.
+async fn kept(place: &Place) -> Kept {
     let all = AssertSqlSafe(
         r#"SELECT "workspaceId", "resourceType", "start", "granularity", "at", "last", "min", "max", "limit", "refusals"
            FROM "QuotaSnapshot""#,
@@ -226,7 +229,7 @@ async fn old_hours(place: &Place, workspaces: usize, days: i64) -> Vec<(String, 
 }
 
 /// The days of some hours, as [`Snapshot::merge`] has them.
-fn merged(hours: &[(String, Snapshot)]) -> BTreeMap<(String, String, String, i64), (i64, i64, i64, i64, i64, i64)> {
+fn merged(hours: &[(String, Snapshot)]) -> Kept {
     let mut days: BTreeMap<(String, Timestamp), Snapshot> = BTreeMap::new();
     for (workspace, hour) in hours {
         let day = days.entry((workspace.clone(), Granularity::Day.start(hour.at)));

@@ -15,9 +15,13 @@ const ROWS: usize = 50;
 /// What there was or is, where there is something to be said of it.
 fn said(action: AuditAction, value: &Value) -> Option<String> {
     match (action, value) {
-        (AuditAction::LimitSet | AuditAction::CapSet | AuditAction::Imported, Value::Null) => Some("unlimited".to_owned()),
+        (AuditAction::LimitSet | AuditAction::CapSet | AuditAction::Imported, Value::Null) => {
+            Some("unlimited".to_owned())
+        }
         (AuditAction::ModeSet, Value::Null) => Some("that of all".to_owned()),
-        (AuditAction::PlanAssigned | AuditAction::ParentSet | AuditAction::ShareSet, Value::Null) => Some("none".to_owned()),
+        (AuditAction::PlanAssigned | AuditAction::ParentSet | AuditAction::ShareSet, Value::Null) => {
+            Some("none".to_owned())
+        }
         (_, Value::Null) => None,
         (_, value) => Some(text::value(value)),
     }
