@@ -1,7 +1,7 @@
 //! The main job, on embedded SQLite or on Postgres: a multi-tenant API that can't hold one row too many.
 //!
 //! `cargo run --example quickstart`, then try the four lines that it prints. With `--features insight` there are two more, for
-//! usage over time.
+//! usage over time; with `--features dashboard` there is a dashboard, too, at `/dashboard`.
 //!
 //! | variable | default |
 //! |---|---|
@@ -25,8 +25,8 @@ use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use tokio::net::TcpListener;
 use tower_quota::{
-    AuthLayer, Dashboard, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog,
-    RouteMap, Settling, SqlTable, SqliteStore, SqliteUsage, StaticTokens,
+    AuthLayer, PostgresLedger, PostgresStore, PostgresUsage, Quota, QuotaApi, QuotaLayer, ResourceCatalog, RouteMap,
+    Settling, SqlTable, SqliteStore, SqliteUsage, StaticTokens,
 };
 
 use crate::database::Database;
@@ -95,12 +95,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .nest(
             "/api",
             QuotaApi::new(quota.clone(), Arc::clone(&tokens)).origin(|request| client("api", request)).into_router(),
-        )
-        .nest(
-            "/dashboard",
-            Dashboard::new(quota.clone(), tokens).origin(|request| client("dashboard", request)).into_router(),
-        )
-        .into_make_service_with_connect_info::<SocketAddr>();
+        );
+    #[cfg(feature = "dashboard")]
+    let app = {
+        let dashboard = tower_quota::Dashboard::new(quota.clone(), tokens);
+        let dashboard = dashboard.origin(|request| client("dashboard", request)).into_router();
+        let slash = axum::routing::get(|| async { axum::response::Redirect::permanent("/dashboard") });
+        app.nest("/dashboard", dashboard).route("/dashboard/", slash)
+    };
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
 
     let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
     print_introduction(&format!("http://{}", listener.local_addr()?), &admin_token, &member_tokens, &quota);
@@ -162,8 +165,11 @@ fn print_introduction(address: &str, admin: &str, members: &str, quota: &Quota) 
             "curl -i '{address}/api/workspaces/{workspace}/quota/report?format=csv&period=daily' -H 'authorization: Bearer {token}'"
         );
     }
-    println!("# look at it in a browser, and sign in with a token");
-    println!("{address}/dashboard");
+    #[cfg(feature = "dashboard")]
+    {
+        println!("# look at it in a browser, and sign in with a token");
+        println!("{address}/dashboard");
+    }
 }
 
 /// Ctrl-C, or what service managers send.

@@ -42,6 +42,6 @@ pub(super) async fn serve(State(desk): State<Desk>, Path((hash, file)): Path<(St
                 [(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
             (headers, *text).into_response()
         }
-        None => gate::not_found().await.into_response(),
+        None => gate::no_page().into_response(),
     }
 }

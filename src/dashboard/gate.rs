@@ -63,6 +63,10 @@ fn is_from_here(headers: &HeaderMap) -> bool {
 }
 
 pub(super) async fn not_found() -> Fault {
+    no_page()
+}
+
+pub(super) fn no_page() -> Fault {
     Problem::new(ErrorCode::NotFound, "there is no such page").into()
 }
 

@@ -107,7 +107,8 @@ impl Dashboard {
         self
     }
 
-    /// The router, for a host with any state of its own. Nest it; its paths are its own, unknown ones too.
+    /// The router, for a host with any state of its own. Nest it; its paths are its own, unknown ones too, but for the mount
+    /// point with a slash behind it, of which axum lets only the host say something.
     pub fn into_router<S>(self) -> Router<S>
     where
         S: Clone + Send + Sync + 'static,

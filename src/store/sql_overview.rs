@@ -200,7 +200,7 @@ WHERE excluded."at" >= "QuotaOverview"."at""#,
             let mut conditions = Conditions::default();
             conditions.fullness(fullness);
             let some = conditions.end(r#"SELECT "rank" FROM "QuotaOverview""#, "", most);
-            let count = Statement { sql: format!("SELECT count(*) FROM ({}) some", some.sql).into(), ..some };
+            let count = Statement { sql: format!("SELECT count(*) FROM ({}) AS c", some.sql).into(), ..some };
             let rows = self.fetch(count, refused::<DB>).await?;
             let count = rows.first().map(|row| number::<DB>(row, 0)).transpose()?;
             Ok(usize::try_from(count.unwrap_or_default()).unwrap_or_default())

@@ -58,7 +58,8 @@
   const over = (answer) => {
     const asked = new URL(answer.url);
     if (!answer.redirected || !asked.pathname.endsWith("/sign-in")) return false;
-    location.assign(location.href);
+    asked.searchParams.set("then", location.pathname + location.search);
+    location.assign(asked);
     return true;
   };
 

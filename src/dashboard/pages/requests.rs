@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::layout::{Place, page, token};
 use crate::api::admins_only;
+use crate::dashboard::gate::no_page;
 use crate::dashboard::session::Flash;
 use crate::dashboard::text;
 use crate::dashboard::visitor::{Fault, Form, Visitor};
@@ -196,7 +197,7 @@ async fn decided(form: &Form, workspace: &WorkspaceId, id: Uuid, verdict: &str) 
             let by = (!visitor.principal.is_admin()).then(|| visitor.principal.subject().to_owned());
             (admin.withdraw(workspace, id, by.as_deref()).await?, "Withdrawn")
         }
-        _ => return Err(Problem::new(ErrorCode::NotFound, "there is no such page").into()),
+        _ => return Err(no_page()),
     };
     let what = text::title(&request.resource_type).to_lowercase();
     Ok(Flash::Done(format!("{word}: {} more {what} for {}.", text::number(request.amount), request.workspace_id)))

@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use super::layout::{Place, page, token};
 use crate::api::operators_only;
+use crate::dashboard::gate::no_page;
 use crate::dashboard::session::Flash;
 use crate::dashboard::text;
 use crate::dashboard::visitor::{Fault, Form, Visitor, see};
 use crate::engine::EndpointChange;
 use crate::error::Error;
 use crate::events::{Delivery, DeliveryFilter, DeliveryStatus, Endpoint, EndpointStatus, EventKind};
-use crate::problem::{ErrorCode, Problem};
 
 /// How many deliveries are on a page.
 const ROWS: usize = 50;
@@ -288,7 +288,7 @@ pub(in crate::dashboard) async fn work(form: Form) -> Result<Response, Fault> {
                 page = form.visitor.to("/webhooks");
                 "The endpoint is deleted."
             }
-            _ => return Err(Problem::new(ErrorCode::NotFound, "there is no such page").into()),
+            _ => return Err(no_page()),
         };
         Ok(Flash::Done(done.to_owned()))
     };

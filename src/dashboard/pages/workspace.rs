@@ -42,11 +42,14 @@ fn version(record: Option<&QuotaRecord>) -> u64 {
     record.map_or(NONE, |record| record.version)
 }
 
-/// What a form of that version expects.
-fn expected(form: &Form) -> Result<Expect, Error> {
+/// What a form expects of the record; `None` where it can't be met any more.
+async fn expected(form: &Form, workspace: &WorkspaceId) -> Result<Option<Expect>, Error> {
     match form.field("version").parse() {
-        Ok(NONE) => Ok(Expect::Anything),
-        Ok(version) => Ok(Expect::Versions(vec![version])),
+        Ok(NONE) => {
+            let record = form.visitor.quota().record_if_any(workspace).await?;
+            Ok(record.is_none().then_some(Expect::Anything))
+        }
+        Ok(version) => Ok(Some(Expect::Versions(vec![version]))),
         Err(_) => Err(Error::invalid("the form doesn't say what it changes: open the page again")),
     }
 }
@@ -415,8 +418,9 @@ async fn set(form: &Form, workspace: &WorkspaceId) -> Result<Flash, Fault> {
     let reason =
         form.filled("reason").ok_or_else(|| Error::invalid("the reason is missing: say why the limit changes"))?;
     let changes = LimitSet::new().with(resource.id(), limit);
+    let Some(expect) = expected(form, workspace).await? else { return Ok(conflict()) };
     let admin = quota.admin(visitor.actor.clone());
-    let view = match admin.set_limits(workspace, &changes, &expected(form)?, Some(reason.to_owned())).await {
+    let view = match admin.set_limits(workspace, &changes, &expect, Some(reason.to_owned())).await {
         Err(error) if error.is_conflict() => return Ok(conflict()),
         view => view?,
     };
@@ -441,8 +445,9 @@ pub(in crate::dashboard) async fn configure(form: Form) -> Result<Response, Faul
         if let Some(reason) = form.filled("reason") {
             change = change.reason(reason);
         }
+        let Some(expect) = expected(&form, &workspace).await? else { return Ok(conflict()) };
         let admin = visitor.quota().admin(visitor.actor.clone());
-        match admin.configure(&workspace, change, &expected(&form)?).await {
+        match admin.configure(&workspace, change, &expect).await {
             Err(error) if error.is_conflict() => return Ok(conflict()),
             view => view?,
         };
