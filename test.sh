@@ -46,9 +46,10 @@ run() {
   fi
 }
 
-# The sum of a column of cargo's `test result:` lines.
+# How many tests have passed, or failed, by the summaries of cargo and node (`# pass 5`).
 total() {
-  sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ sum += $1 } END { print sum + 0 }'
+  sed -nE -e "s/^test result: .* ([0-9]+) $1;.*/\1/p" -e "s/^# ${1%ed} ([0-9]+)$/\1/p" "$log" |
+    awk '{ sum += $1 } END { print sum + 0 }'
 }
 
 packages=()
@@ -69,6 +70,11 @@ if [[ -z ${TEST_PYTHON-} ]] && ! python3 -c 'import aiosmtpd' 2>/dev/null &&
   ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; then
   packages+=(python3-aiosmtpd)
 fi
+# The dashboard is looked at in a browser.
+need node nodejs
+need npm npm
+need chromium chromium fonts-dejavu-core
+need python3 python3
 if ((${#packages[@]} > 0)); then
   if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
     printf 'The tests need these packages (as Debian names them), which are missing: %s\n' "${packages[*]}" >&2
@@ -91,11 +97,16 @@ run cargo test --locked --workspace --exclude tower-quota-checks --all-features 
 # The interleavings of the ledger's concurrent core.
 run cargo test --locked --package tower-quota-checks --no-fail-fast
 
+# The dashboard in a browser, on the quickstart that was built with the tests.
+export QUICKSTART=$(realpath -- "${CARGO_TARGET_DIR:-target}")/debug/examples/quickstart
+run npm --prefix tests/dashboard ci
+run npm --prefix tests/dashboard test
+
 passed=$(total passed)
 failed=$(total failed)
 if ((failed > 0)); then
   printf '\nFailed:\n'
-  grep -E '^test .* \.\.\. FAILED' "$log" || true
+  grep -E '^(test .* \.\.\. FAILED|not ok )' "$log" || true
 fi
 if ((${#broken[@]} > 0)); then
   printf '\nDid not succeed:\n'

@@ -234,7 +234,8 @@ pub use workspace::{WorkspaceFormat, WorkspaceId};
     feature = "postgres",
     feature = "axum",
     feature = "webhooks",
-    feature = "email"
+    feature = "email",
+    feature = "dashboard"
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -94,5 +94,5 @@ pub(in crate::dashboard) async fn list(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Audit, "Audit log", main))
+    Ok(page(&visitor, Place::Audit, "Audit log", &main))
 }

@@ -58,13 +58,8 @@ impl Severity {
 fn share(usage: Usage) -> f64 {
     match usage.limit.rows() {
         None => 0.0,
-        Some(0) => {
-            if usage.current > 0 {
-                100.0
-            } else {
-                0.0
-            }
-        }
+        Some(0) if usage.current > 0 => 100.0,
+        Some(0) => 0.0,
         Some(limit) => (usage.current as f64 * 100.0 / limit as f64).min(100.0),
     }
 }

@@ -34,7 +34,7 @@ impl Place {
     ];
 }
 
-fn document(desk: &Desk, base: &Base, title: &str, body: Markup) -> Markup {
+fn document(desk: &Desk, base: &Base, title: &str, body: &Markup) -> Markup {
     let asset = |file| base.to(&desk.assets().path(file));
     html! {
         (DOCTYPE)
@@ -65,7 +65,7 @@ fn mark() -> Markup {
 }
 
 /// A page of somebody who is signed in.
-pub(in crate::dashboard) fn page(visitor: &Visitor, place: Place, title: &str, main: Markup) -> Response {
+pub(in crate::dashboard) fn page(visitor: &Visitor, place: Place, title: &str, main: &Markup) -> Response {
     let operator = visitor.is_operator();
     let menu = Place::MENU.iter().filter(|(_, _, _, all)| operator || !all);
     // A page that brings itself up to date leaves what is to be told to the next one that somebody looks at.
@@ -97,7 +97,7 @@ pub(in crate::dashboard) fn page(visitor: &Visitor, place: Place, title: &str, m
             p id="status" class="unseen" role="status" {}
         }
     };
-    Html(document(&visitor.desk, &visitor.base, title, body).into_string()).into_response()
+    Html(document(&visitor.desk, &visitor.base, title, &body).into_string()).into_response()
 }
 
 /// What makes a form one of this session.
@@ -119,8 +119,8 @@ fn told(flash: &Flash) -> Markup {
 }
 
 /// A page of nobody in particular.
-pub(in crate::dashboard) fn bare(desk: &Desk, base: &Base, title: &str, main: Markup) -> Markup {
-    document(desk, base, title, html! { body class="bare" { main id="main" { (main) } } })
+pub(in crate::dashboard) fn bare(desk: &Desk, base: &Base, title: &str, main: &Markup) -> Markup {
+    document(desk, base, title, &html! { body class="bare" { main id="main" { (main) } } })
 }
 
 /// The name above a page that has no menu.
@@ -157,7 +157,7 @@ pub(in crate::dashboard) fn fault(desk: &Desk, base: &Base, fault: Fault) -> Res
         desk,
         base,
         title,
-        html! {
+        &html! {
             (brand())
             h1 { (title) }
             p { (text) }

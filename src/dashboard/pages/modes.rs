@@ -104,7 +104,7 @@ pub(in crate::dashboard) async fn show(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Modes, "Modes", main))
+    Ok(page(&visitor, Place::Modes, "Modes", &main))
 }
 
 /// A mode that was chosen, or that of all.

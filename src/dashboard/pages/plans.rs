@@ -94,7 +94,7 @@ pub(in crate::dashboard) async fn list(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Plans, "Plans", main))
+    Ok(page(&visitor, Place::Plans, "Plans", &main))
 }
 
 pub(in crate::dashboard) async fn put(form: Form) -> Result<Response, Fault> {

@@ -145,7 +145,7 @@ pub(in crate::dashboard) async fn list(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Requests, "Requests", main))
+    Ok(page(&visitor, Place::Requests, "Requests", &main))
 }
 
 pub(in crate::dashboard) async fn make(form: Form) -> Result<Response, Fault> {

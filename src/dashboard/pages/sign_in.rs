@@ -17,7 +17,7 @@ fn sign_in_page(desk: &Desk, base: &Base, then: &str, wrong: Option<&str>, note:
         desk,
         base,
         "Sign in",
-        html! {
+        &html! {
             // Where a link of another site has led here, the browser kept the cookie to itself: the script looks again.
             div class="card sign-in" data-resume=[wrong.is_none().then_some(then)] {
                 (layout::brand())

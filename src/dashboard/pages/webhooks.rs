@@ -104,7 +104,7 @@ pub(in crate::dashboard) async fn list(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Webhooks, "Webhooks", main))
+    Ok(page(&visitor, Place::Webhooks, "Webhooks", &main))
 }
 
 /// What a form says of an endpoint.
@@ -242,7 +242,7 @@ pub(in crate::dashboard) async fn show(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Webhooks, "Webhook", main))
+    Ok(page(&visitor, Place::Webhooks, "Webhook", &main))
 }
 
 pub(in crate::dashboard) async fn change(form: Form) -> Result<Response, Fault> {

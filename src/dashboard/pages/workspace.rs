@@ -392,7 +392,7 @@ pub(in crate::dashboard) async fn show(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Workspaces, id, main))
+    Ok(page(&visitor, Place::Workspaces, id, &main))
 }
 
 /// What somebody is told whose form is older than what is set.

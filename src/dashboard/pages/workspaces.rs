@@ -284,5 +284,5 @@ pub(in crate::dashboard) async fn list(visitor: Visitor) -> Result<Response, Fau
             }
         }
     };
-    Ok(page(&visitor, Place::Workspaces, "Workspaces", main))
+    Ok(page(&visitor, Place::Workspaces, "Workspaces", &main))
 }
