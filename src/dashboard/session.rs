@@ -23,6 +23,7 @@ pub(super) enum Flash {
     Done(String),
     Failed(String),
     /// Something that is shown this once.
+    #[cfg(feature = "webhooks")]
     Secret(String),
 }
 

@@ -75,6 +75,7 @@ impl Fullness {
 
 /// Which workspaces are wanted, and in which order.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, reason = "for stores"))]
 pub struct Wanted {
     pub(crate) fullness: Fullness,
     /// In the order of their ids; else the fullest first.

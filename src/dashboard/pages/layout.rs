@@ -109,6 +109,7 @@ fn told(flash: &Flash) -> Markup {
     match flash {
         Flash::Done(text) => html! { p class="flash done" role="status" { (text) } },
         Flash::Failed(text) => html! { p class="flash failed" role="alert" { (text) } },
+        #[cfg(feature = "webhooks")]
         Flash::Secret(text) => html! {
             div class="flash done" role="status" {
                 p { "The signing secret is shown this once. Keep it where the receiver can read it:" }

@@ -22,7 +22,7 @@ const ROWS: usize = 50;
 const CROWD: usize = 1000;
 
 /// How many resource types are named beside the fullest.
-const OTHERS: usize = 3;
+const OTHERS: usize = 2;
 
 /// One row: a workspace, and what is known of it.
 struct Row {
