@@ -107,7 +107,7 @@
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
 //! | `dashboard` | no | `Dashboard`: pages for people, as an axum router; implies `api` and `insight` |
-//! | `insight` | no | `trend`, `forecast` and `ReportRow`: what snapshots of usage say, as pure values |
+//! | `insight` | no | `SnapshotOptions`, `Quota::analytics`, `Quota::reports`: usage over time, when it will reach the limits, and reports; `trend`, `forecast` and `ReportRow` as pure values |
 //! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
@@ -235,7 +235,8 @@ pub use workspace::{WorkspaceFormat, WorkspaceId};
     feature = "axum",
     feature = "webhooks",
     feature = "email",
-    feature = "dashboard"
+    feature = "dashboard",
+    feature = "insight"
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;

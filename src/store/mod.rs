@@ -24,6 +24,10 @@ mod overview;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "insight")]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    allow(dead_code, reason = "what is kept needs a database")
+)]
 mod snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
@@ -50,7 +54,7 @@ pub(crate) use overview::{Fullness, Overview, OverviewStore, Wanted, fullness};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 #[cfg(feature = "insight")]
-pub(crate) use snapshots::{Audited, Reading, SnapshotStore, Turn};
+pub(crate) use snapshots::{Reading, SnapshotStore, Turn};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sql::SqlStore;
 #[cfg(feature = "sqlite")]

@@ -8,10 +8,11 @@ use sqlx::Transaction;
 use uuid::Uuid;
 
 use super::events::OfKey;
+use super::snapshots::Audited;
 use super::sql::{Records, SqlStore, UNLIMITED, stored};
 use super::sql_events::{millis, number};
 use super::sql_texts::{WORKSPACE, audit_values, moment, refused, text};
-use super::{Audited, QuotaRecord, Reading, SnapshotStore, Turn};
+use super::{QuotaRecord, Reading, SnapshotStore, Turn};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::insight::{Granularity, Snapshot};
