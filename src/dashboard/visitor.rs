@@ -340,7 +340,7 @@ pub(super) fn sentence(message: &str) -> String {
     let message = message.replace('`', "");
     let end = if message.ends_with(['.', '?', '!']) { "" } else { "." };
     let word = message.split(' ').next().unwrap_or_default();
-    if !word.chars().all(char::is_lowercase) {
+    if word.chars().any(char::is_uppercase) || word.contains("://") {
         return format!("{message}{end}");
     }
     let mut letters = message.chars();

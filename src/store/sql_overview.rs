@@ -22,6 +22,19 @@ const COLUMNS: &str = r#"SELECT "workspaceId", "at", "usage" FROM "QuotaOverview
 /// Usage and limit by resource type, as they are kept.
 type Kept = BTreeMap<String, (u64, Limit)>;
 
+/// What a statement on this table fails with.
+fn failed<DB: Records>(error: sqlx::Error) -> Error {
+    match DB::trouble(&error) {
+        #[cfg(feature = "postgres")]
+        Some(crate::sql::Trouble::Denied) => Error::unavailable(
+            "the list of workspaces fails: the role needs GRANT SELECT, INSERT, UPDATE, DELETE ON \"QuotaOverview\" from its \
+             owner",
+        )
+        .with_source(error),
+        _ => refused::<DB>(error),
+    }
+}
+
 fn rank(percent: u64) -> i64 {
     i64::try_from(percent).map_or(-i64::MAX, |percent| -percent)
 }
@@ -120,7 +133,7 @@ impl<DB: Records> SqlStore<DB> {
             let ids = list(1, some.len());
             let select = format!(r#"{COLUMNS} WHERE "workspaceId" IN ({ids}) ORDER BY "workspaceId""#);
             let values = some.iter().map(|id| Value::Text(id)).collect();
-            let rows = self.fetch(Statement::once(select, values), refused::<DB>).await?;
+            let rows = self.fetch(Statement::once(select, values), failed::<DB>).await?;
             found.extend(rows.iter().map(overview::<DB>).collect::<Result<Vec<_>, _>>()?);
         }
         Ok(found)
@@ -178,7 +191,7 @@ ON CONFLICT ("workspaceId") DO UPDATE SET "rank" = excluded."rank", "at" = exclu
 WHERE excluded."at" >= "QuotaOverview"."at""#,
                     rows.join(", ")
                 );
-                self.run(Statement::once(note, values), refused::<DB>).await?;
+                self.run(Statement::once(note, values), failed::<DB>).await?;
             }
             Ok(())
         })
@@ -186,7 +199,7 @@ WHERE excluded."at" >= "QuotaOverview"."at""#,
 
     fn page<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<Vec<Overview>, Error>> {
         Box::pin(async move {
-            let rows = self.fetch(select(wanted), refused::<DB>).await?;
+            let rows = self.fetch(select(wanted), failed::<DB>).await?;
             rows.iter().map(overview::<DB>).collect()
         })
     }
@@ -201,7 +214,7 @@ WHERE excluded."at" >= "QuotaOverview"."at""#,
             conditions.fullness(fullness);
             let some = conditions.end(r#"SELECT "rank" FROM "QuotaOverview""#, "", most);
             let count = Statement { sql: format!("SELECT count(*) FROM ({}) AS c", some.sql).into(), ..some };
-            let rows = self.fetch(count, refused::<DB>).await?;
+            let rows = self.fetch(count, failed::<DB>).await?;
             let count = rows.first().map(|row| number::<DB>(row, 0)).transpose()?;
             Ok(usize::try_from(count.unwrap_or_default()).unwrap_or_default())
         })
@@ -210,7 +223,7 @@ WHERE excluded."at" >= "QuotaOverview"."at""#,
     fn forget<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let delete = r#"DELETE FROM "QuotaOverview" WHERE "workspaceId" = $1"#;
-            self.run(Statement::once(delete, vec![Value::Text(workspace)]), refused::<DB>).await.map(drop)
+            self.run(Statement::once(delete, vec![Value::Text(workspace)]), failed::<DB>).await.map(drop)
         })
     }
 }

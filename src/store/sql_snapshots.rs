@@ -197,7 +197,10 @@ impl<DB: Records> SnapshotStore for SqlStore<DB> {
                 self.run(write(Granularity::Hour, some, true)?, failed::<DB>).await?;
             }
             #[cfg(feature = "dashboard")]
-            super::OverviewStore::note(self, &super::overview::read(readings)).await?;
+            if let Err(error) = super::OverviewStore::note(self, &super::overview::read(readings)).await {
+                // The readings are kept, and must not be added again.
+                tracing::warn!(error = %error, "how full workspaces are can't be noted now");
+            }
             Ok(())
         })
     }
