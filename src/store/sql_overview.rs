@@ -227,3 +227,43 @@ WHERE excluded."at" >= "QuotaOverview"."at""#,
         })
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::Sqlite;
+
+    use super::*;
+    use crate::resource::ResourceCatalog;
+    use crate::sql::Dialect;
+    use crate::store::SqliteStore;
+
+    /// A page is read from where the one before has ended, however many there are before it and behind it.
+    #[tokio::test]
+    async fn pages_are_read_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("quota.db").display());
+        let store = SqliteStore::connect(&url, &ResourceCatalog::default()).await.unwrap();
+        let many = r#"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99999)
+            INSERT INTO "QuotaOverview" SELECT printf('w%06d', i), -(i % 100), 0, '{}' FROM n"#;
+        let mut connection = store.pool().acquire().await.unwrap();
+        Sqlite::script(&mut connection, many).await.unwrap();
+        let after = Some((50, "w000050".to_owned()));
+        for (fullness, by_name, after) in [
+            (Fullness::Any, false, None),
+            (Fullness::Any, false, after.clone()),
+            (Fullness::Any, true, after.clone()),
+            (Fullness::Near, false, after.clone()),
+            (Fullness::Full, false, after),
+        ] {
+            let wanted = Wanted { fullness, by_name, text: None, after, limit: 51 };
+            let page = select(&wanted);
+            let explain = Statement { sql: format!("EXPLAIN QUERY PLAN {}", page.sql).into(), ..page };
+            let plan = Sqlite::rows(&mut connection, explain).await.unwrap();
+            let plan: Vec<_> = plan.iter().map(|row| Sqlite::text(row, 3).unwrap()).collect();
+            let [step] = &plan[..] else { panic!("{wanted:?}: {plan:?}") };
+            // Without a place to begin at, it begins where the index does.
+            let begins = if wanted.after.is_some() { "SEARCH" } else { "SCAN" };
+            assert!(step.starts_with(begins) && step.contains("USING INDEX"), "{wanted:?}: {step}");
+        }
+    }
+}
