@@ -80,7 +80,7 @@ pub struct Wanted {
     pub(crate) fullness: Fullness,
     /// In the order of their ids; else the fullest first.
     pub(crate) by_name: bool,
-    /// What their ids have in them, whatever its case.
+    /// What their ids have in them, whatever the case of its ASCII letters.
     pub(crate) text: Option<String>,
     /// Behind this one: how full it is, and its id.
     pub(crate) after: Option<(u64, String)>,

@@ -86,7 +86,7 @@ impl<'a> Conditions<'a> {
 
     fn text(&mut self, wanted: &str) {
         let mut pattern = String::from("%");
-        for letter in wanted.to_lowercase().chars() {
+        for letter in wanted.to_ascii_lowercase().chars() {
             if matches!(letter, '%' | '_' | '\\') {
                 pattern.push('\\');
             }

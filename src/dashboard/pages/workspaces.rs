@@ -95,11 +95,11 @@ async fn rows(visitor: &Visitor, asked: &Asked<'_>) -> Result<Vec<Row>, Fault> {
         }
         Workspaces::Only(mine) => mine,
     };
-    let text = asked.text.map(str::to_lowercase);
+    let text = asked.text.map(str::to_ascii_lowercase);
     let ids: Vec<_> = mine.iter().map(String::as_str).collect();
     let ids: Vec<_> = ids
         .into_iter()
-        .filter(|id| text.as_ref().is_none_or(|text| id.to_lowercase().contains(text.as_str())))
+        .filter(|id| text.as_ref().is_none_or(|text| id.to_ascii_lowercase().contains(text.as_str())))
         .collect();
     // Without a place where it is kept there still are the names.
     let mut known = or_none(quota.overview_of(&ids).await)?;
