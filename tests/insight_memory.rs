@@ -94,8 +94,8 @@ async fn five_times_the_workspaces_take_no_more_memory() {
         println!("{until} workspaces: {taken} KiB to take snapshots, {told} KiB to report {lengths:?} bytes");
         peaks.push((taken, told));
     }
-    // Many times what the process may grow by.
-    const MARGIN: u64 = 10 * 1024;
+    // All snapshots together, and all of a report, are more than what the process may grow by.
+    const MARGIN: u64 = 16 * 1024;
     assert!(lengths[2] > 30_000_000 && lengths[2] > 4 * lengths[0], "{lengths:?}");
     assert!(peaks[1].0 < peaks[0].0 + MARGIN, "to take snapshots: {peaks:?}");
     assert!(peaks[1].1 < peaks[0].1 + MARGIN, "to report: {peaks:?}");
