@@ -66,13 +66,14 @@ if [[ -z ${TEST_POSTGRES_BIN-} ]] && ! compgen -G '/usr/lib/postgresql/*/bin/ini
   need initdb postgresql
 fi
 need pgbouncer pgbouncer
-# The clients.
+# The clients, and the dashboard in a browser.
 need node nodejs
 need npm npm
+need python3 python3
 # Schemathesis and the Python client get environments of their own.
 "${TEST_PYTHON-python3}" -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
-# Shows the page that describes the API.
-[[ -n ${TEST_CHROMIUM-} ]] || need chromium chromium
+# Shows the dashboard, and the page that describes the API.
+[[ -n ${TEST_CHROMIUM-} ]] || need chromium chromium fonts-dejavu-core
 # A module has no command. Debian's interpreter has it, even where another one comes first in the path.
 if [[ -z ${TEST_PYTHON-} ]] && ! python3 -c 'import aiosmtpd' 2>/dev/null &&
   ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; then
@@ -127,6 +128,10 @@ run env -C clients/python "$venv/bin/python" -m pip install --quiet --disable-pi
   --constraint constraints.txt '.[test]'
 run env -C clients/python "$venv/bin/python" -m mypy --cache-dir "$venv/mypy"
 run env -C clients/python "$venv/bin/python" -m pytest --quiet --color=no
+
+# The dashboard in a browser.
+run npm --prefix tests/dashboard ci
+run npm --prefix tests/dashboard test
 
 passed=$(total passed)
 failed=$(total failed)

@@ -107,6 +107,7 @@
 //! | `postgres` | yes | `PostgresStore`, `PostgresUsage`, `PostgresLedger`, `Fence` and `Backstop`, through sqlx 0.9 |
 //! | `api` | yes | `QuotaApi`, `AuthLayer`, `StaticTokens`; implies `axum` |
 //! | `toml` | yes | route maps from TOML files (JSON always works) |
+//! | `dashboard` | no | `Dashboard`: pages for people, as an axum router; implies `api` and `insight` |
 //! | `insight` | no | `SnapshotOptions`, `Quota::analytics`, `Quota::reports`: usage over time, when it will reach the limits, and reports; `trend`, `forecast` and `ReportRow` as pure values |
 //! | `webhooks` | no | `WebhookOptions`, `WebhookSecret`: notices to HTTP endpoints, signed, over rustls |
 //! | `email` | no | `EmailOptions`, `AdminContacts`: notices by e-mail, through lettre |
@@ -132,6 +133,8 @@ mod body;
 #[cfg(feature = "client")]
 pub mod client;
 mod clock;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod decision;
 mod engine;
 mod error;
@@ -170,6 +173,8 @@ pub use api::{
 };
 #[cfg(feature = "postgres")]
 pub use authority::PostgresLedger;
+#[cfg(feature = "dashboard")]
+pub use dashboard::Dashboard;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub use engine::DeliveryRetries;
@@ -243,6 +248,7 @@ pub use workspace::{WorkspaceFormat, WorkspaceId};
     feature = "axum",
     feature = "webhooks",
     feature = "email",
+    feature = "dashboard",
     feature = "insight",
     feature = "client"
 ))]

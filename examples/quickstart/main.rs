@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example quickstart`, then try the four lines that it prints. With `--features insight` there are two more, for
 //! usage over time. With `--features metrics`, `GET /metrics` tells Prometheus what the engine does; with `openapi` there is a page
-//! to browse the quota API at `/api/docs`.
+//! to browse the quota API at `/api/docs`, and with `dashboard` a dashboard at `/dashboard`.
 //!
 //! | variable | default |
 //! |---|---|
@@ -118,9 +118,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .merge(host::routes(database))
         .layer(QuotaLayer::for_axum(quota.clone(), routes)?)
         .layer(AuthLayer::new(Arc::clone(&tokens)))
-        .nest("/api", QuotaApi::new(quota.clone(), tokens).origin(client).into_router());
+        .nest(
+            "/api",
+            QuotaApi::new(quota.clone(), Arc::clone(&tokens)).origin(|request| client("api", request)).into_router(),
+        );
     #[cfg(feature = "metrics")]
     let app = app.merge(metrics);
+    #[cfg(feature = "dashboard")]
+    let app = {
+        let dashboard = tower_quota::Dashboard::new(quota.clone(), tokens);
+        let dashboard = dashboard.origin(|request| client("dashboard", request)).into_router();
+        let slash = axum::routing::get(|| async { axum::response::Redirect::permanent("/dashboard") });
+        app.nest("/dashboard", dashboard).route("/dashboard/", slash)
+    };
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
 
     let listener = TcpListener::bind(setting("LISTEN_ADDR", "127.0.0.1:3000")).await?;
@@ -131,9 +141,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// From where a request came, for the audit log: nothing stands in front of this server.
-fn client(request: &Parts) -> String {
+fn client(through: &str, request: &Parts) -> String {
     let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
-    peer.map_or_else(|| "api".to_owned(), |ConnectInfo(peer)| format!("api {}", peer.ip()))
+    peer.map_or_else(|| through.to_owned(), |ConnectInfo(peer)| format!("{through} {}", peer.ip()))
 }
 
 fn setting(name: &str, default: &str) -> String {
@@ -195,6 +205,11 @@ fn print_introduction(address: &str, admin: &str, members: &str, quota: &Quota) 
         println!(
             "curl -i '{address}/api/workspaces/{workspace}/quota/report?format=csv&period=daily' -H 'authorization: Bearer {token}'"
         );
+    }
+    #[cfg(feature = "dashboard")]
+    {
+        println!("# look at it in a browser, and sign in with a token");
+        println!("{address}/dashboard");
     }
 }
 

@@ -730,7 +730,7 @@ impl<'a> UpdateAnswer<'a> {
 }
 
 /// Tells which of the limits that were just set are below usage.
-pub(super) fn below_usage(catalog: &ResourceCatalog, changes: &LimitSet, usage: &[Usage]) -> Vec<String> {
+pub(crate) fn below_usage(catalog: &ResourceCatalog, changes: &LimitSet, usage: &[Usage]) -> Vec<String> {
     let warning = |(id, limit): (_, Limit)| {
         let resource = catalog.get(id);
         let current = usage.get(id.index())?.current;
@@ -744,7 +744,7 @@ pub(super) fn below_usage(catalog: &ResourceCatalog, changes: &LimitSet, usage: 
 }
 
 /// Tells which of the limits that were just set are above a cap.
-pub(super) fn above_caps(changes: &LimitSet, traces: &[Trace]) -> Vec<String> {
+pub(crate) fn above_caps(changes: &LimitSet, traces: &[Trace]) -> Vec<String> {
     let set = traces.iter().filter(|trace| changes.get(trace.resource.id()).is_some());
     let above = set.flat_map(|trace| trace.caps.iter().filter(|cap| cap.exceeded).map(move |cap| (trace, cap)));
     let warning = |(trace, cap): (&Trace, &CapOver)| {

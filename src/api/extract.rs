@@ -10,6 +10,7 @@ use super::dto::Object;
 use super::etag;
 use super::failure::{Failure, RequestSpan};
 use crate::body;
+use crate::engine::Quota;
 use crate::policy::Actor;
 use crate::principal::Principal;
 use crate::problem::{ErrorCode, Problem};
@@ -51,12 +52,9 @@ impl FromRequestParts<Api> for Reader {
         let caller = Caller::from_request_parts(parts, api).await?;
         let parameters = parameters(parts, api).await?;
         let raw = parameters.iter().find(|(name, _)| *name == WORKSPACE_PARAMETER).map_or("", |(_, value)| value);
-        let workspace = api.quota().workspace(raw)?;
+        let workspace = open_workspace(api.quota(), &caller.principal, raw)?;
         if let Some(RequestSpan(span)) = parts.extensions.get() {
             spans::about(span, workspace.as_str());
-        }
-        if !caller.principal.may_access(workspace.as_str()) {
-            return Err(forbidden("this workspace is not open to the caller"));
         }
         Ok(Self { caller, workspace })
     }
@@ -111,9 +109,7 @@ impl FromRequestParts<Api> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
         let Reader { caller, workspace } = Reader::from_request_parts(parts, api).await?;
-        if !caller.principal.is_admin() {
-            return Err(forbidden("this needs an admin of the workspace"));
-        }
+        admins_only(&caller.principal)?;
         Ok(Self { caller, workspace })
     }
 }
@@ -126,15 +122,38 @@ impl FromRequestParts<Api> for Operator {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
         let caller = Caller::from_request_parts(parts, api).await?;
-        if !caller.principal.is_operator() {
-            return Err(forbidden("this needs an admin of all workspaces"));
-        }
+        operators_only(&caller.principal)?;
         Ok(Self(caller))
     }
 }
 
-fn forbidden(message: &str) -> Failure {
-    Problem::new(ErrorCode::InsufficientPermissions, message).into()
+/// The workspace of that name, where it is open to the caller.
+pub(crate) fn open_workspace(quota: &Quota, principal: &Principal, raw: &str) -> Result<WorkspaceId, Problem> {
+    let workspace = quota.workspace(raw).map_err(|error| Problem::from(&error))?;
+    match principal.may_access(workspace.as_str()) {
+        true => Ok(workspace),
+        false => Err(forbidden("this workspace is not open to the caller")),
+    }
+}
+
+/// Lets those pass who may change quotas of the workspaces that are open to them.
+pub(crate) fn admins_only(principal: &Principal) -> Result<(), Problem> {
+    match principal.is_admin() {
+        true => Ok(()),
+        false => Err(forbidden("this needs an admin of the workspace")),
+    }
+}
+
+/// Lets those pass who may change what all workspaces share.
+pub(crate) fn operators_only(principal: &Principal) -> Result<(), Problem> {
+    match principal.is_operator() {
+        true => Ok(()),
+        false => Err(forbidden("this needs an admin of all workspaces")),
+    }
+}
+
+fn forbidden(message: &str) -> Problem {
+    Problem::new(ErrorCode::InsufficientPermissions, message)
 }
 
 /// The condition of `If-Match`.

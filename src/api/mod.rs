@@ -55,6 +55,10 @@ mod operate;
 mod policy;
 
 pub use auth::{Authenticator, StaticTokens, StaticTokensBuilder, TrustExtension, bearer_token};
+#[cfg(feature = "dashboard")]
+pub(crate) use dto::{above_caps, below_usage};
+#[cfg(feature = "dashboard")]
+pub(crate) use extract::{admins_only, open_workspace, operators_only};
 pub use layer::{Auth, AuthLayer};
 
 /// The quota API, as a router to nest or to merge.

@@ -702,6 +702,15 @@ impl Admin {
             transaction.audit(&on.entry(AuditAction::WorkspaceDeleted).change(before, Value::Null)).await?;
             let done = transaction.commit().await;
             on.quota.changed(&on.workspace, None);
+            #[cfg(feature = "dashboard")]
+            if done.is_ok()
+                && let Some(store) = on.quota.store.inner().overview()
+            {
+                let forgotten = on.quota.within("forget a workspace", || store.forget(on.workspace.as_str())).await;
+                if let Err(error) = forgotten {
+                    tracing::warn!(error = %error, workspace = %on.workspace, "the workspace is still listed");
+                }
+            }
             done?;
             let workspaces = vec![on.workspace];
             on.quota.lowered(&Changed { workspaces, ..Changed::default() }).await

@@ -41,6 +41,8 @@ mod lowering;
 #[cfg(feature = "metrics")]
 mod measure;
 mod outlets;
+#[cfg(feature = "dashboard")]
+mod overview;
 mod readiness;
 mod receipt;
 mod replica;

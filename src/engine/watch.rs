@@ -39,7 +39,7 @@ const CHANGED: usize = 100;
 const FAILURES: usize = 8;
 
 /// What is known of a workspace that is in use.
-struct Seen {
+pub(super) struct Seen {
     tenant: Arc<Tenant>,
     /// By resource type.
     marks: Box<[Marks]>,
@@ -54,6 +54,8 @@ struct Seen {
     all: bool,
     /// It could not be looked at, and is the next time.
     failed: bool,
+    #[cfg(feature = "dashboard")]
+    pub(super) figures: super::overview::Figures,
 }
 
 impl Seen {
@@ -67,6 +69,8 @@ impl Seen {
             waits: false,
             all: false,
             failed: false,
+            #[cfg(feature = "dashboard")]
+            figures: super::overview::Figures::new(resources),
         }
     }
 }
@@ -146,6 +150,8 @@ impl Inner {
                     }),
                 };
                 let Some(usage) = usage else { continue };
+                #[cfg(feature = "dashboard")]
+                known.figures.take(resource, usage);
                 let (thresholds, marks) = (&thresholds[resource.index()], &known.marks[resource.index()]);
                 if thresholds.differ(marks, usage, Timestamp::now()) {
                     due.push((known.tenant.id.clone(), resource));
@@ -170,8 +176,12 @@ impl Inner {
                 None => known.failed = true,
             }
         }
+        #[cfg(feature = "dashboard")]
+        self.note_figures(seen, now).await;
         seen.retain(|_, known| {
             let in_use = now.duration_since(known.last_used) < AFTERWARDS || !known.tenant.is_idle();
+            #[cfg(feature = "dashboard")]
+            let in_use = in_use || known.figures.waits();
             in_use || known.waits || known.failed
         });
         failed.pop().map_or(Ok(()), Err)

@@ -107,7 +107,7 @@ impl Thresholds {
         self
     }
 
-    fn percent(&self, threshold: Threshold) -> u32 {
+    pub(crate) fn percent(&self, threshold: Threshold) -> u32 {
         self.percent[threshold as usize]
     }
 

@@ -19,6 +19,8 @@ mod cached;
 )]
 mod events;
 mod memory;
+#[cfg(feature = "dashboard")]
+mod overview;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "insight")]
@@ -31,6 +33,8 @@ mod snapshots;
 mod sql;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_events;
+#[cfg(all(any(feature = "postgres", feature = "sqlite"), feature = "dashboard"))]
+mod sql_overview;
 #[cfg(all(any(feature = "postgres", feature = "sqlite"), feature = "insight"))]
 mod sql_snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -45,6 +49,8 @@ pub(crate) use events::EventStore;
 #[cfg(any(feature = "webhooks", feature = "email"))]
 pub(crate) use events::{Channels, Settled, Standing};
 pub use memory::MemoryStore;
+#[cfg(feature = "dashboard")]
+pub(crate) use overview::{Fullness, Overview, OverviewStore, Wanted, fullness};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 #[cfg(feature = "insight")]
@@ -240,6 +246,14 @@ pub trait QuotaStore: Send + Sync + 'static {
         None
     }
 
+    /// Where it is kept how full workspaces are. Without such a place, which only a [`SqlStore`] has, the dashboard doesn't
+    /// list them.
+    #[cfg(feature = "dashboard")]
+    #[doc(hidden)]
+    fn overview(&self) -> Option<&dyn OverviewStore> {
+        None
+    }
+
     /// Where snapshots of usage are kept. Without such a place, which only a [`SqlStore`] has, none are taken.
     #[cfg(feature = "insight")]
     #[doc(hidden)]
@@ -374,6 +388,11 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn events(&self) -> Option<&dyn EventStore> {
         (**self).events()
+    }
+
+    #[cfg(feature = "dashboard")]
+    fn overview(&self) -> Option<&dyn OverviewStore> {
+        (**self).overview()
     }
 
     #[cfg(feature = "insight")]

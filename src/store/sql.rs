@@ -375,6 +375,11 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
         Some(self)
     }
 
+    #[cfg(feature = "dashboard")]
+    fn overview(&self) -> Option<&dyn super::OverviewStore> {
+        Some(self)
+    }
+
     #[cfg(feature = "insight")]
     fn snapshots(&self) -> Option<&dyn super::SnapshotStore> {
         Some(self)

@@ -196,6 +196,11 @@ impl<DB: Records> SnapshotStore for SqlStore<DB> {
             for some in readings.chunks(AT_ONCE) {
                 self.run(write(Granularity::Hour, some, true)?, failed::<DB>).await?;
             }
+            #[cfg(feature = "dashboard")]
+            if let Err(error) = super::OverviewStore::note(self, &super::overview::read(readings)).await {
+                // The readings are kept, and must not be added again.
+                tracing::warn!(error = %error, "how full workspaces are can't be noted now");
+            }
             Ok(())
         })
     }
