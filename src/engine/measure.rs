@@ -36,7 +36,7 @@ impl Inner {
     fn measure_holdings(&self, busy: &mut HashMap<usize, Arc<Tenant>>) {
         // Of all others it is known that they have none: nobody has looked them up since.
         let place = |tenant: &Arc<Tenant>| Arc::as_ptr(tenant).addr();
-        busy.extend(self.tenants.take_measured().into_iter().map(|tenant| (place(&tenant), tenant)));
+        busy.extend(self.tenants.take_busy().into_iter().map(|tenant| (place(&tenant), tenant)));
         let mut reserved = vec![0_u64; self.catalog.len()];
         busy.retain(|_, tenant| {
             // What those may become who went out of use for others is in the books of those, and what counts for a subtree counts

@@ -552,10 +552,11 @@ impl Tenants {
         self.index.pin().values().filter(|tenant| tenant.take_used(WATCH)).cloned().collect()
     }
 
-    /// Those that were looked up since the last call of this.
+    /// Those that were looked up since the last call of this, and have something in flight.
     #[cfg(feature = "metrics")]
-    pub(super) fn take_measured(&self) -> Vec<Arc<Tenant>> {
-        self.index.pin().values().filter(|tenant| tenant.take_used(MEASURE)).cloned().collect()
+    pub(super) fn take_busy(&self) -> Vec<Arc<Tenant>> {
+        let busy = |tenant: &&Arc<Tenant>| tenant.take_used(MEASURE) && !tenant.is_idle();
+        self.index.pin().values().filter(busy).cloned().collect()
     }
 
     /// How many keys of all tenants in use have a lease, or are asking for one.

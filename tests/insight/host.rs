@@ -193,7 +193,9 @@ impl Place {
     /// An engine on it. Another on the same SQLite file may have to let go of it first.
     pub(crate) async fn quota(&self, options: Option<SnapshotOptions>, looks: &Arc<Looks>) -> Quota {
         let counted = |source: Arc<dyn UsageSource>| Watched { source, looks: Arc::clone(looks) };
-        let builder = Quota::builder(catalog()).snapshots(options).max_wait(Duration::from_millis(500));
+        // Sweeps look at all workspaces, too.
+        let builder = Quota::builder(catalog()).snapshots(options).threshold_sweeps(None);
+        let builder = builder.max_wait(Duration::from_millis(500));
         match self {
             Self::Sqlite(pool, _) => {
                 let mut store = None;
