@@ -142,6 +142,9 @@ mod error;
 mod events;
 #[cfg(feature = "postgres")]
 mod fence;
+// Its examples need all features; to be read, it needs none.
+#[cfg(any(all(doc, not(doctest)), all(doctest, feature = "full")))]
+pub mod guide;
 #[cfg(feature = "insight")]
 mod insight;
 mod layer;
