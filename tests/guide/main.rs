@@ -45,17 +45,17 @@ fn every_block_is_of_a_kind_that_is_tested() {
 /// Rustdoc runs what it is told of.
 #[test]
 fn every_page_is_a_module_of_the_documentation() {
-    let guide = read("src/guide.rs");
+    let guide = read("src/guide/mod.rs");
     let (_, pages) = guide.split_once("pages! {").unwrap();
     let mut modules: BTreeSet<_> = pages.trim_end_matches(['}', '\n']).split_whitespace().collect();
     let library = read("src/lib.rs");
     for document in documents().filter(|document| document.path.starts_with("docs/guide/")) {
         let page = document.path.trim_start_matches("docs/guide/").trim_end_matches(".md");
         let is_included = match page {
-            "README" => guide.contains(r#"include_str!("../docs/guide/README.md")"#),
+            "README" => guide.contains(r#"include_str!("../../docs/guide/README.md")"#),
             page => modules.remove(page),
         };
-        assert!(is_included, "{} is no module of src/guide.rs", document.path);
+        assert!(is_included, "{} is no module of src/guide/mod.rs", document.path);
     }
     assert_eq!(modules, BTreeSet::new());
     assert!(library.contains("pub mod guide;") && library.contains(r#"#[doc = include_str!("../README.md")]"#));
@@ -63,14 +63,14 @@ fn every_page_is_a_module_of_the_documentation() {
 
 #[test]
 fn links_between_pages_lead_somewhere() {
-    let guide = read("src/guide.rs");
+    let links = read("src/guide/links.md");
     for document in documents().filter(|document| document.path.starts_with("docs/guide/")) {
         let mut defined = BTreeSet::new();
         for line in document.prose.lines() {
             let Some((name, target)) = line.strip_prefix('[').and_then(|line| line.split_once("]: ")) else { continue };
             assert_eq!(format!("{name}.md"), target, "{}", document.path);
             assert!(blocks::exists(&format!("docs/guide/{target}")), "{}: {target}", document.path);
-            assert!(guide.contains(&format!("[{name}]: crate::guide::{name}\\n")), "src/guide.rs: {name}");
+            assert!(links.contains(&format!("[{name}]: crate::guide::{name}\n")), "src/guide/links.md: {name}");
             defined.insert(name);
         }
         let used = document.prose.split("][").skip(1).filter_map(|rest| rest.split(']').next());
