@@ -101,6 +101,15 @@ fn rules_load_and_manifests_name_what_there_is() {
     assert!(rules > 2, "{rules}");
 }
 
+#[test]
+fn every_alert_is_explained() {
+    let alerts = read("monitoring/alerts.yml");
+    let alerts = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let operating = read("docs/guide/operating.md");
+    let explained = operating.split('`').filter(|word| word.starts_with("TowerQuota"));
+    assert_eq!(explained.collect::<BTreeSet<_>>(), alerts.collect());
+}
+
 fn manifest() -> toml::Table {
     read("Cargo.toml").parse().unwrap()
 }
