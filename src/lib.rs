@@ -90,6 +90,7 @@
 //!
 //! # Where to go next
 //!
+//! - [The guide](guide): from five minutes to see it, by set-ups, rules and failures, to what to do at night.
 //! - [`QuotaLayer`]: the middleware, where to put it, and what a response says about a row.
 //! - [`RouteMap`]: which requests create what, for whom; in code, or from a TOML or JSON file.
 //! - [`Quota`]: the engine, for code without HTTP: check, reserve, usage, recount.
@@ -145,6 +146,9 @@ mod error;
 mod events;
 #[cfg(feature = "postgres")]
 mod fence;
+// Its examples need all features; to be read, it needs none.
+#[cfg(any(all(doc, not(doctest)), all(doctest, feature = "full")))]
+pub mod guide;
 #[cfg(feature = "insight")]
 mod insight;
 mod layer;
