@@ -389,8 +389,11 @@ fn doctor() {
     session.file("other.toml", other);
     session.all(&["doctor", "mode set enforce", "doctor -w acme --routes routes.toml"]);
     session.comment("rows are made around the layer, and limits are reached");
-    create_all(&mut server.connect(), "acme", names(2));
-    server.database().run(r#"INSERT INTO "Segment" SELECT 'x', "workspaceId", 'y' FROM "Segment" LIMIT 1"#.to_owned());
+    let mut connection = server.connect();
+    create_all(&mut connection, "acme", names(3));
+    connection.send("POST", "/api/workspaces/acme/journeys", r#"{"name": "x"}"#).expect(201);
+    // Not of the type that is at its limit: that is counted for its thresholds, too, and believed rightly then.
+    server.database().run(r#"INSERT INTO "Journey" SELECT 'x', "workspaceId", 'y' FROM "Journey" LIMIT 1"#.to_owned());
     session.all(&[
         "update -w acme --max-segments 3",
         "mode set warn -w acme --resource segments",
