@@ -94,13 +94,14 @@ fn begin(service: &Service) -> Connection {
 fn what_is_under_way_is_finished() {
     let folder = Folder::new(Server::Sqlite);
     let mut service = folder.start();
+    let mut fresh = service.connect();
     let mut connection = begin(&service);
     let mut idle = service.connect();
     idle.send("GET", "/livez", "").expect(200);
     service.signal("TERM");
     until("it takes no more connections", || Connection::open(service.address).is_err());
     // Who asks for nothing is not waited for.
-    assert!(idle.try_send("GET", "/livez", "").is_err());
+    assert!(idle.try_send("GET", "/livez", "").is_err() && fresh.read().is_err());
     assert!(service.is_running(), "it waits for the request: {}", service.log());
     connection.send_raw(br#"{"maxSegments": 7}"#).unwrap();
     let answer = connection.read().unwrap().expect(200);

@@ -66,4 +66,5 @@ fn it_speaks_tls_and_takes_another_certificate_while_it_runs() {
     assert!(is_ready(&service, &second));
     service.signal("TERM");
     assert_eq!(service.end().code(), Some(0), "{}", service.log());
+    assert!(!service.log().contains("cut off"), "{}", service.log());
 }

@@ -70,12 +70,17 @@ async fn connection(
     peer: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     app: Router,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) {
     // Without it answers are only slower.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else { return serve(stream, peer, app, stop).await };
-    match timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)).await {
+    let agreed = tokio::select! {
+        agreed = timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)) => agreed,
+        // It has asked for nothing yet.
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    match agreed {
         Ok(Ok(stream)) => serve(stream, peer, app, stop).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
         Err(_) => tracing::debug!(%peer, "no TLS in time"),
