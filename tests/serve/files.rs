@@ -77,11 +77,6 @@ fn what_is_wrong_in_a_section_has_its_line() {
         ("[smtp]\nurl = \"smtps://a\"\nfrom = \"Quotas\"", "line 21: \"Quotas\" is no e-mail address"),
         ("[smtp]\nurl = \"smtps://a\"\nfrom = \"a@b.c\"\nuser = \"a\"", "line 22: [smtp] has both of"),
         ("[snapshots]\nkeep_days = 1", "line 20: `keep_days` is from `keep_hours_for_days`, 14, up to"),
-        ("[grace]\npercentage = 10\nduration_seconds = 0\nresources = []", "`duration_seconds` is 1 to"),
-        (
-            "[grace]\npercentage = 10\nduration_seconds = 9\nresources = [\"zebras\"]",
-            "unknown resource type \"zebras\"",
-        ),
         ("[[resource]]\nname = \"zebras\"", "unknown resource type \"zebras\": write one of segments"),
         (
             "[[resource]]\nname = \"segments\"\nfilter = \"a = 'b\"",

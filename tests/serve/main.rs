@@ -10,6 +10,7 @@ mod contrib;
 mod files;
 mod host;
 mod life;
+mod options;
 mod reload;
 mod starts;
 mod tls;

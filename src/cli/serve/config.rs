@@ -40,7 +40,6 @@ pub(super) struct Config {
     pub(super) smtp: Option<Smtp>,
     #[serde(default)]
     pub(super) snapshots: Snapshots,
-    pub(super) grace: Option<Spanned<Grace>>,
     #[serde(default)]
     pub(super) shutdown: Shutdown,
 }
@@ -286,14 +285,6 @@ impl Default for Snapshots {
         let days = |days| Spanned::new(0..0, days);
         Self { enabled: true, every_seconds: Seconds(3600), keep_hours_for_days: days(14), keep_days: days(500) }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Grace {
-    pub(super) percentage: u32,
-    pub(super) duration_seconds: u64,
-    pub(super) resources: Vec<String>,
 }
 
 #[derive(Deserialize, Clone, Copy)]

@@ -174,26 +174,26 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
     let builder = Quota::builder(catalog.clone());
     let builder = match Kind::of(&setup.database) {
         Some(Kind::Postgres) => {
-            let store = PostgresStore::connect(&setup.database, catalog).await.map_err(failed)?;
+            let store = PostgresStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?;
             // It makes no rows, so that there is nothing to fence.
             let ledger = PostgresLedger::new(&store).fenced().listens(!setup.config.database.pooler);
             builder.store(store).ledger(ledger)
         }
-        _ => builder.store(SqliteStore::connect(&setup.database, catalog).await.map_err(failed)?),
+        _ => builder.store(SqliteStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?),
     };
     let builder = match &setup.rows {
         Rows::Sqlite(counts) => {
-            let usage = counts.clone().build().map_err(failed)?;
-            usage.check().await.map_err(failed)?;
+            let usage = counts.clone().build().map_err(|error| failed(&error))?;
+            usage.check().await.map_err(|error| failed(&error))?;
             builder.usage(usage)
         }
         Rows::Postgres(counts) => {
-            let usage = counts.clone().build().map_err(failed)?;
-            usage.check().await.map_err(failed)?;
+            let usage = counts.clone().build().map_err(|error| failed(&error))?;
+            usage.check().await.map_err(|error| failed(&error))?;
             builder.usage(usage)
         }
     };
-    with_options(builder, setup).build().map_err(failed)
+    with_options(builder, setup).build().map_err(|error| failed(&error))
 }
 
 fn with_options(mut builder: QuotaBuilder, setup: &Setup) -> QuotaBuilder {
@@ -214,14 +214,11 @@ fn with_options(mut builder: QuotaBuilder, setup: &Setup) -> QuotaBuilder {
     if let Some(options) = &setup.email {
         builder = builder.email(options.clone());
     }
-    if let Some(grace) = &setup.grace {
-        builder = builder.grace(grace.clone());
-    }
     builder
 }
 
 /// Why the service doesn't start, with what the database said.
-fn failed(error: tower_quota::Error) -> Failure {
+fn failed(error: &tower_quota::Error) -> Failure {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -17,7 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Postgres, Sqlite};
 use toml::{Spanned, Table};
 use tower_quota::{
-    EmailOptions, Grace, PostgresUsage, Principal, ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable,
+    EmailOptions, PostgresUsage, Principal, ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable,
     SqlUsageBuilder, SqliteUsage, StaticTokens, Thresholds, WebhookOptions,
 };
 use url::Url;
@@ -48,7 +48,6 @@ pub(super) struct Setup {
     pub(super) webhooks: Option<WebhookOptions>,
     pub(super) email: Option<EmailOptions>,
     pub(super) snapshots: Option<SnapshotOptions>,
-    pub(super) grace: Option<Grace>,
     /// What stands elsewhere, and can't be changed while it runs.
     referred: Vec<(&'static str, String)>,
 }
@@ -92,7 +91,7 @@ impl Setup {
 
         let database = match &config.database.url {
             Some(url) => secrets.url("database.url", url)?,
-            None => secrets.from_environment("database.url", "DATABASE_URL")?,
+            None => secrets.variable("database.url", "DATABASE_URL")?,
         };
         let rows = config.rows.url.as_ref().map(|url| secrets.url("rows.url", url)).transpose()?;
         let span = |url: &Option<Spanned<String>>| url.as_ref().map_or(0..0, Spanned::span);
@@ -120,26 +119,11 @@ impl Setup {
         let webhooks = config.webhooks.as_ref().map(|webhooks| webhooks_of(&file, webhooks)).transpose()?;
         let email = config.smtp.as_ref().map(|smtp| email(&file, smtp, &mut secrets)).transpose()?;
         let snapshots = snapshots(&file, &config)?;
-        let grace = grace(&file, &config, map.catalog())?;
         if secrets.written {
             file.private()?;
         }
         let (written, referred) = (file.parse()?, secrets.referred);
-        Ok(Self {
-            config,
-            written,
-            database,
-            rows,
-            map,
-            tokens,
-            tls,
-            thresholds,
-            webhooks,
-            email,
-            snapshots,
-            grace,
-            referred,
-        })
+        Ok(Self { config, written, database, rows, map, tokens, tls, thresholds, webhooks, email, snapshots, referred })
     }
 
     /// What `other` has differently that can't be changed while it runs.
@@ -191,9 +175,9 @@ impl Secrets<'_> {
         Ok(self.keep(name, secret))
     }
 
-    fn from_environment(&mut self, name: &'static str, variable: &str) -> Result<String, Failure> {
-        let value = std::env::var(variable).ok().filter(|value| !value.is_empty()).ok_or_else(|| {
-            self.file.wrong_in_all(&format!("no database is named: write `url` in [database], or set {variable}"))
+    fn variable(&mut self, name: &'static str, named: &str) -> Result<String, Failure> {
+        let value = std::env::var(named).ok().filter(|value| !value.is_empty()).ok_or_else(|| {
+            self.file.wrong_in_all(&format!("no database is named: write `url` in [database], or set {named}"))
         })?;
         Ok(self.keep(name, Secret { value, written: false }))
     }
@@ -449,22 +433,4 @@ fn snapshots(file: &File, config: &Config) -> Result<Option<SnapshotOptions>, Fa
     }
     let options = SnapshotOptions::new().every(written.every_seconds.into()).keep_hours(hours).keep_days(days);
     Ok(Some(options).filter(|_| written.enabled))
-}
-
-fn grace(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result<Option<Grace>, Failure> {
-    let Some(grace) = &config.grace else { return Ok(None) };
-    let (at, written) = (grace.span(), grace.get_ref());
-    if written.percentage > Grace::MAX_PERCENTAGE {
-        let most = Grace::MAX_PERCENTAGE;
-        return Err(file.wrong(at, &format!("`percentage` is 0 to {most}; got {}", written.percentage)));
-    }
-    if !(1..=Grace::MAX_DURATION).contains(&written.duration_seconds) {
-        let most = Grace::MAX_DURATION;
-        return Err(file.wrong(at, &format!("`duration_seconds` is 1 to {most}; got {}", written.duration_seconds)));
-    }
-    for name in &written.resources {
-        catalog.by_name(name).map_err(|error| file.wrong(at.clone(), error.message()))?;
-    }
-    let duration = Duration::from_secs(written.duration_seconds);
-    Ok(Some(Grace::new(written.percentage, duration, &written.resources)))
 }
