@@ -116,6 +116,7 @@
 //! | `openapi` | no | `/openapi.json` and `/docs` in `QuotaApi`: its description in OpenAPI 3.1, and a page to browse it |
 //! | `client` | no | the module `client`: a client of the HTTP API, over rustls |
 //! | `cli` | no | the program `quotactl`, on that client |
+//! | `serve` | no | `quotactl serve`: the API and the metrics as a service, without a layer in front of anything |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
 //!

@@ -54,6 +54,16 @@ Limits:
   --max-<TYPE> <N|unlimited>         A limit, for each type that the server has: --max-segments 100, --max-custom-metrics 5
   --limit-field <FIELD>=<N|unlimited>  The same by the name of its field, where that doesn't begin with `max`";
 
+#[cfg(feature = "serve")]
+const SERVE: &str = "\
+Signals:
+  SIGHUP           read the configuration anew: tokens, mode, level of the log, certificate, times of the shutdown
+  SIGTERM, SIGINT  take no more connections, finish what is under way, and end with exit code 0
+
+Paths:
+  /livez           200 as long as the process lives
+  /readyz          200 while it can answer; 503 while it starts or ends, or its store doesn't answer";
+
 /// Quotas of workspaces, from a terminal: reads and sets limits over the HTTP API of tower-quota.
 #[derive(Debug, Parser)]
 #[command(name = "quotactl", version, after_help = AFTER, subcommand_required = true, arg_required_else_help = true)]
@@ -141,6 +151,9 @@ pub(crate) enum Command {
     Routes(Routes),
     /// Look for what keeps limits from being enforced; exit code 1 where something does
     Doctor(Doctor),
+    /// Serve the API and the metrics, on a SQLite file or a Postgres database
+    #[cfg(feature = "serve")]
+    Serve(Serve),
     /// A script with which a shell completes command lines
     Completions {
         /// Of which shell
@@ -640,6 +653,19 @@ pub(crate) struct Doctor {
     pub(crate) resources: Vec<String>,
 }
 
+/// The service.
+#[cfg(feature = "serve")]
+#[derive(Debug, Args)]
+#[command(after_help = SERVE, disable_help_subcommand = true)]
+pub(crate) struct Serve {
+    /// The configuration, in TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Only read it and what it refers to, and tell whether all makes sense; no database is asked
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
 /// A parser of one of some names.
 fn named<T: Clone + Send + Sync + 'static>(
     values: impl IntoIterator<Item = (&'static str, T)>,
@@ -708,7 +734,7 @@ fn with(command: clap::Command, output: &Arg) -> clap::Command {
         return command.mut_subcommands(|below| with(below, output));
     }
     match command.get_name() {
-        "report" | "monitor" | "completions" => command,
+        "report" | "monitor" | "completions" | "serve" => command,
         _ => command.arg(output.clone()),
     }
 }

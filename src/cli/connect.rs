@@ -121,7 +121,7 @@ fn profile(server: &Server) -> Result<Profile, Failure> {
 
 /// Refuses a file that others may read: it has tokens.
 #[cfg(unix)]
-fn private(file: &Path) -> Result<(), Failure> {
+pub(crate) fn private(file: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(file).map_err(|error| unreadable(file, &error))?.permissions().mode() & 0o777;
     match mode & 0o077 {
@@ -134,6 +134,6 @@ fn private(file: &Path) -> Result<(), Failure> {
 }
 
 #[cfg(not(unix))]
-fn private(_: &Path) -> Result<(), Failure> {
+pub(crate) fn private(_: &Path) -> Result<(), Failure> {
     Ok(())
 }

@@ -43,6 +43,12 @@ impl Failure {
         Self::new(2, message)
     }
 
+    /// A server or a database doesn't answer.
+    #[cfg(feature = "serve")]
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(3, message)
+    }
+
     /// None of the others.
     pub(crate) fn other(message: impl Into<String>) -> Self {
         Self::new(6, message)
@@ -53,6 +59,13 @@ impl Failure {
         self
     }
 
+    /// The same, of what stands at a place that `place` names.
+    #[cfg(feature = "serve")]
+    pub(crate) fn at(mut self, place: &Self) -> Self {
+        self.message.insert_str(0, &place.message);
+        self
+    }
+
     /// Tells it, and how the process ends.
     pub(crate) fn tell(&self) -> ExitCode {
         to_stderr(&format!("error: {}", plain(&self.message)));
@@ -60,6 +73,17 @@ impl Failure {
             to_stderr(&format!("hint: {}", plain(hint)));
         }
         ExitCode::from(self.code)
+    }
+}
+
+#[cfg(feature = "serve")]
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&plain(&self.message))?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({})", plain(hint)),
+            None => Ok(()),
+        }
     }
 }
 

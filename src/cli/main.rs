@@ -14,6 +14,8 @@ mod failure;
 mod limits;
 mod monitor;
 mod output;
+#[cfg(feature = "serve")]
+mod serve;
 
 use failure::{Failure, Outcome};
 
@@ -29,8 +31,13 @@ fn main() -> ExitCode {
 }
 
 fn run(called: args::Called) -> Result<Outcome, Failure> {
-    // One thread is enough: a call waits for the server, and the screen for a key.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut builder = match &called.command {
+        #[cfg(feature = "serve")]
+        args::Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        // One thread is enough: a call waits for the server, and the screen for a key.
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build();
     let runtime = runtime.map_err(|error| Failure::other(format!("the system gives no event loop: {error}")))?;
     let outcome = runtime.block_on(Box::pin(commands::run(called)));
     // A look-up of a name that nobody waits for any more must not hold up the end.

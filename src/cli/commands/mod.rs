@@ -5,7 +5,7 @@ mod insight;
 mod operate;
 mod policy;
 mod quota;
-mod routes;
+pub(crate) mod routes;
 mod webhooks;
 
 use std::io::{self, IsTerminal};
@@ -42,6 +42,8 @@ pub(crate) async fn run(called: Called) -> Result<Outcome, Failure> {
             return to_stdout(&script).map(|()| Outcome::Done);
         }
         Command::Routes(routes) => return routes::run(output, routes).await,
+        #[cfg(feature = "serve")]
+        Command::Serve(serve) => return crate::serve::run(serve).await,
         command => command,
     };
     let context = Context { client: connect::client(&server)?, output, limits };
@@ -65,6 +67,8 @@ pub(crate) async fn run(called: Called) -> Result<Outcome, Failure> {
         Command::Shadow(shadow) => operate::shadow(&context, shadow).await,
         Command::Doctor(doctor) => doctor::run(&context, doctor).await,
         Command::Completions { .. } | Command::Routes(_) => Ok(Outcome::Done),
+        #[cfg(feature = "serve")]
+        Command::Serve(_) => Ok(Outcome::Done),
     }
 }
 

@@ -8,8 +8,8 @@ use http::Request;
 use http::header::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tower_quota::{
-    Existing, Limit, Match, Operation, ResolvedCharge, ResourceCatalog, ResourceSpec, RouteMap, WorkspaceClaim,
-    WorkspaceFormat,
+    Existing, Limit, Match, Operation, ResolvedCharge, ResourceCatalog, ResourceCatalogBuilder, ResourceSpec, RouteMap,
+    WorkspaceClaim, WorkspaceFormat,
 };
 
 use crate::args::{Routes, Rules};
@@ -66,8 +66,6 @@ fn read_body(written: &str) -> Result<Vec<u8>, Failure> {
 
 /// Reads a file of rules; `declared` are the types that the program has beside the eight.
 pub(super) fn load(file: &Path, declared: &[String]) -> Result<RouteMap, Failure> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))?;
     let mut types = ResourceCatalog::builder();
     for name in declared {
         let mut letters = name.chars();
@@ -75,6 +73,13 @@ pub(super) fn load(file: &Path, declared: &[String]) -> Result<RouteMap, Failure
         // Only the name counts here.
         types = types.resource(ResourceSpec::new(name, format!("max{first}{}", letters.as_str()), Limit::Unlimited));
     }
+    read(file, types)
+}
+
+/// The same with types that are known.
+pub(crate) fn read(file: &Path, types: ResourceCatalogBuilder) -> Result<RouteMap, Failure> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))?;
     let json = file.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("json"));
     let read = if json { RouteMap::with_types_from_json } else { RouteMap::with_types_from_toml };
     read(&text, types).map_err(|error| {

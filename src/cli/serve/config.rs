@@ -1,0 +1,328 @@
+//! What can be written into the configuration, as it is written.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use toml::Spanned;
+use tower_quota::EnforcementMode;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The file. Whatever may be wrong beside its type is `Spanned`, so that it can be told where.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    #[serde(default = "listen")]
+    pub(super) listen: SocketAddr,
+    pub(super) mode: Option<EnforcementMode>,
+    pub(super) rules: Option<PathBuf>,
+    #[serde(default = "yes")]
+    pub(super) standard_types: bool,
+    #[serde(default)]
+    pub(super) database: Database,
+    #[serde(default)]
+    pub(super) rows: Rows,
+    #[serde(default)]
+    pub(super) resource: Vec<Spanned<Resource>>,
+    #[serde(default)]
+    pub(super) token: Vec<Spanned<Token>>,
+    #[serde(default)]
+    pub(super) api: Api,
+    #[serde(default)]
+    pub(super) dashboard: Dashboard,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
+    pub(super) log: Log,
+    pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) thresholds: Option<Spanned<Thresholds>>,
+    pub(super) webhooks: Option<Webhooks>,
+    pub(super) smtp: Option<Smtp>,
+    #[serde(default)]
+    pub(super) snapshots: Snapshots,
+    #[serde(default)]
+    pub(super) shutdown: Shutdown,
+}
+
+/// Where records are kept.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Database {
+    pub(super) url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) pooler: bool,
+}
+
+/// Where the rows are that are counted.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rows {
+    pub(super) url: Option<Spanned<String>>,
+}
+
+/// Where the rows of one resource type are.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resource {
+    pub(super) name: String,
+    pub(super) table: Option<String>,
+    pub(super) workspace_column: Option<String>,
+    pub(super) workspace_type: Option<String>,
+    pub(super) filter: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Token {
+    pub(super) name: String,
+    pub(super) secret: Spanned<String>,
+    pub(super) role: Role,
+    pub(super) workspaces: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    Admin,
+    Member,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Api {
+    pub(super) path: Spanned<Place>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { path: Spanned::new(0..0, Place("/api".to_owned())) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Dashboard {
+    pub(super) enabled: bool,
+    pub(super) path: Spanned<Place>,
+}
+
+impl Default for Dashboard {
+    fn default() -> Self {
+        Self { enabled: true, path: Spanned::new(0..0, Place("/dashboard".to_owned())) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub(super) enabled: bool,
+    pub(super) path: Spanned<Place>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { enabled: true, path: Spanned::new(0..0, Place("/metrics".to_owned())) }
+    }
+}
+
+/// A plain path, at which something is mounted.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Place(String);
+
+impl Place {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether what is asked for at `self` would be looked for below `other`, too.
+    pub(super) fn is_at_or_below(&self, other: &str) -> bool {
+        self.0.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(path: String) -> Result<Self, String> {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+        let named = |part: &str| !part.is_empty() && part.chars().all(plain);
+        match path.strip_prefix('/').is_some_and(|parts| parts.split('/').all(named)) {
+            true => Ok(Self(path)),
+            false => Err(format!("{path:?} is no plain path: write one such as \"/api\"")),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub(super) level: Level,
+    pub(super) format: Format,
+}
+
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
+#[derive(Deserialize, Clone, Copy, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// At which usage notices are given; those of a type count instead of those of all.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Thresholds {
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+    pub(super) warning: Option<u32>,
+    pub(super) critical: Option<u32>,
+    pub(super) exceeded: Option<u32>,
+    pub(super) rearm_below: Option<u32>,
+    pub(super) min_interval_seconds: Option<u64>,
+    #[serde(default)]
+    pub(super) of: BTreeMap<String, Spanned<Percents>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Percents {
+    pub(super) warning: u32,
+    pub(super) critical: u32,
+    pub(super) exceeded: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Webhooks {
+    #[serde(default = "yes")]
+    pub(super) allow_http: bool,
+    #[serde(default)]
+    pub(super) allow_networks: Vec<Network>,
+    pub(super) root_certificate: Option<PathBuf>,
+    #[serde(default = "fifteen")]
+    pub(super) timeout_seconds: Seconds,
+}
+
+/// A network or an address, checked where it stands.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Network(pub(super) String);
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(network: String) -> Result<Self, String> {
+        match network.parse::<IpNet>().is_ok() || network.parse::<std::net::IpAddr>().is_ok() {
+            true => Ok(Self(network)),
+            false => Err(format!("{network:?} is no network: write one such as \"10.1.0.0/16\"")),
+        }
+    }
+}
+
+/// A length of time that is not nothing.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "u64")]
+pub(super) struct Seconds(pub(super) u64);
+
+impl TryFrom<u64> for Seconds {
+    type Error = String;
+
+    fn try_from(seconds: u64) -> Result<Self, String> {
+        match (1..=86_400).contains(&seconds) {
+            true => Ok(Self(seconds)),
+            false => Err(format!("{seconds} is out of range: write seconds, from 1 to 86400")),
+        }
+    }
+}
+
+impl From<Seconds> for std::time::Duration {
+    fn from(seconds: Seconds) -> Self {
+        Self::from_secs(seconds.0)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Smtp {
+    pub(super) url: Spanned<String>,
+    pub(super) from: Spanned<String>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) password: Option<Spanned<String>>,
+    pub(super) root_certificate: Option<PathBuf>,
+    #[serde(default = "fifteen")]
+    pub(super) timeout_seconds: Seconds,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Snapshots {
+    pub(super) enabled: bool,
+    pub(super) every_seconds: Seconds,
+    pub(super) keep_hours_for_days: Spanned<u32>,
+    pub(super) keep_days: Spanned<u32>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        let days = |days| Spanned::new(0..0, days);
+        Self { enabled: true, every_seconds: Seconds(3600), keep_hours_for_days: days(14), keep_days: days(500) }
+    }
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Shutdown {
+    pub(super) drain_seconds: u64,
+    pub(super) patience_seconds: Seconds,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_seconds: 0, patience_seconds: Seconds(30) }
+    }
+}
+
+fn listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8080))
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn fifteen() -> Seconds {
+    Seconds(15)
+}

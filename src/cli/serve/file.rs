@@ -1,0 +1,88 @@
+//! The file that the configuration is in: where its values stand, and what they refer to.
+
+use std::env;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use url::Url;
+
+use crate::connect;
+use crate::failure::Failure;
+
+/// The text of a configuration, to tell where in it something is wrong.
+pub(super) struct File {
+    path: PathBuf,
+    pub(super) text: String,
+}
+
+/// A secret, and whether it stands in the configuration itself.
+pub(super) struct Secret {
+    pub(super) value: String,
+    pub(super) written: bool,
+}
+
+impl File {
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("{} can't be read: {error}", path.display())))?;
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    pub(super) fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
+        toml::from_str(&self.text).map_err(|error| self.wrong(error.span().unwrap_or(0..0), error.message()))
+    }
+
+    /// Tells what is wrong with what stands there.
+    pub(super) fn wrong(&self, at: Range<usize>, message: &str) -> Failure {
+        let line = self.text.bytes().take(at.start).filter(|byte| *byte == b'\n').count() + 1;
+        Failure::usage(format!("{}, line {line}: {message}", self.path.display()))
+    }
+
+    /// The same of the file as a whole.
+    pub(super) fn wrong_in_all(&self, message: &str) -> Failure {
+        Failure::usage(format!("{}: {message}", self.path.display()))
+    }
+
+    /// A path, beside the file where it isn't absolute.
+    pub(super) fn beside(&self, path: &Path) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// Refuses a file that others may read, where secrets stand in it.
+    pub(super) fn private(&self) -> Result<(), Failure> {
+        connect::private(&self.path)
+    }
+
+    /// What `env:NAME` or `file:PATH` refers to; or the text itself.
+    pub(super) fn secret(&self, written: &Spanned<String>) -> Result<Secret, Failure> {
+        let text = written.get_ref();
+        if let Some(name) = text.strip_prefix("env:") {
+            return match env::var(name) {
+                Ok(value) if !value.is_empty() => Ok(Secret { value, written: false }),
+                _ => {
+                    let message =
+                        format!("the environment variable {name} is not set, which is to have what stands here");
+                    Err(self.wrong(written.span(), &message))
+                }
+            };
+        }
+        match text.strip_prefix("file:") {
+            None => Ok(Secret { value: text.clone(), written: true }),
+            Some(path) => {
+                let path = self.beside(Path::new(path));
+                let value = connect::private(&path).and_then(|()| connect::secret(&path));
+                let value = value.map_err(|failure| failure.at(&self.wrong(written.span(), "")))?;
+                Ok(Secret { value, written: false })
+            }
+        }
+    }
+
+    /// The same of a URL, which is a secret where it has a password.
+    pub(super) fn url(&self, written: &Spanned<String>) -> Result<Secret, Failure> {
+        let secret = self.secret(written)?;
+        let has_password = Url::parse(&secret.value).is_ok_and(|url| url.password().is_some());
+        Ok(Secret { written: secret.written && has_password, ..secret })
+    }
+}

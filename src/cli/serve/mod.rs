@@ -1,0 +1,232 @@
+//! `quotactl serve`: the API as a service of its own, beside the programs that enforce the limits.
+
+mod app;
+mod config;
+mod file;
+mod http;
+mod setup;
+mod signals;
+mod telemetry;
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower_quota::{ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, SqliteStore};
+
+use self::app::{Gate, Tokens};
+use self::setup::{Kind, Rows, Setup};
+use self::signals::{Signal, Signals};
+use self::telemetry::Log;
+use crate::args::Serve;
+use crate::failure::{Failure, Outcome};
+use crate::output::to_stdout;
+
+/// How long what the engine has on lease, and hasn't written yet, may take to be given back and written.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
+    let setup = Setup::read(&called.config)?;
+    if called.check {
+        let (types, rules) = (setup.map.catalog().len(), setup.map.rules().len());
+        let tokens = setup.config.token.len();
+        let told =
+            format!("{} is good: resource types {types}, rules {rules}, tokens {tokens}\n", called.config.display());
+        return to_stdout(told.as_bytes()).map(|()| Outcome::Done);
+    }
+    let log = Log::install(&setup.config)?;
+    // Before anything else, that none is missed.
+    let signals = Signals::listen().map_err(|error| Failure::other(format!("no signal can be heard: {error}")))?;
+    let listener = bind(&setup).await?;
+    let metrics = telemetry::metrics(&setup.config)?;
+
+    let gate = Arc::new(Gate::default());
+    let (certificate, certificates) = watch::channel(setup.tls.clone());
+    let (stop, stopped) = watch::channel(false);
+    let accepting = http::accept(listener, app::outer(Arc::clone(&gate)), certificates, stopped);
+    let accepting = tokio::spawn(accepting);
+
+    let tokens = Arc::new(Tokens::new(setup.tokens.clone()));
+    let mut service = Service { setup, log, tokens, certificate, gate, quota: None, signals };
+    let ran = service.run(&called.config, metrics).await;
+
+    service.gate.close();
+    let shutdown = service.setup.config.shutdown;
+    if service.quota.is_some() && ran.is_ok() {
+        tokio::time::sleep(Duration::from_secs(shutdown.drain_seconds)).await;
+    }
+    stop.send_replace(true);
+    if let Ok(mut connections) = accepting.await {
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(shutdown.patience_seconds.into(), all).await.is_err() {
+            tracing::warn!("requests are cut off: they took longer than `shutdown.patience_seconds`");
+        }
+    }
+    if let Some(quota) = &service.quota
+        && let Err(error) = quota.shutdown(FAREWELL).await
+    {
+        tracing::warn!(%error, "the quota engine has ended early");
+    }
+    ran?;
+    tracing::info!("ended as told");
+    Ok(Outcome::Done)
+}
+
+async fn bind(setup: &Setup) -> Result<TcpListener, Failure> {
+    let address = setup.config.listen;
+    let listening = async {
+        let listener = TcpListener::bind(address).await?;
+        Ok::<_, io::Error>((listener.local_addr()?, listener))
+    };
+    let (address, listener) = listening.await.map_err(|error| {
+        let failure = Failure::other(format!("can't listen on {address}: {error}"));
+        match error.kind() {
+            io::ErrorKind::AddrInUse => failure.hint("another program does: end it, or write another `listen`"),
+            io::ErrorKind::PermissionDenied => failure.hint("ports below 1024 need a right of their own"),
+            _ => failure.hint("`listen` is an address of this machine, or 0.0.0.0 for all, and a port"),
+        }
+    })?;
+    let scheme = if setup.tls.is_some() { "https" } else { "http" };
+    to_stdout(format!("listening on {scheme}://{address}\n").as_bytes())?;
+    Ok(listener)
+}
+
+/// What runs.
+struct Service {
+    setup: Setup,
+    log: Log,
+    tokens: Arc<Tokens>,
+    certificate: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
+    gate: Arc<Gate>,
+    quota: Option<Quota>,
+    signals: Signals,
+}
+
+impl Service {
+    /// Starts, and goes on until it is told to stop.
+    async fn run(&mut self, config: &Path, metrics: Option<axum::Router>) -> Result<(), Failure> {
+        let quota = tokio::select! {
+            started = start(&self.setup) => started?,
+            () = self.signals.stop() => return Ok(()),
+        };
+        let app = app::inner(&self.setup.config, &quota, Arc::clone(&self.tokens), metrics);
+        self.gate.open(quota.clone(), app);
+        tracing::info!(mode = %quota.mode(), promise = ?quota.promise(), "ready");
+        self.quota = Some(quota.clone());
+        while self.signals.next().await == Signal::Reload {
+            match Setup::read(config) {
+                Ok(setup) => self.change(&quota, setup),
+                Err(failure) => tracing::error!(%failure, "the configuration stays as it was"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in force what can change while it runs.
+    fn change(&mut self, quota: &Quota, new: Setup) {
+        for name in self.setup.fixed_that_differ(&new) {
+            tracing::warn!(%name, "this can't change while it runs, and stays as it was: start again");
+        }
+        self.tokens.replace(new.tokens.clone());
+        self.log.set_level(new.config.log.level);
+        if let (Some(_), Some(tls)) = (&self.setup.tls, &new.tls) {
+            self.certificate.send_replace(Some(Arc::clone(tls)));
+        }
+        self.change_mode(quota, &new);
+        tracing::info!(
+            tokens = new.config.token.len(),
+            rules = new.map.rules().len(),
+            "the configuration is read anew"
+        );
+        let (tokens, mode, log) = (new.tokens, new.config.mode, new.config.log.level);
+        self.setup.tokens = tokens;
+        self.setup.config.mode = mode;
+        self.setup.config.log.level = log;
+        self.setup.config.shutdown = new.config.shutdown;
+    }
+
+    fn change_mode(&self, quota: &Quota, new: &Setup) {
+        let (before, after) = (self.setup.config.mode, new.config.mode);
+        if before == after {
+            return;
+        }
+        // What the file said last is not what somebody set over the API.
+        let set_over_api = quota.mode_source() == ModeSource::Runtime && Some(quota.mode()) != before;
+        match after {
+            Some(mode) if !set_over_api => quota.set_mode(mode),
+            Some(_) => {
+                tracing::warn!(mode = %quota.mode(), "the mode was set over the API, and stays so: set it there")
+            }
+            None => {
+                tracing::warn!(mode = %quota.mode(), "the configuration has no `mode` any more: it stays until the next start")
+            }
+        }
+    }
+}
+
+/// Connects to the databases, and builds the engine.
+async fn start(setup: &Setup) -> Result<Quota, Failure> {
+    let catalog = setup.map.catalog();
+    let builder = Quota::builder(catalog.clone());
+    let builder = match Kind::of(&setup.database) {
+        Some(Kind::Postgres) => {
+            let store = PostgresStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?;
+            // It makes no rows, so that there is nothing to fence.
+            let ledger = PostgresLedger::new(&store).fenced().listens(!setup.config.database.pooler);
+            builder.store(store).ledger(ledger)
+        }
+        _ => builder.store(SqliteStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?),
+    };
+    let builder = match &setup.rows {
+        Rows::Sqlite(counts) => {
+            let usage = counts.clone().build().map_err(|error| failed(&error))?;
+            usage.check().await.map_err(|error| failed(&error))?;
+            builder.usage(usage)
+        }
+        Rows::Postgres(counts) => {
+            let usage = counts.clone().build().map_err(|error| failed(&error))?;
+            usage.check().await.map_err(|error| failed(&error))?;
+            builder.usage(usage)
+        }
+    };
+    with_options(builder, setup).build().map_err(|error| failed(&error))
+}
+
+fn with_options(mut builder: QuotaBuilder, setup: &Setup) -> QuotaBuilder {
+    builder = builder.snapshots(setup.snapshots.clone()).thresholds(setup.thresholds.all.clone());
+    builder = builder.metrics(setup.config.metrics.enabled);
+    for (name, thresholds) in &setup.thresholds.of {
+        builder = builder.thresholds_of(name, thresholds.clone());
+    }
+    if let Some(format) = setup.map.workspace_format() {
+        builder = builder.workspace_format(format);
+    }
+    if let Some(mode) = setup.config.mode {
+        builder = builder.mode(mode);
+    }
+    if let Some(options) = &setup.webhooks {
+        builder = builder.webhooks(options.clone());
+    }
+    if let Some(options) = &setup.email {
+        builder = builder.email(options.clone());
+    }
+    builder
+}
+
+/// Why the service doesn't start, with what the database said.
+fn failed(error: &tower_quota::Error) -> Failure {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    match error.is_unavailable() {
+        true => Failure::unavailable(message).hint("see that the database runs, and that its URL is right"),
+        false => Failure::usage(message),
+    }
+}

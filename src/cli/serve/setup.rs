@@ -1,0 +1,442 @@
+//! The configuration, once all that it says is found to make sense.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lettre::message::Mailbox;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::{Postgres, Sqlite};
+use toml::{Spanned, Table};
+use tower_quota::{
+    EmailOptions, PostgresUsage, Principal, ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable,
+    SqlUsageBuilder, SqliteUsage, StaticTokens, Thresholds, WebhookOptions,
+};
+use url::Url;
+
+use super::config::{Config, Role, Smtp, Tls, Webhooks};
+use super::file::{File, Secret};
+use crate::commands::routes;
+use crate::connect;
+use crate::failure::Failure;
+
+/// How long a count waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Counts are rare, and one at a time for each workspace.
+const CONNECTIONS: u32 = 4;
+
+/// What to do.
+pub(super) struct Setup {
+    pub(super) config: Config,
+    /// The same as it was written, to see what another changes.
+    written: Table,
+    pub(super) database: String,
+    pub(super) rows: Rows,
+    pub(super) map: RouteMap,
+    pub(super) tokens: StaticTokens,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) thresholds: Notices,
+    pub(super) webhooks: Option<WebhookOptions>,
+    pub(super) email: Option<EmailOptions>,
+    pub(super) snapshots: Option<SnapshotOptions>,
+    /// What stands elsewhere, and can't be changed while it runs.
+    referred: Vec<(&'static str, String)>,
+}
+
+/// How rows are counted; it can be built.
+pub(super) enum Rows {
+    Sqlite(SqlUsageBuilder<Sqlite>),
+    Postgres(SqlUsageBuilder<Postgres>),
+}
+
+/// At which usage notices are given.
+pub(super) struct Notices {
+    /// `None` turns them off.
+    pub(super) all: Option<Thresholds>,
+    pub(super) of: Vec<(String, Thresholds)>,
+}
+
+/// What a URL is of.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+impl Kind {
+    pub(super) fn of(url: &str) -> Option<Self> {
+        match url.split_once(':')?.0 {
+            "sqlite" => Some(Self::Sqlite),
+            "postgres" | "postgresql" => Some(Self::Postgres),
+            _ => None,
+        }
+    }
+}
+
+impl Setup {
+    /// Reads the configuration and all that it refers to. No database is asked.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let file = File::read(path)?;
+        let config: Config = file.parse()?;
+        let mut secrets = Secrets { file: &file, written: false, referred: Vec::new() };
+
+        let database = match &config.database.url {
+            Some(url) => secrets.url("database.url", url)?,
+            None => secrets.variable("database.url", "DATABASE_URL")?,
+        };
+        let rows = config.rows.url.as_ref().map(|url| secrets.url("rows.url", url)).transpose()?;
+        let span = |url: &Option<Spanned<String>>| url.as_ref().map_or(0..0, Spanned::span);
+        let scheme = |url: &str, at| {
+            Kind::of(url).ok_or_else(|| {
+                file.wrong(
+                    at,
+                    "this is no URL of a database: write sqlite:///path/to/quota.db or postgres://user@host/database",
+                )
+            })
+        };
+        scheme(&database, span(&config.database.url))?;
+        let kind =
+            rows.as_deref().map_or_else(|| scheme(&database, 0..0), |url| scheme(url, span(&config.rows.url)))?;
+
+        let map = map(&file, &config)?;
+        let tables = tables(&file, &config, map.catalog())?;
+        let rows_at = if rows.is_some() { span(&config.rows.url) } else { span(&config.database.url) };
+        let rows_url = rows.as_deref().unwrap_or(&database);
+        let rows = counts(&file, kind, rows_url, &rows_at, map.catalog(), &tables)?;
+        let tokens = tokens(&file, &config, &map, &mut secrets)?;
+        let tls = config.tls.as_ref().map(|tls| tls_of(&file, tls)).transpose()?;
+        places(&file, &config)?;
+        let thresholds = thresholds(&file, &config, map.catalog())?;
+        let webhooks = config.webhooks.as_ref().map(|webhooks| webhooks_of(&file, webhooks)).transpose()?;
+        let email = config.smtp.as_ref().map(|smtp| email(&file, smtp, &mut secrets)).transpose()?;
+        let snapshots = snapshots(&file, &config)?;
+        if secrets.written {
+            file.private()?;
+        }
+        let (written, referred) = (file.parse()?, secrets.referred);
+        Ok(Self { config, written, database, rows, map, tokens, tls, thresholds, webhooks, email, snapshots, referred })
+    }
+
+    /// What `other` has differently that can't be changed while it runs.
+    pub(super) fn fixed_that_differ(&self, other: &Self) -> Vec<String> {
+        let live = |key: &str| matches!(key, "token" | "mode" | "shutdown" | "tls" | "log" | "rules");
+        let keys: HashSet<_> = self.written.keys().chain(other.written.keys()).filter(|key| !live(key)).collect();
+        let differs = |key: &&String| self.written.get(key.as_str()) != other.written.get(key.as_str());
+        let mut differ: Vec<_> = keys.into_iter().filter(differs).cloned().collect();
+        let elsewhere = self.referred.iter().filter(|one| !other.referred.contains(one));
+        differ.extend(elsewhere.map(|(name, _)| (*name).to_owned()));
+        if self.config.log.format != other.config.log.format {
+            differ.push("log.format".to_owned());
+        }
+        if self.tls.is_some() != other.tls.is_some() {
+            differ.push("tls".to_owned());
+        }
+        let types = |setup: &Self| setup.map.catalog().iter().map(|of| ResourceType::clone(of)).collect::<Vec<_>>();
+        if types(self) != types(other) || self.map.workspace_format() != other.map.workspace_format() {
+            differ.push("the resource types and the `workspace_format` of `rules`".to_owned());
+        }
+        differ.sort();
+        differ.dedup();
+        differ
+    }
+}
+
+/// What is secret, and where it was found.
+struct Secrets<'a> {
+    file: &'a File,
+    /// One stands in the configuration itself.
+    written: bool,
+    referred: Vec<(&'static str, String)>,
+}
+
+impl Secrets<'_> {
+    fn keep(&mut self, name: &'static str, secret: Secret) -> String {
+        self.written |= secret.written;
+        self.referred.push((name, secret.value.clone()));
+        secret.value
+    }
+
+    fn url(&mut self, name: &'static str, written: &Spanned<String>) -> Result<String, Failure> {
+        let secret = self.file.url(written)?;
+        Ok(self.keep(name, secret))
+    }
+
+    fn text(&mut self, name: &'static str, written: &Spanned<String>) -> Result<String, Failure> {
+        let secret = self.file.secret(written)?;
+        Ok(self.keep(name, secret))
+    }
+
+    fn variable(&mut self, name: &'static str, named: &str) -> Result<String, Failure> {
+        let value = std::env::var(named).ok().filter(|value| !value.is_empty()).ok_or_else(|| {
+            self.file.wrong_in_all(&format!("no database is named: write `url` in [database], or set {named}"))
+        })?;
+        Ok(self.keep(name, Secret { value, written: false }))
+    }
+}
+
+/// The rules, and with them the resource types.
+fn map(file: &File, config: &Config) -> Result<RouteMap, Failure> {
+    let types = || if config.standard_types { ResourceCatalog::builder() } else { ResourceCatalog::empty() };
+    let read = match &config.rules {
+        Some(rules) => return routes::read(&file.beside(rules), types()),
+        None => types().build().and_then(|catalog| RouteMap::builder(&catalog).build()),
+    };
+    read.map_err(|error| {
+        file.wrong_in_all(&format!("{}: declare resource types in a file that `rules` names", error.message()))
+    })
+}
+
+/// A table, and where it is written.
+type Placed = (SqlTable, Range<usize>);
+
+fn tables(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result<BTreeMap<String, Placed>, Failure> {
+    let mut known: BTreeMap<String, Placed> = BTreeMap::new();
+    for entry in &config.resource {
+        let (at, written) = (entry.span(), entry.get_ref());
+        let resource = catalog.by_name(&written.name).map_err(|error| file.wrong(at.clone(), error.message()))?;
+        let name = written.table.as_deref().or(resource.table()).ok_or_else(|| {
+            file.wrong(at.clone(), &format!("no table is known for {}: write `table = \"…\"`", resource.name()))
+        })?;
+        let mut table = SqlTable::new(name);
+        if let Some(column) = &written.workspace_column {
+            table = table.workspace_column(column);
+        }
+        if let Some(kind) = &written.workspace_type {
+            table = table.workspace_type(kind);
+        }
+        if let Some(filter) = &written.filter {
+            table = table.filter(filter);
+        }
+        if known.insert(written.name.clone(), (table, at.clone())).is_some() {
+            return Err(file.wrong(at, &format!("{} is there twice", resource.name())));
+        }
+    }
+    let homeless = |of: &&Arc<ResourceType>| of.table().is_none() && !known.contains_key(of.name());
+    let homeless: Vec<_> = catalog.iter().filter(homeless).map(|of| of.name()).collect();
+    if let Some(first) = homeless.first() {
+        let message = format!(
+            "no table is known for {}: add a [[resource]] with `name = \"{first}\"` and `table = \"…\"` for each, or write \
+             `standard_types = false` where only the types of `rules` are limited",
+            homeless.join(", ")
+        );
+        return Err(file.wrong_in_all(&message));
+    }
+    Ok(known)
+}
+
+/// Counts on connections that are opened when they are needed.
+fn counts(
+    file: &File,
+    kind: Kind,
+    url: &str,
+    at: &Range<usize>,
+    catalog: &ResourceCatalog,
+    placed: &BTreeMap<String, Placed>,
+) -> Result<Rows, Failure> {
+    let tables = || placed.iter().map(|(name, (table, _))| (name.clone(), table.clone()));
+    // The one that is wrong is so among others that aren't.
+    let wrong = |error: tower_quota::Error, is_wrong: &dyn Fn(Vec<(String, SqlTable)>) -> bool| {
+        let alone = |wanted: &str| {
+            let others =
+                tables().map(|(name, table)| if name == wanted { (name, table) } else { (name, SqlTable::new("T")) });
+            is_wrong(others.collect())
+        };
+        match placed.iter().find(|(name, _)| alone(name)) {
+            Some((_, (_, at))) => file.wrong(at.clone(), error.message()),
+            None => file.wrong_in_all(error.message()),
+        }
+    };
+    let no_url = |error: sqlx::Error| file.wrong(at.clone(), &format!("the URL of the rows can't be read: {error}"));
+    match kind {
+        Kind::Sqlite => {
+            let options = url.parse::<SqliteConnectOptions>().map_err(no_url)?.read_only(true).busy_timeout(PATIENCE);
+            let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+            let none = SqliteUsage::builder(pool.connect_lazy_with(options), catalog);
+            let counts = none.clone().tables(tables());
+            let built = counts.clone().build();
+            built.map_err(|error| wrong(error, &|tables| none.clone().tables(tables).build().is_err()))?;
+            Ok(Rows::Sqlite(counts))
+        }
+        Kind::Postgres => {
+            let options = url.parse::<PgConnectOptions>().map_err(no_url)?;
+            let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+            let none = PostgresUsage::builder(pool.connect_lazy_with(options), catalog);
+            let counts = none.clone().tables(tables());
+            let built = counts.clone().build();
+            built.map_err(|error| wrong(error, &|tables| none.clone().tables(tables).build().is_err()))?;
+            Ok(Rows::Postgres(counts))
+        }
+    }
+}
+
+fn tokens(file: &File, config: &Config, map: &RouteMap, secrets: &mut Secrets<'_>) -> Result<StaticTokens, Failure> {
+    let format = map.workspace_format().unwrap_or_default();
+    let mut builder = StaticTokens::builder();
+    for entry in &config.token {
+        let (at, token) = (entry.span(), entry.get_ref());
+        let wrong = |message: &str| file.wrong(at.clone(), &format!("token {:?}: {message}", token.name));
+        let canonical = |workspace: &String| match format.parse(workspace) {
+            Ok(workspace) => Ok(workspace.as_str().to_owned()),
+            Err(error) => Err(wrong(&format!("{workspace:?} is no workspace: {}", error.message()))),
+        };
+        let workspaces = token.workspaces.as_ref().map(|ids| ids.iter().map(canonical).collect::<Result<Vec<_>, _>>());
+        let principal = match (token.role, workspaces.transpose()?) {
+            (_, Some(workspaces)) if workspaces.is_empty() => return Err(wrong("`workspaces` is empty: name one")),
+            (Role::Admin, None) => Principal::admin(token.name.as_str()),
+            (Role::Admin, Some(workspaces)) => Principal::admin_of(token.name.as_str(), workspaces),
+            (Role::Member, Some(workspaces)) => Principal::member(token.name.as_str(), workspaces),
+            (Role::Member, None) => return Err(wrong("a member has `workspaces`: name them")),
+        };
+        let secret = file.secret(&token.secret)?;
+        secrets.written |= secret.written;
+        builder = builder.token(secret.value, principal);
+        // Each by itself, to know which one is wrong.
+        builder.clone().build().map_err(|error| file.wrong(token.secret.span(), error.message()))?;
+    }
+    if config.token.is_empty() {
+        return Err(file.wrong_in_all(
+            "nobody could call the API: add a [[token]] with `name`, `secret = \"env:…\"` and `role = \"admin\"`",
+        ));
+    }
+    builder.build().map_err(|error| file.wrong_in_all(error.message()))
+}
+
+fn tls_of(file: &File, tls: &Spanned<Tls>) -> Result<Arc<ServerConfig>, Failure> {
+    let (at, written) = (tls.span(), tls.get_ref());
+    let (certificate, key) = (file.beside(&written.certificate), file.beside(&written.key));
+    let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+        file.wrong(at.clone(), &format!("{} can't be used: {error}", path.display()))
+    };
+    connect::private(&key).map_err(|failure| failure.at(&file.wrong(at.clone(), "")))?;
+    let chain = CertificateDer::pem_file_iter(&certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.map_err(|error| wrong(&certificate, &error))?;
+    let private = PrivateKeyDer::from_pem_file(&key).map_err(|error| wrong(&key, &error))?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private));
+    let mut config = config.map_err(|error| wrong(&certificate, &error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Checks that no two things are at one path.
+fn places(file: &File, config: &Config) -> Result<(), Failure> {
+    let served = [
+        ("the API is", &config.api.path, true),
+        ("the dashboard is", &config.dashboard.path, config.dashboard.enabled),
+        ("the metrics are", &config.metrics.path, config.metrics.enabled),
+    ];
+    for (index, (_, place, enabled)) in served.iter().enumerate() {
+        for probe in super::app::PROBES {
+            if place.get_ref().is_at_or_below(probe) {
+                return Err(file.wrong(place.span(), &format!("{probe} is taken: it tells how the service is")));
+            }
+        }
+        for (what, other, other_enabled) in &served[..index] {
+            let (path, taken) = (place.get_ref(), other.get_ref());
+            let clash = path.is_at_or_below(taken.as_str()) || taken.is_at_or_below(path.as_str());
+            if *enabled && *other_enabled && clash {
+                let message =
+                    format!("{what} at {}: this needs a path that is neither above nor below it", taken.as_str());
+                return Err(file.wrong(place.span(), &message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn thresholds(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result<Notices, Failure> {
+    let Some(written) = &config.thresholds else {
+        return Ok(Notices { all: Some(Thresholds::default()), of: Vec::new() });
+    };
+    let (at, written) = (written.span(), written.get_ref());
+    let build = |at: Range<usize>, [warning, critical, exceeded]: [u32; 3]| {
+        let mut built =
+            Thresholds::new(warning, critical, exceeded).map_err(|error| file.wrong(at, error.message()))?;
+        if let Some(points) = written.rearm_below {
+            built = built.rearm_below(points);
+        }
+        if let Some(seconds) = written.min_interval_seconds {
+            built = built.min_interval(Duration::from_secs(seconds));
+        }
+        Ok::<_, Failure>(built)
+    };
+    let or = |percent: Option<u32>, usual: u32| percent.unwrap_or(usual);
+    let all = [or(written.warning, 90), or(written.critical, 95), or(written.exceeded, 100)];
+    let all = Some(build(at, all)?).filter(|_| written.enabled);
+    let of = written.of.iter().map(|(name, percents)| {
+        let at = percents.span();
+        catalog.by_name(name).map_err(|error| file.wrong(at.clone(), error.message()))?;
+        let percents = percents.get_ref();
+        Ok((name.clone(), build(at, [percents.warning, percents.critical, percents.exceeded])?))
+    });
+    Ok(Notices { all, of: of.collect::<Result<_, Failure>>()? })
+}
+
+fn certificate(file: &File, path: &Path) -> Result<Vec<u8>, Failure> {
+    let path = file.beside(path);
+    fs::read(&path).map_err(|error| Failure::usage(format!("{} can't be read: {error}", path.display())))
+}
+
+fn webhooks_of(file: &File, written: &Webhooks) -> Result<WebhookOptions, Failure> {
+    let networks = written.allow_networks.iter().map(|network| network.0.as_str());
+    let mut options = WebhookOptions::new()
+        .timeout(written.timeout_seconds.into())
+        .allow_http(written.allow_http)
+        .allow_networks(networks);
+    if let Some(path) = &written.root_certificate {
+        options = options.root_certificate_pem(certificate(file, path)?);
+    }
+    Ok(options)
+}
+
+fn email(file: &File, written: &Smtp, secrets: &mut Secrets<'_>) -> Result<EmailOptions, Failure> {
+    let url = secrets.url("smtp.url", &written.url)?;
+    if !Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "smtp" | "smtps") && url.has_host()) {
+        return Err(file.wrong(written.url.span(), "this is no URL of a mail server: write smtps://mail.example.com"));
+    }
+    let from = written.from.get_ref();
+    if from.parse::<Mailbox>().is_err() {
+        let message = format!("{from:?} is no e-mail address: write one such as Quotas <quotas@example.com>");
+        return Err(file.wrong(written.from.span(), &message));
+    }
+    let mut options = EmailOptions::smtp(url, from).timeout(written.timeout_seconds.into());
+    match (&written.user, &written.password) {
+        (Some(user), Some(password)) => {
+            let user = file.secret(user)?.value;
+            options = options.credentials(user, secrets.text("smtp.password", password)?);
+        }
+        (None, None) => {}
+        (Some(one), None) | (None, Some(one)) => {
+            return Err(file.wrong(one.span(), "[smtp] has both of `user` and `password`, or none"));
+        }
+    }
+    if let Some(path) = &written.root_certificate {
+        options = options.root_certificate_pem(certificate(file, path)?);
+    }
+    Ok(options)
+}
+
+fn snapshots(file: &File, config: &Config) -> Result<Option<SnapshotOptions>, Failure> {
+    const MOST: u32 = 100 * 366;
+    let written = &config.snapshots;
+    let (hours, days) = (*written.keep_hours_for_days.get_ref(), *written.keep_days.get_ref());
+    if hours == 0 {
+        return Err(file.wrong(written.keep_hours_for_days.span(), "`keep_hours_for_days` is 1 at least"));
+    }
+    if !(hours..=MOST).contains(&days) {
+        let message = format!("`keep_days` is from `keep_hours_for_days`, {hours}, up to {MOST}; got {days}");
+        return Err(file.wrong(written.keep_days.span(), &message));
+    }
+    let options = SnapshotOptions::new().every(written.every_seconds.into()).keep_hours(hours).keep_days(days);
+    Ok(Some(options).filter(|_| written.enabled))
+}

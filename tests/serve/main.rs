@@ -1,0 +1,16 @@
+//! `quotactl serve` as its users run it: a process, on a real database, told what to do by signals.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![cfg(unix)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod contrib;
+mod files;
+mod host;
+mod life;
+mod options;
+mod reload;
+mod starts;
+mod tls;
