@@ -9,13 +9,14 @@ use uuid::Uuid;
 
 use super::events::{Channels, EventStore, Judge, OfKey, Settled, Standing};
 use super::sql::{Records, SqlStore};
-use super::sql_texts::{Query, document, json, refused, text};
+use super::sql_texts::{Query, Texts, audit_values, document, json, refused, text};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::events::{
     Claimed, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, EMAIL, Endpoint, EndpointStatus, KeptEndpoint,
     Marks, Notice, Threshold,
 };
+use crate::policy::AuditEntry;
 use crate::sql::{Statement, Value};
 use crate::workspace::WorkspaceId;
 
@@ -75,6 +76,11 @@ struct Change<DB: Records>(Transaction<'static, DB>);
 impl<DB: Records> Change<DB> {
     async fn rows(&mut self, sql: String, values: Vec<Value<'_>>) -> Result<Vec<DB::Row>, Error> {
         DB::rows(&mut self.0, Statement::once(sql, values)).await.map_err(refused::<DB>)
+    }
+
+    async fn audit(&mut self, texts: &Texts<DB>, entry: &AuditEntry) -> Result<(), Error> {
+        let values = audit_values(entry).map(Value::Owned).into();
+        DB::rows(&mut self.0, Statement::recurring(&texts.audit, values)).await.map(drop).map_err(refused::<DB>)
     }
 
     async fn commit(self) -> Result<(), Error> {
@@ -365,10 +371,11 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
         })
     }
 
-    fn add_endpoint<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<(), Error>> {
+    fn add_endpoint<'a>(&'a self, endpoint: &'a Endpoint, entry: &'a AuditEntry) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let mut change = self.events_change().await?;
             change.save_endpoint(endpoint).await?;
+            change.audit(&self.texts, entry).await?;
             change.commit().await
         })
     }
@@ -377,26 +384,31 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
         &'a self,
         id: Uuid,
         change: &'a (dyn Fn(&mut Endpoint) + Send + Sync),
+        entry: &'a (dyn Fn(&Endpoint) -> AuditEntry + Send + Sync),
     ) -> BoxFuture<'a, Result<Option<Endpoint>, Error>> {
         Box::pin(async move {
             let mut transaction = self.events_change().await?;
             let Some(mut endpoint) = transaction.endpoint(&id.to_string()).await? else { return Ok(None) };
             change(&mut endpoint);
             transaction.save_endpoint(&endpoint).await?;
+            transaction.audit(&self.texts, &entry(&endpoint)).await?;
             transaction.commit().await?;
             Ok(Some(endpoint))
         })
     }
 
-    fn remove_endpoint(&self, id: Uuid) -> BoxFuture<'_, Result<bool, Error>> {
+    fn remove_endpoint<'a>(&'a self, id: Uuid, entry: &'a AuditEntry) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let mut change = self.events_change().await?;
             let id = || vec![Value::Owned(id.to_string())];
             let remove = r#"DELETE FROM "QuotaEndpoint" WHERE "id" = $1 RETURNING "id""#;
-            let removed = !change.rows(remove.to_owned(), id()).await?.is_empty();
+            if change.rows(remove.to_owned(), id()).await?.is_empty() {
+                return Ok(false);
+            }
             change.rows(r#"DELETE FROM "QuotaDelivery" WHERE "target" = $1"#.to_owned(), id()).await?;
+            change.audit(&self.texts, entry).await?;
             change.commit().await?;
-            Ok(removed)
+            Ok(true)
         })
     }
 
@@ -532,6 +544,7 @@ AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = "QuotaNotic
         &'a self,
         workspace: &'a WorkspaceId,
         emails: &'a [String],
+        entry: &'a AuditEntry,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let mut change = self.events_change().await?;
@@ -542,6 +555,7 @@ AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = "QuotaNotic
                     r#"INSERT INTO "QuotaContact" ("workspaceId", "email") VALUES ($1, $2) ON CONFLICT DO NOTHING"#;
                 change.rows(insert.to_owned(), vec![Value::Text(workspace.as_str()), Value::Text(email)]).await?;
             }
+            change.audit(&self.texts, entry).await?;
             change.commit().await
         })
     }

@@ -258,6 +258,19 @@ impl Host {
         self.quotas[0].deliveries(&filter).await.unwrap().deliveries
     }
 
+    /// Whether the audit log takes entries.
+    pub(crate) async fn audit_takes(&self, entries: bool) {
+        let sql = match (&self.place, entries) {
+            (Place::Sqlite(..), false) => {
+                r#"CREATE TRIGGER deaf BEFORE INSERT ON "QuotaAudit" BEGIN SELECT RAISE(ABORT, 'deaf'); END"#
+            }
+            (Place::Sqlite(..), true) => "DROP TRIGGER deaf",
+            (Place::Postgres(..), false) => r#"ALTER TABLE "QuotaAudit" ADD CONSTRAINT deaf CHECK (false) NOT VALID"#,
+            (Place::Postgres(..), true) => r#"ALTER TABLE "QuotaAudit" DROP CONSTRAINT deaf"#,
+        };
+        self.run(sql.to_owned()).await;
+    }
+
     async fn run(&self, sql: String) {
         match &self.place {
             Place::Sqlite(pool, _) => query(AssertSqlSafe(sql)).execute(pool).await.map(drop),
