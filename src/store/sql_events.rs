@@ -233,6 +233,12 @@ RETURNING "id""#,
     async fn end(&self, claimed: &Claimed, settled: Settled) -> Result<bool, Error> {
         let mut change = self.events_change().await?;
         let now = DB::NOW;
+        let target = &claimed.delivery.target;
+        // Before the delivery: who deletes an endpoint has it first as well, and neither waits for the other.
+        let kept = match settled.endpoint {
+            Standing::Same => None,
+            _ => change.endpoint(target).await?,
+        };
         let update = format!(
             r#"UPDATE "QuotaDelivery" SET "status" = $3, "nextAt" = {now} + CAST($4 AS BIGINT), "log" = $5, "claim" = '',
 "claimedUntil" = 0 WHERE "id" = $1 AND "claim" = $2 RETURNING {now}"#
@@ -247,11 +253,6 @@ RETURNING "id""#,
         let rows = change.rows(update, values).await?;
         let Some(row) = rows.first() else { return Ok(false) };
         let at = Timestamp::from_millisecond(number::<DB>(row, 0)?).unwrap_or_else(|_| Timestamp::now());
-        let target = &claimed.delivery.target;
-        let kept = match settled.endpoint {
-            Standing::Same => None,
-            _ => change.endpoint(target).await?,
-        };
         if let Some(mut endpoint) = kept {
             let changed = match settled.endpoint {
                 Standing::Works => endpoint.succeeded(),

@@ -271,6 +271,12 @@ impl Host {
         self.run(sql.to_owned()).await;
     }
 
+    /// A session of its own on Postgres.
+    pub(crate) async fn session(&self) -> PgConnection {
+        let Place::Postgres(_, url) = &self.place else { panic!("this is SQLite") };
+        PgConnection::connect(url).await.unwrap()
+    }
+
     async fn run(&self, sql: String) {
         match &self.place {
             Place::Sqlite(pool, _) => query(AssertSqlSafe(sql)).execute(pool).await.map(drop),
@@ -280,13 +286,20 @@ impl Host {
     }
 }
 
+/// How many sessions wait for a lock.
+pub(crate) async fn waiting(session: &mut PgConnection) -> usize {
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(session).await.unwrap();
+    usize::try_from(waiting).unwrap()
+}
+
 /// Makes the `COMMIT`s wait of all who change deliveries, as long as it is held.
 pub(crate) struct Gate(PgConnection);
 
 impl Gate {
     pub(crate) async fn hold(host: &Host, change: &str, when: &str) -> Self {
-        let Place::Postgres(_, url) = &host.place else { panic!("this is SQLite") };
-        let mut connection = PgConnection::connect(url).await.unwrap();
+        let mut connection = host.session().await;
         let hold = format!(
             r#"CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  PERFORM pg_advisory_xact_lock_shared(10);
@@ -302,10 +315,7 @@ impl Gate {
 
     /// How many sessions wait for a lock.
     pub(crate) async fn waiting(&mut self) -> usize {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut self.0).await.unwrap();
-        usize::try_from(waiting).unwrap()
+        waiting(&mut self.0).await
     }
 
     pub(crate) async fn open(mut self) {

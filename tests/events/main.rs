@@ -14,6 +14,7 @@ mod outages;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sqlx::query;
 use tokio::task::JoinSet;
 use tower_quota::{
     Actor, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions, EndpointChange,
@@ -21,7 +22,9 @@ use tower_quota::{
     ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
 };
 
-use host::{Gate, Host, both, until};
+use uuid::Uuid;
+
+use host::{Gate, Host, both, until, waiting};
 use support::receiver::{Receiver, Reply};
 
 fn all() -> EndpointChange {
@@ -200,6 +203,35 @@ async fn an_endpoint_that_is_deleted_takes_along_what_is_told_at_the_same_moment
     removed.await.unwrap().unwrap();
     until("it is told", async || host.reached("acme").await).await;
     assert_eq!(host.outbox().await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_deleted_and_a_delivery_that_ends_do_not_wait_for_each_other() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    let (mut holder, mut other) = (host.session().await, host.session().await);
+    query("BEGIN").execute(&mut holder).await.unwrap();
+    query(r#"SELECT 1 FROM "QuotaEndpoint" FOR UPDATE"#).execute(&mut holder).await.unwrap();
+    // Adds it as it will be: the endpoint is held.
+    let notice = Uuid::now_v7().to_string();
+    for insert in [
+        r#"INSERT INTO "QuotaNotice" VALUES ($1, '', '', 'quota.test', '{}', 0)"#,
+        r#"INSERT INTO "QuotaDelivery" ("id", "noticeId", "channel", "target", "status", "attempts", "nextAt")
+           SELECT $1, $1, 'webhook', "id", 'pending', 0, 0 FROM "QuotaEndpoint""#,
+    ] {
+        query(insert).bind(&notice).execute(&mut other).await.unwrap();
+    }
+    until("what became of it waits to be told", async || waiting(&mut other).await == 1).await;
+    assert_eq!(receiver.requests().len(), 1);
+    let admin = host.quota(0).admin(Actor::library());
+    let removed = tokio::spawn(async move { admin.remove_endpoint(endpoint.id).await });
+    until("the deletion waits as well", async || waiting(&mut other).await == 2).await;
+    // Who waits for the endpoint has nothing that the other needs.
+    query(r#"SELECT 1 FROM "QuotaDelivery" FOR UPDATE NOWAIT"#).execute(&mut other).await.unwrap();
+    query("COMMIT").execute(&mut holder).await.unwrap();
+    removed.await.unwrap().unwrap();
+    assert_eq!(host.deliveries(None).await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
