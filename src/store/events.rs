@@ -88,8 +88,8 @@ pub trait EventStore: Send + Sync {
     fn depth(&self) -> BoxFuture<'_, Result<(u64, u64), Error>>;
 
     /// Deletes what ended longer ago than this, and its notices. What has been due for as long as what was
-    /// delivered is kept, and was not even tried, is given up.
-    fn purge(&self, delivered: Duration, dead: Duration) -> BoxFuture<'_, Result<(), Error>>;
+    /// delivered is kept, and was not even tried, is given up. At most `limit` of each at a time; whether there may be more.
+    fn purge(&self, delivered: Duration, dead: Duration, limit: usize) -> BoxFuture<'_, Result<bool, Error>>;
 
     /// The e-mail addresses of a workspace's admins.
     fn contacts<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<String>, Error>>;

@@ -506,30 +506,39 @@ WHERE "id" = $1 AND "target" = $2 AND "status" <> '{pending}' RETURNING "id""#,
         })
     }
 
-    fn purge(&self, delivered: Duration, dead: Duration) -> BoxFuture<'_, Result<(), Error>> {
+    fn purge(&self, delivered: Duration, dead: Duration, limit: usize) -> BoxFuture<'_, Result<bool, Error>> {
         Box::pin(async move {
-            let mut change = self.events_change().await?;
             let now = DB::NOW;
+            let [pending, done, given_up] =
+                [DeliveryStatus::Pending, DeliveryStatus::Delivered, DeliveryStatus::Dead].map(DeliveryStatus::as_str);
+            // What somebody is at is left for the next time, so that nobody waits for anybody here.
+            let old = |status| {
+                format!(
+                    r#"(SELECT d."id" FROM "QuotaDelivery" d
+WHERE d."status" = '{status}' AND d."nextAt" < {now} - CAST($1 AS BIGINT)
+ORDER BY d."nextAt" LIMIT CAST($2 AS BIGINT){})"#,
+                    DB::UNCLAIMED
+                )
+            };
+            let delete =
+                |status| format!(r#"DELETE FROM "QuotaDelivery" WHERE "id" IN {} RETURNING "id""#, old(status));
             let stuck = format!(
-                r#"UPDATE "QuotaDelivery" SET "status" = '{}', "nextAt" = {now}
-WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,
-                DeliveryStatus::Dead.as_str(),
-                DeliveryStatus::Pending.as_str()
+                r#"UPDATE "QuotaDelivery" SET "status" = '{given_up}', "nextAt" = {now} WHERE "id" IN {} RETURNING "id""#,
+                old(pending)
             );
-            change.rows(stuck, vec![millis(delivered)]).await?;
-            for (status, age) in [(DeliveryStatus::Delivered, delivered), (DeliveryStatus::Dead, dead)] {
-                let delete = format!(
-                    r#"DELETE FROM "QuotaDelivery" WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,
-                    status.as_str()
-                );
-                change.rows(delete, vec![millis(age)]).await?;
-            }
             let notices = format!(
-                r#"DELETE FROM "QuotaNotice" WHERE "at" < {now} - CAST($1 AS BIGINT)
-AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = "QuotaNotice"."id")"#
+                r#"DELETE FROM "QuotaNotice" WHERE "id" IN (SELECT n."id" FROM "QuotaNotice" n
+WHERE n."at" < {now} - CAST($1 AS BIGINT)
+AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = n."id")
+ORDER BY n."at" LIMIT CAST($2 AS BIGINT)) RETURNING "id""#
             );
-            change.rows(notices, vec![millis(delivered)]).await?;
-            change.commit().await
+            let steps = [(stuck, delivered), (delete(done), delivered), (delete(given_up), dead), (notices, delivered)];
+            let mut more = false;
+            for (step, age) in steps {
+                let values = vec![millis(age), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
+                more |= self.run(Statement::once(step, values), refused::<DB>).await?.len() >= limit;
+            }
+            Ok(more)
         })
     }
 

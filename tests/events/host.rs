@@ -271,6 +271,19 @@ impl Host {
         self.run(sql.to_owned()).await;
     }
 
+    /// Refuses statements that delete more than 1000 deliveries or notices.
+    pub(crate) async fn no_large_deletions(&self) {
+        let refuse = r#"CREATE FUNCTION large() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF (SELECT count(*) FROM gone) > 1000 THEN RAISE 'too many at once'; END IF;
+                 RETURN NULL;
+               END $$;
+               CREATE TRIGGER large AFTER DELETE ON "QuotaDelivery" REFERENCING OLD TABLE AS gone
+               FOR EACH STATEMENT EXECUTE FUNCTION large();
+               CREATE TRIGGER large AFTER DELETE ON "QuotaNotice" REFERENCING OLD TABLE AS gone
+               FOR EACH STATEMENT EXECUTE FUNCTION large()"#;
+        sqlx::raw_sql(refuse).execute(&mut self.session().await).await.unwrap();
+    }
+
     /// A session of its own on Postgres.
     pub(crate) async fn session(&self) -> PgConnection {
         let Place::Postgres(_, url) = &self.place else { panic!("this is SQLite") };

@@ -295,14 +295,37 @@ both!(what_is_old_is_given_up_and_then_deleted, host, {
     host.days_later(2).await;
     let host = host.restarted().await;
     until("the old one is given up", async || host.outbox().await == (1, 1)).await;
+    until("what was delivered is gone", async || host.notices().await == 2).await;
     assert_eq!(host.deliveries(Some(DeliveryStatus::Dead)).await[0].notice, stuck);
     assert_eq!(host.deliveries(Some(DeliveryStatus::Pending)).await[0].notice, recent);
-    assert_eq!((host.deliveries(Some(DeliveryStatus::Delivered)).await.len(), host.notices().await), (0, 2));
+    assert_eq!(host.deliveries(Some(DeliveryStatus::Delivered)).await.len(), 0);
     host.days_later(91).await;
     let host = host.restarted().await;
     until("that is gone as well", async || host.outbox().await == (0, 1) && host.notices().await == 1).await;
     assert_eq!(host.deliveries(None).await[0].notice, recent);
 });
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_that_is_old_is_deleted_a_part_at_a_time_beside_deliveries() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    host.no_large_deletions().await;
+    for (status, channel) in [("delivered", "webhook"), ("dead", "webhook"), ("pending", "email")] {
+        for insert in [
+            r#"INSERT INTO "QuotaNotice" SELECT $1 || n, 'acme', 'segments', 'quota.test', '{}', 0 FROM generate_series(1, 2500) n"#,
+            r#"INSERT INTO "QuotaDelivery" ("id", "noticeId", "channel", "target", "status", "attempts", "nextAt")
+               SELECT $1 || n, $1 || n, $2, 'old', $1, 0, 0 FROM generate_series(1, 2500) n"#,
+        ] {
+            query(insert).bind(status).bind(channel).execute(&mut host.session().await).await.unwrap();
+        }
+    }
+    let host = host.restarted().await;
+    host.admin().test_endpoint(endpoint.id).await.unwrap();
+    // What was due for that long is given up, and kept for a while.
+    until("all of it is gone", async || host.notices().await == 2501 && host.outbox().await == (0, 2500)).await;
+    until("what is new is delivered", async || receiver.requests().len() == 1).await;
+}
 
 both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
     let receiver = Receiver::start().await;
