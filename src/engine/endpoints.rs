@@ -279,7 +279,8 @@ impl Quota {
             .ok_or_else(|| Error::config("this store keeps no notices: they need a SqliteStore or a PostgresStore"))
     }
 
-    /// How many deliveries are still to be made, and how many were given up and can be replayed.
+    /// How many deliveries are still to be made, and how many were given up and can be replayed. What waits for an endpoint
+    /// that somebody has disabled is neither.
     ///
     /// # Errors
     ///

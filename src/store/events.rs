@@ -84,7 +84,7 @@ pub trait EventStore: Send + Sync {
     /// Makes a delivery once more; whether there is one that has ended.
     fn replay<'a>(&'a self, target: &'a str, delivery: Uuid) -> BoxFuture<'a, Result<bool, Error>>;
 
-    /// How many deliveries are pending, and dead.
+    /// How many deliveries are pending, but for those to disabled endpoints, and dead.
     fn depth(&self) -> BoxFuture<'_, Result<(u64, u64), Error>>;
 
     /// Deletes what ended longer ago than this, and its notices. What has been due for as long as what was

@@ -496,9 +496,14 @@ WHERE "id" = $1 AND "target" = $2 AND "status" <> '{pending}' RETURNING "id""#,
     fn depth(&self) -> BoxFuture<'_, Result<(u64, u64), Error>> {
         Box::pin(async move {
             let count = |status: DeliveryStatus| {
-                format!(r#"(SELECT count(*) FROM "QuotaDelivery" WHERE "status" = '{}')"#, status.as_str())
+                format!(r#"SELECT count(*) FROM "QuotaDelivery" d WHERE d."status" = '{}'"#, status.as_str())
             };
-            let select = format!("SELECT {}, {}", count(DeliveryStatus::Pending), count(DeliveryStatus::Dead));
+            let select = format!(
+                r#"SELECT ({} AND NOT EXISTS (SELECT 1 FROM "QuotaEndpoint" e WHERE e."id" = d."target" AND e."active" = 0)),
+({})"#,
+                count(DeliveryStatus::Pending),
+                count(DeliveryStatus::Dead)
+            );
             let rows = self.events_read(select, Vec::new()).await?;
             let Some(row) = rows.first() else { return Ok((0, 0)) };
             let count = |column| Ok::<_, Error>(u64::try_from(number::<DB>(row, column)?).unwrap_or_default());
