@@ -219,13 +219,6 @@ WHERE excluded."at" >= "QuotaOverview"."at""#,
             Ok(usize::try_from(count.unwrap_or_default()).unwrap_or_default())
         })
     }
-
-    fn forget<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let delete = r#"DELETE FROM "QuotaOverview" WHERE "workspaceId" = $1"#;
-            self.run(Statement::once(delete, vec![Value::Text(workspace)]), failed::<DB>).await.map(drop)
-        })
-    }
 }
 
 #[cfg(all(test, feature = "sqlite"))]

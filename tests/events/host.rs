@@ -237,6 +237,27 @@ impl Host {
         }
     }
 
+    /// A snapshot of long ago.
+    pub(crate) async fn remember(&self, workspace: &str) {
+        self.run(format!(
+            r#"INSERT INTO "QuotaSnapshot"
+("workspaceId", "resourceType", "start", "granularity", "at", "last", "min", "max", "limit", "refusals")
+VALUES ('{workspace}', 'segments', 0, 'day', 0, 1, 1, 1, 1, 0)"#
+        ))
+        .await;
+    }
+
+    /// How many thresholds and snapshots of long ago are kept of a workspace.
+    pub(crate) async fn kept_of(&self, workspace: &str) -> i64 {
+        let count = |table, of| format!(r#"(SELECT count(*) FROM "{table}" WHERE "workspaceId" = '{workspace}'{of})"#);
+        let old = count("QuotaSnapshot", r#" AND "start" = 0"#);
+        let sum = AssertSqlSafe(format!("SELECT {} + {old}", count("QuotaThreshold", "")));
+        match &self.place {
+            Place::Sqlite(pool, _) => sqlx::query_scalar(sum).fetch_one(pool).await.unwrap(),
+            Place::Postgres(pool, _) => sqlx::query_scalar(sum).fetch_one(pool).await.unwrap(),
+        }
+    }
+
     /// Whether any threshold of the workspace is marked as reached.
     pub(crate) async fn reached(&self, workspace: &str) -> bool {
         let marks = format!(r#"SELECT "marks" FROM "QuotaThreshold" WHERE "workspaceId" = '{workspace}'"#);

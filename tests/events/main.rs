@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use sqlx::query;
 use tokio::task::JoinSet;
 use tower_quota::{
-    Actor, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions, EndpointChange,
-    EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota, ResourceCatalog,
-    ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
+    Actor, AuditAction, AuditFilter, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions,
+    EndpointChange, EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota,
+    ResourceCatalog, ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
 };
 
 use uuid::Uuid;
@@ -381,12 +381,35 @@ both!(a_plan_that_is_lowered_is_told_of_where_nobody_is_at_work, host, {
     assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (50, 50, 100, name.to_owned())));
 });
 
-both!(a_workspace_that_is_deleted_leaves_no_contacts, host, {
-    let acme = host.workspace("acme");
-    host.limit("acme", Limit::of(10)).await;
+both!(a_workspace_that_is_deleted_leaves_nothing_to_the_next_of_that_name, host, {
+    let (acme, receiver) = (host.workspace("acme"), Receiver::start().await);
+    let (shared, _) = host.endpoint(&receiver, all()).await;
+    host.admin().add_endpoint(Some(&acme), &receiver.url, all(), None).await.unwrap();
+    host.admin().add_endpoint(Some(&host.workspace("other")), &receiver.url, all(), None).await.unwrap();
     host.admin().set_contacts(&acme, &["ada@example.com".to_owned()]).await.unwrap();
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 9).await;
+    until("both are told", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 2).await;
+    host.remember("acme").await;
+    assert_eq!(host.kept_of("acme").await, 2);
+    host.delete("acme", 9).await;
     host.admin().delete_workspace(&acme, &Expect::Anything).await.unwrap();
     assert_eq!(host.quota(0).contacts(&acme).await.unwrap(), Vec::<String>::new());
+    let left: Vec<_> = host.quota(0).endpoints().await.unwrap().into_iter().map(|left| left.workspace_id).collect();
+    assert_eq!(left, [None, Some("other".to_owned())]);
+    let deliveries: Vec<_> = host.deliveries(None).await.into_iter().map(|left| left.target).collect();
+    assert_eq!(deliveries, [shared.id.to_string()]);
+    assert_eq!(host.kept_of("acme").await, 0);
+    // It is told how many there were.
+    let mut filter = AuditFilter::default();
+    (filter.workspace, filter.limit) = (Some("acme".to_owned()), 1);
+    let told = &host.quota(0).audit(&filter).await.unwrap().entries[0];
+    assert_eq!(told.action, AuditAction::WorkspaceDeleted);
+    for what in ["thresholds", "endpoints", "deliveries", "contacts"] {
+        assert_eq!(told.old["kept"][what], 1, "{what}");
+    }
+    // The engine may have taken others meanwhile.
+    assert!(told.old["kept"]["snapshots"].as_u64().unwrap() >= 1);
 });
 
 both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {
