@@ -31,6 +31,20 @@ coalesce(e."document", '')
 FROM "QuotaDelivery" d JOIN "QuotaNotice" n ON n."id" = d."noticeId" LEFT JOIN "QuotaEndpoint" e ON e."id" = d."target" AND d."channel" = 'webhook'"#;
 const ENDPOINT: usize = 8;
 
+/// What a statement on these tables fails with.
+fn failed<DB: Records>(error: sqlx::Error) -> Error {
+    match DB::trouble(&error) {
+        #[cfg(feature = "postgres")]
+        Some(crate::sql::Trouble::Denied) => Error::unavailable(
+            "the database of the notices fails: the role needs GRANT SELECT, INSERT, UPDATE, DELETE ON \"QuotaThreshold\", \
+             \"QuotaNotice\", \"QuotaDelivery\", \"QuotaEndpoint\", \"QuotaContact\" and GRANT SELECT ON \"_tower_quota_key\" from \
+             their owner",
+        )
+        .with_source(error),
+        _ => refused::<DB>(error),
+    }
+}
+
 pub(super) fn millis(time: Duration) -> Value<'static> {
     Value::Number(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
@@ -75,7 +89,7 @@ struct Change<DB: Records>(Transaction<'static, DB>);
 
 impl<DB: Records> Change<DB> {
     async fn rows(&mut self, sql: String, values: Vec<Value<'_>>) -> Result<Vec<DB::Row>, Error> {
-        DB::rows(&mut self.0, Statement::once(sql, values)).await.map_err(refused::<DB>)
+        DB::rows(&mut self.0, Statement::once(sql, values)).await.map_err(failed::<DB>)
     }
 
     async fn audit(&mut self, texts: &Texts<DB>, entry: &AuditEntry) -> Result<(), Error> {
@@ -84,7 +98,7 @@ impl<DB: Records> Change<DB> {
     }
 
     async fn commit(self) -> Result<(), Error> {
-        self.0.commit().await.map_err(refused::<DB>)
+        self.0.commit().await.map_err(failed::<DB>)
     }
 
     async fn add_notice(
@@ -165,11 +179,11 @@ ON CONFLICT ("id") DO UPDATE SET "workspaceId" = excluded."workspaceId", "active
 impl<DB: Records> SqlStore<DB> {
     async fn events_change(&self) -> Result<Change<DB>, Error> {
         self.prepare().await?;
-        DB::change(self.pool()).await.map(Change).map_err(refused::<DB>)
+        DB::change(self.pool()).await.map(Change).map_err(failed::<DB>)
     }
 
     async fn events_read(&self, sql: String, values: Vec<Value<'_>>) -> Result<Vec<DB::Row>, Error> {
-        self.fetch(Statement::once(sql, values), refused::<DB>).await
+        self.fetch(Statement::once(sql, values), failed::<DB>).await
     }
 
     /// What `select`, up to a list of workspaces, finds of all of them.
@@ -446,7 +460,7 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
             let release = r#"UPDATE "QuotaDelivery" SET "attempts" = "attempts" - 1, "claim" = '', "claimedUntil" = 0
 WHERE "id" = $1 AND "claim" = $2"#;
             let values = vec![Value::Owned(claimed.delivery.id.to_string()), Value::Owned(claimed.claim.to_string())];
-            self.run(Statement::once(release, values), refused::<DB>).await.map(drop)
+            self.run(Statement::once(release, values), failed::<DB>).await.map(drop)
         })
     }
 
@@ -471,7 +485,7 @@ WHERE "id" = $1 AND "claim" = $2"#;
             query.add(r#"d."status" = "#, filter.status.map(|status| Value::Text(status.as_str())), "");
             query.add(r#"d."id" < "#, filter.before.map(|id| Value::Owned(id.to_string())), "");
             let query = query.end(r#"ORDER BY d."id" DESC"#, filter.limit.saturating_add(1));
-            let rows = self.fetch(query, refused::<DB>).await?;
+            let rows = self.fetch(query, failed::<DB>).await?;
             let mut deliveries = rows.iter().map(delivery::<DB>).collect::<Result<Vec<_>, _>>()?;
             let more = deliveries.len() > filter.limit;
             deliveries.truncate(filter.limit);
@@ -489,7 +503,7 @@ WHERE "id" = $1 AND "target" = $2 AND "status" <> '{pending}' RETURNING "id""#,
                 DB::NOW
             );
             let values = vec![Value::Owned(delivery.to_string()), Value::Text(target)];
-            Ok(!self.run(Statement::once(replay, values), refused::<DB>).await?.is_empty())
+            Ok(!self.run(Statement::once(replay, values), failed::<DB>).await?.is_empty())
         })
     }
 
@@ -541,7 +555,7 @@ ORDER BY n."at" LIMIT CAST($2 AS BIGINT)) RETURNING "id""#
             let mut more = false;
             for (step, age) in steps {
                 let values = vec![millis(age), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
-                more |= self.run(Statement::once(step, values), refused::<DB>).await?.len() >= limit;
+                more |= self.run(Statement::once(step, values), failed::<DB>).await?.len() >= limit;
             }
             Ok(more)
         })

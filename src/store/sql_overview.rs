@@ -27,7 +27,7 @@ fn failed<DB: Records>(error: sqlx::Error) -> Error {
     match DB::trouble(&error) {
         #[cfg(feature = "postgres")]
         Some(crate::sql::Trouble::Denied) => Error::unavailable(
-            "the list of workspaces fails: the role needs GRANT SELECT, INSERT, UPDATE, DELETE ON \"QuotaOverview\" from its \
+            "the list of workspaces fails: the role needs GRANT SELECT, INSERT, UPDATE ON \"QuotaOverview\" from its \
              owner",
         )
         .with_source(error),

@@ -10,6 +10,7 @@ mod api;
 mod host;
 mod mails;
 mod outages;
+mod rights;
 
 use std::time::Duration;
 
