@@ -154,11 +154,17 @@ pub(super) async fn clear_limit(
     Ok(updated(quota.catalog(), &view))
 }
 
-describe!(delete_quota, |it| it
+describe!(delete_quota, |it| {
+    it
     .is("deleteQuota", "Quotas", "Deletes the record of a workspace")
-    .about("What was set for it is gone, and the defaults are in force.")
+    .about(
+        "What was set for it is gone, and the defaults are in force. Its contacts, its own webhooks with their deliveries, the \
+        thresholds that it had reached and its snapshots are gone, too, whether or not it has rows: these stay. The audit log \
+        tells how many there were.",
+    )
     .answers(StatusCode::OK, "Whose.", object([("deleted", named("WorkspaceId"))]), json!({"deleted": "acme"}))
-    .fails(&[ErrorCode::PreconditionFailed]));
+    .fails(&[ErrorCode::PreconditionFailed])
+});
 
 pub(super) async fn delete_quota(
     State(api): State<Api>,

@@ -668,7 +668,13 @@ impl Admin {
         .await
     }
 
-    /// Deletes the record of a workspace: what was set for it is gone, and its rows count below no other any more.
+    /// Deletes the record of a workspace: what was set for it is gone, and its rows count below no other any more. So that
+    /// whoever is called so next finds nothing of it, its contacts, its own endpoints with their deliveries, the thresholds
+    /// that it had reached, and its snapshots go as well; how many there were is told in the audit log. Requests for more,
+    /// notices and the audit log stay.
+    ///
+    /// It may have rows all the same: they are the host's, and stay. Then it goes on with the defaults, is told of thresholds
+    /// anew, and its history begins anew.
     ///
     /// # Errors
     ///
@@ -692,25 +698,22 @@ impl Admin {
             if !expect.holds(Some(record.version)) {
                 return Err(expect.unmet(&on.workspace));
             }
-            transaction.remove(&on.workspace).await?;
+            let kept: serde_json::Map<_, _> = transaction
+                .remove(&on.workspace)
+                .await?
+                .into_iter()
+                .map(|(what, rows)| (what.to_owned(), json!(rows)))
+                .collect();
             let before = json!({
                 "limits": on.quota.named(&record.limits),
                 "plan": record.plan.as_deref(),
                 "parent": record.parent.as_ref().map(WorkspaceId::as_str),
                 "settings": record.settings,
+                "kept": kept,
             });
             transaction.audit(&on.entry(AuditAction::WorkspaceDeleted).change(before, Value::Null)).await?;
             let done = transaction.commit().await;
             on.quota.changed(&on.workspace, None);
-            #[cfg(feature = "dashboard")]
-            if done.is_ok()
-                && let Some(store) = on.quota.store.inner().overview()
-            {
-                let forgotten = on.quota.within("forget a workspace", || store.forget(on.workspace.as_str())).await;
-                if let Err(error) = forgotten {
-                    tracing::warn!(error = %error, workspace = %on.workspace, "the workspace is still listed");
-                }
-            }
             done?;
             let workspaces = vec![on.workspace];
             on.quota.lowered(&Changed { workspaces, ..Changed::default() }).await

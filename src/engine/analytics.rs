@@ -120,7 +120,7 @@ impl Quota {
 impl Admin {
     /// Brings in history from elsewhere, by the hour or by the day, up to 10,000 snapshots at once: all of them or none.
     ///
-    /// Each takes the place of what there is of the same hour or day, so that a run that was broken off can be done again.
+    /// Each takes the place of what there is of the same hour or day, a day also of its hours, so that a run that was broken off can be done again.
     /// Several of the same bucket are merged first, in the order of time. Limits and refusals are those of that time.
     ///
     /// ```

@@ -157,8 +157,8 @@ mod webhooks {
                 return Err(Error::invalid(format!("there are {ENDPOINTS} endpoints already: delete one first")));
             }
             let (events, quota) = (self.quota.events()?, &self.quota.0);
-            quota.within("add an endpoint", || events.add_endpoint(&endpoint)).await?;
-            self.tell_of(&endpoint, AuditAction::EndpointAdded).await?;
+            let entry = self.entry_of(&endpoint, AuditAction::EndpointAdded);
+            quota.within("add an endpoint", || events.add_endpoint(&endpoint, &entry)).await?;
             Ok((endpoint, secret))
         }
 
@@ -169,9 +169,7 @@ mod webhooks {
         /// As [`add_endpoint`](Self::add_endpoint); [`Error::is_not_found`].
         pub async fn change_endpoint(&self, id: Uuid, change: &EndpointChange) -> Result<Endpoint, Error> {
             self.check(change).await?;
-            let endpoint = self.put_right(id, &|endpoint| change.apply(endpoint)).await?;
-            self.tell_of(&endpoint, AuditAction::EndpointChanged).await?;
-            Ok(endpoint)
+            self.put_right(id, &|endpoint| change.apply(endpoint)).await
         }
 
         /// Gives an endpoint a new secret. Until a day from now, the one before signs as well.
@@ -196,9 +194,7 @@ mod webhooks {
                 endpoint.secrets.iter_mut().for_each(|before| before.until = Some(until));
                 endpoint.secrets.insert(0, SigningSecret { secret: secret.expose(), until: None });
             };
-            let endpoint = self.put_right(id, &rotate).await?;
-            self.tell_of(&endpoint, AuditAction::EndpointChanged).await?;
-            Ok((endpoint, secret))
+            Ok((self.put_right(id, &rotate).await?, secret))
         }
 
         /// Deletes an endpoint, with its deliveries.
@@ -208,11 +204,9 @@ mod webhooks {
         /// [`Error::is_not_found`], [`Error::is_config`] where the store keeps no notices, [`Error::is_unavailable`].
         pub async fn remove_endpoint(&self, id: Uuid) -> Result<(), Error> {
             let endpoint = self.quota.endpoint(id).await?;
-            let events = self.quota.events()?;
-            if !self.quota.0.within("delete an endpoint", || events.remove_endpoint(id)).await? {
-                return Err(no_endpoint(id));
-            }
-            self.tell_of(&endpoint, AuditAction::EndpointRemoved).await
+            let (events, entry) = (self.quota.events()?, self.entry_of(&endpoint, AuditAction::EndpointRemoved));
+            let removed = self.quota.0.within("delete an endpoint", || events.remove_endpoint(id, &entry)).await?;
+            if removed { Ok(()) } else { Err(no_endpoint(id)) }
         }
 
         /// Sends an endpoint an event `quota.test`, whatever it is told of; answers the notice's id.
@@ -254,20 +248,21 @@ mod webhooks {
 
         async fn put_right(&self, id: Uuid, change: &(dyn Fn(&mut Endpoint) + Send + Sync)) -> Result<Endpoint, Error> {
             let (events, quota) = (self.quota.events()?, &self.quota.0);
-            let changed = quota.within("change an endpoint", || events.change_endpoint(id, change)).await?;
+            let entry = |endpoint: &Endpoint| self.entry_of(endpoint, AuditAction::EndpointChanged);
+            let changed = quota.within("change an endpoint", || events.change_endpoint(id, change, &entry)).await?;
             quota.told.notify_one();
             changed.ok_or_else(|| no_endpoint(id))
         }
 
-        async fn tell_of(&self, endpoint: &Endpoint, action: AuditAction) -> Result<(), Error> {
+        fn entry_of(&self, endpoint: &Endpoint, action: AuditAction) -> AuditEntry {
             let seen = json!({
                 "id": endpoint.id, "url": endpoint.url, "events": endpoint.events, "status": endpoint.status,
             });
-            let mut entry = AuditEntry::new(&self.actor, action).change(json!(null), seen);
-            if let Some(workspace) = &endpoint.workspace_id {
-                entry = entry.workspace(workspace);
+            let entry = AuditEntry::new(&self.actor, action).change(json!(null), seen);
+            match &endpoint.workspace_id {
+                Some(workspace) => entry.workspace(workspace),
+                None => entry,
             }
-            self.tell(entry).await
         }
     }
 }
@@ -284,7 +279,8 @@ impl Quota {
             .ok_or_else(|| Error::config("this store keeps no notices: they need a SqliteStore or a PostgresStore"))
     }
 
-    /// How many deliveries are still to be made, and how many were given up and can be replayed.
+    /// How many deliveries are still to be made, and how many were given up and can be replayed. What waits for an endpoint
+    /// that somebody has disabled is neither.
     ///
     /// # Errors
     ///
@@ -359,8 +355,9 @@ impl Admin {
             crate::events::check_address(email)?;
         }
         let (events, quota) = (self.quota.events()?, &self.quota.0);
-        quota.within("set the contacts", || events.set_contacts(workspace, emails)).await?;
-        let entry = AuditEntry::new(&self.actor, AuditAction::ContactsSet).workspace(workspace.as_str());
-        self.tell(entry.change(serde_json::json!(null), serde_json::json!(emails))).await
+        let entry = AuditEntry::new(&self.actor, AuditAction::ContactsSet)
+            .workspace(workspace.as_str())
+            .change(serde_json::json!(null), serde_json::json!(emails));
+        quota.within("set the contacts", || events.set_contacts(workspace, emails, &entry)).await
     }
 }

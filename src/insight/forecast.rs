@@ -68,9 +68,9 @@ pub enum ForecastReason {
 }
 
 impl ForecastReason {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::AtLimit, Self::NoLimit, Self::TooLittleHistory, Self::NoGrowth, Self::BeyondHorizon, Self::NoModel];
+    /// All that there are in this version.
+    pub const ALL: &[Self] =
+        &[Self::AtLimit, Self::NoLimit, Self::TooLittleHistory, Self::NoGrowth, Self::BeyondHorizon, Self::NoModel];
 }
 
 /// What usage is expected to be at the end of a day.

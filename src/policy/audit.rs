@@ -181,6 +181,7 @@ impl AuditEntry {
 
 /// Which entries to list; all where nothing is said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct AuditFilter {
     /// About this workspace.
     pub workspace: Option<String>,
@@ -198,6 +199,7 @@ pub struct AuditFilter {
 
 /// Some entries, the newest first.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct AuditPage {
     /// The entries.
     pub entries: Vec<AuditEntry>,

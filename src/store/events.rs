@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::events::{
     Attempt, Claimed, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Endpoint, Marks, Notice,
 };
+use crate::policy::AuditEntry;
 use crate::workspace::WorkspaceId;
 
 /// A workspace, a resource type, and something of it.
@@ -42,18 +43,20 @@ pub trait EventStore: Send + Sync {
     /// An endpoint.
     fn endpoint(&self, id: Uuid) -> BoxFuture<'_, Result<Option<Endpoint>, Error>>;
 
-    /// Adds an endpoint.
-    fn add_endpoint<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<(), Error>>;
+    /// Adds an endpoint, and tells it in the audit log, in one transaction.
+    fn add_endpoint<'a>(&'a self, endpoint: &'a Endpoint, entry: &'a AuditEntry) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Changes an endpoint in one step; `None` where there is none.
+    /// Changes an endpoint, and tells it in the audit log with what `entry` makes of it, in one transaction; `None` where
+    /// there is none.
     fn change_endpoint<'a>(
         &'a self,
         id: Uuid,
         change: &'a (dyn Fn(&mut Endpoint) + Send + Sync),
+        entry: &'a (dyn Fn(&Endpoint) -> AuditEntry + Send + Sync),
     ) -> BoxFuture<'a, Result<Option<Endpoint>, Error>>;
 
-    /// Deletes an endpoint and its deliveries; whether it was there.
-    fn remove_endpoint(&self, id: Uuid) -> BoxFuture<'_, Result<bool, Error>>;
+    /// Deletes an endpoint and its deliveries, and tells it in the audit log, in one transaction; whether it was there.
+    fn remove_endpoint<'a>(&'a self, id: Uuid, entry: &'a AuditEntry) -> BoxFuture<'a, Result<bool, Error>>;
 
     /// Adds an event that is for one endpoint only; `None` where there is none any more.
     fn add_event<'a>(
@@ -81,19 +84,23 @@ pub trait EventStore: Send + Sync {
     /// Makes a delivery once more; whether there is one that has ended.
     fn replay<'a>(&'a self, target: &'a str, delivery: Uuid) -> BoxFuture<'a, Result<bool, Error>>;
 
-    /// How many deliveries are pending, and dead.
+    /// How many deliveries are pending, but for those to disabled endpoints, and dead.
     fn depth(&self) -> BoxFuture<'_, Result<(u64, u64), Error>>;
 
     /// Deletes what ended longer ago than this, and its notices. What has been due for as long as what was
-    /// delivered is kept, and was not even tried, is given up.
-    fn purge(&self, delivered: Duration, dead: Duration) -> BoxFuture<'_, Result<(), Error>>;
+    /// delivered is kept, and was not even tried, is given up. At most `limit` of each at a time; whether there may be more.
+    fn purge(&self, delivered: Duration, dead: Duration, limit: usize) -> BoxFuture<'_, Result<bool, Error>>;
 
     /// The e-mail addresses of a workspace's admins.
     fn contacts<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<String>, Error>>;
 
-    /// Replaces them.
-    fn set_contacts<'a>(&'a self, workspace: &'a WorkspaceId, emails: &'a [String])
-    -> BoxFuture<'a, Result<(), Error>>;
+    /// Replaces them, and tells it in the audit log, in one transaction.
+    fn set_contacts<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        emails: &'a [String],
+        entry: &'a AuditEntry,
+    ) -> BoxFuture<'a, Result<(), Error>>;
 }
 
 /// Changes marks, and answers what is to be told.

@@ -292,8 +292,10 @@ pub trait StoreTransaction: Send {
     /// Writes a record of a workspace that was read by [`record`](Self::record).
     fn save<'a>(&'a mut self, record: &'a QuotaRecord) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Deletes a record.
-    fn remove<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<(), Error>>;
+    /// Deletes a record, with all that is kept of the workspace beside requests for more, notices and the audit log; how
+    /// many of what that was.
+    fn remove<'a>(&'a mut self, workspace: &'a WorkspaceId)
+    -> BoxFuture<'a, Result<Vec<(&'static str, usize)>, Error>>;
 
     /// A plan.
     fn plan<'a>(&'a mut self, name: &'a str) -> BoxFuture<'a, Result<Option<Plan>, Error>>;

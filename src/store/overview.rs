@@ -24,9 +24,6 @@ pub trait OverviewStore: Send + Sync {
 
     /// How many workspaces are that full; it counts no further than `most`.
     fn crowd(&self, fullness: Fullness, most: usize) -> BoxFuture<'_, Result<usize, Error>>;
-
-    /// Forgets a workspace.
-    fn forget<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<(), Error>>;
 }
 
 /// How full a workspace was.

@@ -97,6 +97,7 @@ impl Records for Postgres {
         include_str!("../../migrations/postgres/0006_events.sql"),
         include_str!("../../migrations/postgres/0007_snapshots.sql"),
         include_str!("../../migrations/postgres/0008_overview.sql"),
+        include_str!("../../migrations/postgres/0009_audit_at.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",
     to_char("createdAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),

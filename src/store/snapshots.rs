@@ -19,8 +19,8 @@ pub trait SnapshotStore: Send + Sync {
     /// Adds readings of hours: each is merged with what there is of its hour. No two are of the same hour and key.
     fn add<'a>(&'a self, readings: &'a [Reading<'a>]) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Puts readings in the place of what there is of the same hour or day, and tells it in the audit log, in one
-    /// transaction. No two are of the same bucket and key.
+    /// Puts readings in the place of what there is of the same hour or day, hours of that day included, and tells it in the
+    /// audit log, in one transaction. No two are of the same bucket and key.
     fn replace<'a>(
         &'a self,
         granularity: Granularity,

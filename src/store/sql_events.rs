@@ -9,13 +9,14 @@ use uuid::Uuid;
 
 use super::events::{Channels, EventStore, Judge, OfKey, Settled, Standing};
 use super::sql::{Records, SqlStore};
-use super::sql_texts::{Query, document, json, refused, text};
+use super::sql_texts::{Query, Texts, audit_values, document, json, refused, text};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::events::{
     Claimed, Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, EMAIL, Endpoint, EndpointStatus, KeptEndpoint,
     Marks, Notice, Threshold,
 };
+use crate::policy::AuditEntry;
 use crate::sql::{Statement, Value};
 use crate::workspace::WorkspaceId;
 
@@ -29,6 +30,20 @@ const DELIVERIES: &str = r#"SELECT d."id", d."noticeId", d."target", d."status",
 coalesce(e."document", '')
 FROM "QuotaDelivery" d JOIN "QuotaNotice" n ON n."id" = d."noticeId" LEFT JOIN "QuotaEndpoint" e ON e."id" = d."target" AND d."channel" = 'webhook'"#;
 const ENDPOINT: usize = 8;
+
+/// What a statement on these tables fails with.
+fn failed<DB: Records>(error: sqlx::Error) -> Error {
+    match DB::trouble(&error) {
+        #[cfg(feature = "postgres")]
+        Some(crate::sql::Trouble::Denied) => Error::unavailable(
+            "the database of the notices fails: the role needs GRANT SELECT, INSERT, UPDATE, DELETE ON \"QuotaThreshold\", \
+             \"QuotaNotice\", \"QuotaDelivery\", \"QuotaEndpoint\", \"QuotaContact\" and GRANT SELECT ON \"_tower_quota_key\" from \
+             their owner",
+        )
+        .with_source(error),
+        _ => refused::<DB>(error),
+    }
+}
 
 pub(super) fn millis(time: Duration) -> Value<'static> {
     Value::Number(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
@@ -74,11 +89,16 @@ struct Change<DB: Records>(Transaction<'static, DB>);
 
 impl<DB: Records> Change<DB> {
     async fn rows(&mut self, sql: String, values: Vec<Value<'_>>) -> Result<Vec<DB::Row>, Error> {
-        DB::rows(&mut self.0, Statement::once(sql, values)).await.map_err(refused::<DB>)
+        DB::rows(&mut self.0, Statement::once(sql, values)).await.map_err(failed::<DB>)
+    }
+
+    async fn audit(&mut self, texts: &Texts<DB>, entry: &AuditEntry) -> Result<(), Error> {
+        let values = audit_values(entry).map(Value::Owned).into();
+        DB::rows(&mut self.0, Statement::recurring(&texts.audit, values)).await.map(drop).map_err(refused::<DB>)
     }
 
     async fn commit(self) -> Result<(), Error> {
-        self.0.commit().await.map_err(refused::<DB>)
+        self.0.commit().await.map_err(failed::<DB>)
     }
 
     async fn add_notice(
@@ -159,11 +179,11 @@ ON CONFLICT ("id") DO UPDATE SET "workspaceId" = excluded."workspaceId", "active
 impl<DB: Records> SqlStore<DB> {
     async fn events_change(&self) -> Result<Change<DB>, Error> {
         self.prepare().await?;
-        DB::change(self.pool()).await.map(Change).map_err(refused::<DB>)
+        DB::change(self.pool()).await.map(Change).map_err(failed::<DB>)
     }
 
     async fn events_read(&self, sql: String, values: Vec<Value<'_>>) -> Result<Vec<DB::Row>, Error> {
-        self.fetch(Statement::once(sql, values), refused::<DB>).await
+        self.fetch(Statement::once(sql, values), failed::<DB>).await
     }
 
     /// What `select`, up to a list of workspaces, finds of all of them.
@@ -227,6 +247,12 @@ RETURNING "id""#,
     async fn end(&self, claimed: &Claimed, settled: Settled) -> Result<bool, Error> {
         let mut change = self.events_change().await?;
         let now = DB::NOW;
+        let target = &claimed.delivery.target;
+        // Before the delivery: who deletes an endpoint has it first as well, and neither waits for the other.
+        let kept = match settled.endpoint {
+            Standing::Same => None,
+            _ => change.endpoint(target).await?,
+        };
         let update = format!(
             r#"UPDATE "QuotaDelivery" SET "status" = $3, "nextAt" = {now} + CAST($4 AS BIGINT), "log" = $5, "claim" = '',
 "claimedUntil" = 0 WHERE "id" = $1 AND "claim" = $2 RETURNING {now}"#
@@ -241,11 +267,6 @@ RETURNING "id""#,
         let rows = change.rows(update, values).await?;
         let Some(row) = rows.first() else { return Ok(false) };
         let at = Timestamp::from_millisecond(number::<DB>(row, 0)?).unwrap_or_else(|_| Timestamp::now());
-        let target = &claimed.delivery.target;
-        let kept = match settled.endpoint {
-            Standing::Same => None,
-            _ => change.endpoint(target).await?,
-        };
         if let Some(mut endpoint) = kept {
             let changed = match settled.endpoint {
                 Standing::Works => endpoint.succeeded(),
@@ -365,10 +386,11 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
         })
     }
 
-    fn add_endpoint<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<(), Error>> {
+    fn add_endpoint<'a>(&'a self, endpoint: &'a Endpoint, entry: &'a AuditEntry) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let mut change = self.events_change().await?;
             change.save_endpoint(endpoint).await?;
+            change.audit(&self.texts, entry).await?;
             change.commit().await
         })
     }
@@ -377,26 +399,31 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
         &'a self,
         id: Uuid,
         change: &'a (dyn Fn(&mut Endpoint) + Send + Sync),
+        entry: &'a (dyn Fn(&Endpoint) -> AuditEntry + Send + Sync),
     ) -> BoxFuture<'a, Result<Option<Endpoint>, Error>> {
         Box::pin(async move {
             let mut transaction = self.events_change().await?;
             let Some(mut endpoint) = transaction.endpoint(&id.to_string()).await? else { return Ok(None) };
             change(&mut endpoint);
             transaction.save_endpoint(&endpoint).await?;
+            transaction.audit(&self.texts, &entry(&endpoint)).await?;
             transaction.commit().await?;
             Ok(Some(endpoint))
         })
     }
 
-    fn remove_endpoint(&self, id: Uuid) -> BoxFuture<'_, Result<bool, Error>> {
+    fn remove_endpoint<'a>(&'a self, id: Uuid, entry: &'a AuditEntry) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let mut change = self.events_change().await?;
             let id = || vec![Value::Owned(id.to_string())];
             let remove = r#"DELETE FROM "QuotaEndpoint" WHERE "id" = $1 RETURNING "id""#;
-            let removed = !change.rows(remove.to_owned(), id()).await?.is_empty();
+            if change.rows(remove.to_owned(), id()).await?.is_empty() {
+                return Ok(false);
+            }
             change.rows(r#"DELETE FROM "QuotaDelivery" WHERE "target" = $1"#.to_owned(), id()).await?;
+            change.audit(&self.texts, entry).await?;
             change.commit().await?;
-            Ok(removed)
+            Ok(true)
         })
     }
 
@@ -433,7 +460,7 @@ WHERE "active" = 1 AND ("workspaceId" IS NULL OR "workspaceId" = $1) ORDER BY "i
             let release = r#"UPDATE "QuotaDelivery" SET "attempts" = "attempts" - 1, "claim" = '', "claimedUntil" = 0
 WHERE "id" = $1 AND "claim" = $2"#;
             let values = vec![Value::Owned(claimed.delivery.id.to_string()), Value::Owned(claimed.claim.to_string())];
-            self.run(Statement::once(release, values), refused::<DB>).await.map(drop)
+            self.run(Statement::once(release, values), failed::<DB>).await.map(drop)
         })
     }
 
@@ -458,7 +485,7 @@ WHERE "id" = $1 AND "claim" = $2"#;
             query.add(r#"d."status" = "#, filter.status.map(|status| Value::Text(status.as_str())), "");
             query.add(r#"d."id" < "#, filter.before.map(|id| Value::Owned(id.to_string())), "");
             let query = query.end(r#"ORDER BY d."id" DESC"#, filter.limit.saturating_add(1));
-            let rows = self.fetch(query, refused::<DB>).await?;
+            let rows = self.fetch(query, failed::<DB>).await?;
             let mut deliveries = rows.iter().map(delivery::<DB>).collect::<Result<Vec<_>, _>>()?;
             let more = deliveries.len() > filter.limit;
             deliveries.truncate(filter.limit);
@@ -476,16 +503,21 @@ WHERE "id" = $1 AND "target" = $2 AND "status" <> '{pending}' RETURNING "id""#,
                 DB::NOW
             );
             let values = vec![Value::Owned(delivery.to_string()), Value::Text(target)];
-            Ok(!self.run(Statement::once(replay, values), refused::<DB>).await?.is_empty())
+            Ok(!self.run(Statement::once(replay, values), failed::<DB>).await?.is_empty())
         })
     }
 
     fn depth(&self) -> BoxFuture<'_, Result<(u64, u64), Error>> {
         Box::pin(async move {
             let count = |status: DeliveryStatus| {
-                format!(r#"(SELECT count(*) FROM "QuotaDelivery" WHERE "status" = '{}')"#, status.as_str())
+                format!(r#"SELECT count(*) FROM "QuotaDelivery" d WHERE d."status" = '{}'"#, status.as_str())
             };
-            let select = format!("SELECT {}, {}", count(DeliveryStatus::Pending), count(DeliveryStatus::Dead));
+            let select = format!(
+                r#"SELECT ({} AND NOT EXISTS (SELECT 1 FROM "QuotaEndpoint" e WHERE e."id" = d."target" AND e."active" = 0)),
+({})"#,
+                count(DeliveryStatus::Pending),
+                count(DeliveryStatus::Dead)
+            );
             let rows = self.events_read(select, Vec::new()).await?;
             let Some(row) = rows.first() else { return Ok((0, 0)) };
             let count = |column| Ok::<_, Error>(u64::try_from(number::<DB>(row, column)?).unwrap_or_default());
@@ -493,30 +525,39 @@ WHERE "id" = $1 AND "target" = $2 AND "status" <> '{pending}' RETURNING "id""#,
         })
     }
 
-    fn purge(&self, delivered: Duration, dead: Duration) -> BoxFuture<'_, Result<(), Error>> {
+    fn purge(&self, delivered: Duration, dead: Duration, limit: usize) -> BoxFuture<'_, Result<bool, Error>> {
         Box::pin(async move {
-            let mut change = self.events_change().await?;
             let now = DB::NOW;
+            let [pending, done, given_up] =
+                [DeliveryStatus::Pending, DeliveryStatus::Delivered, DeliveryStatus::Dead].map(DeliveryStatus::as_str);
+            // What somebody is at is left for the next time, so that nobody waits for anybody here.
+            let old = |status| {
+                format!(
+                    r#"(SELECT d."id" FROM "QuotaDelivery" d
+WHERE d."status" = '{status}' AND d."nextAt" < {now} - CAST($1 AS BIGINT)
+ORDER BY d."nextAt" LIMIT CAST($2 AS BIGINT){})"#,
+                    DB::UNCLAIMED
+                )
+            };
+            let delete =
+                |status| format!(r#"DELETE FROM "QuotaDelivery" WHERE "id" IN {} RETURNING "id""#, old(status));
             let stuck = format!(
-                r#"UPDATE "QuotaDelivery" SET "status" = '{}', "nextAt" = {now}
-WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,
-                DeliveryStatus::Dead.as_str(),
-                DeliveryStatus::Pending.as_str()
+                r#"UPDATE "QuotaDelivery" SET "status" = '{given_up}', "nextAt" = {now} WHERE "id" IN {} RETURNING "id""#,
+                old(pending)
             );
-            change.rows(stuck, vec![millis(delivered)]).await?;
-            for (status, age) in [(DeliveryStatus::Delivered, delivered), (DeliveryStatus::Dead, dead)] {
-                let delete = format!(
-                    r#"DELETE FROM "QuotaDelivery" WHERE "status" = '{}' AND "nextAt" < {now} - CAST($1 AS BIGINT)"#,
-                    status.as_str()
-                );
-                change.rows(delete, vec![millis(age)]).await?;
-            }
             let notices = format!(
-                r#"DELETE FROM "QuotaNotice" WHERE "at" < {now} - CAST($1 AS BIGINT)
-AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = "QuotaNotice"."id")"#
+                r#"DELETE FROM "QuotaNotice" WHERE "id" IN (SELECT n."id" FROM "QuotaNotice" n
+WHERE n."at" < {now} - CAST($1 AS BIGINT)
+AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = n."id")
+ORDER BY n."at" LIMIT CAST($2 AS BIGINT)) RETURNING "id""#
             );
-            change.rows(notices, vec![millis(delivered)]).await?;
-            change.commit().await
+            let steps = [(stuck, delivered), (delete(done), delivered), (delete(given_up), dead), (notices, delivered)];
+            let mut more = false;
+            for (step, age) in steps {
+                let values = vec![millis(age), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
+                more |= self.run(Statement::once(step, values), failed::<DB>).await?.len() >= limit;
+            }
+            Ok(more)
         })
     }
 
@@ -532,6 +573,7 @@ AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = "QuotaNotic
         &'a self,
         workspace: &'a WorkspaceId,
         emails: &'a [String],
+        entry: &'a AuditEntry,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let mut change = self.events_change().await?;
@@ -542,6 +584,7 @@ AND NOT EXISTS (SELECT 1 FROM "QuotaDelivery" d WHERE d."noticeId" = "QuotaNotic
                     r#"INSERT INTO "QuotaContact" ("workspaceId", "email") VALUES ($1, $2) ON CONFLICT DO NOTHING"#;
                 change.rows(insert.to_owned(), vec![Value::Text(workspace.as_str()), Value::Text(email)]).await?;
             }
+            change.audit(&self.texts, entry).await?;
             change.commit().await
         })
     }

@@ -27,7 +27,7 @@ fn failed<DB: Records>(error: sqlx::Error) -> Error {
     match DB::trouble(&error) {
         #[cfg(feature = "postgres")]
         Some(crate::sql::Trouble::Denied) => Error::unavailable(
-            "the list of workspaces fails: the role needs GRANT SELECT, INSERT, UPDATE, DELETE ON \"QuotaOverview\" from its \
+            "the list of workspaces fails: the role needs GRANT SELECT, INSERT, UPDATE ON \"QuotaOverview\" from its \
              owner",
         )
         .with_source(error),
@@ -217,13 +217,6 @@ WHERE excluded."at" >= "QuotaOverview"."at""#,
             let rows = self.fetch(count, failed::<DB>).await?;
             let count = rows.first().map(|row| number::<DB>(row, 0)).transpose()?;
             Ok(usize::try_from(count.unwrap_or_default()).unwrap_or_default())
-        })
-    }
-
-    fn forget<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let delete = r#"DELETE FROM "QuotaOverview" WHERE "workspaceId" = $1"#;
-            self.run(Statement::once(delete, vec![Value::Text(workspace)]), failed::<DB>).await.map(drop)
         })
     }
 }

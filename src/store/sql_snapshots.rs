@@ -24,6 +24,12 @@ use crate::workspace::WorkspaceId;
 /// How many readings one statement writes: SQLite takes 32766 parameters, and each reading has nine.
 const AT_ONCE: usize = 500;
 
+/// Milliseconds of a day of UTC.
+const DAY: i64 = 24 * 3600 * 1000;
+
+/// Of how many days one statement deletes the hours: what is between `OR`s can't be nested that deep.
+const DAYS_AT_ONCE: usize = 100;
+
 const TASK: &str = "snapshots";
 
 /// The columns that `snapshot` takes, from the one on that it is told.
@@ -141,6 +147,30 @@ ON CONFLICT ("workspaceId", "resourceType", "start", "granularity") DO UPDATE SE
     Ok(Statement::once(sql, values))
 }
 
+/// The statement that deletes the hours of some days.
+fn hours_of<'a>(days: &[Reading<'a>]) -> Statement<'a> {
+    let mut of = Vec::with_capacity(days.len());
+    let mut values = Vec::new();
+    for Reading { workspace, resource, snapshot } in days {
+        let (first, day) = (values.len() + 1, Granularity::Day.start(snapshot.at));
+        of.push(format!(
+            r#""workspaceId" = ${first} AND "resourceType" = ${} AND "start" >= CAST(${} AS BIGINT) AND "start" < CAST(${} AS BIGINT)"#,
+            first + 1,
+            first + 2,
+            first + 3
+        ));
+        values.extend([
+            Value::Text(workspace),
+            Value::Text(resource),
+            time(day),
+            Value::Number(day.as_millisecond() + DAY),
+        ]);
+    }
+    let hour = Granularity::Hour;
+    let sql = format!(r#"DELETE FROM "QuotaSnapshot" WHERE "granularity" = '{hour}' AND ({})"#, of.join(" OR "));
+    Statement::once(sql, values)
+}
+
 /// Deletes some rows of a granularity that begin before a time; `$1` and `$2` are the time and how many.
 fn delete(granularity: Granularity, returning: &str) -> String {
     format!(
@@ -213,6 +243,11 @@ impl<DB: Records> SnapshotStore for SqlStore<DB> {
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let mut change = self.snapshots_change().await?;
+            if granularity == Granularity::Day {
+                for some in readings.chunks(DAYS_AT_ONCE) {
+                    DB::rows(&mut change, hours_of(some)).await.map_err(failed::<DB>)?;
+                }
+            }
             for some in readings.chunks(AT_ONCE) {
                 DB::rows(&mut change, write(granularity, some, false)?).await.map_err(failed::<DB>)?;
             }

@@ -11,6 +11,8 @@ use super::{QuotaRecord, StoreTransaction, now};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::policy::{AuditEntry, IncreaseRequest, Lineage, Plan};
+#[cfg(feature = "postgres")]
+use crate::sql::Trouble;
 use crate::sql::{Statement, Value};
 use crate::workspace::WorkspaceId;
 
@@ -82,6 +84,22 @@ impl<DB: Records> SqlTransaction<DB> {
         self.one(plan, vec![Value::Text(name)]).await
     }
 
+    /// Deletes rows of a table; a row for each, with its id where it is an endpoint's.
+    async fn removed(&mut self, table: &str, column: &str, value: &str) -> Result<Vec<DB::Row>, Error> {
+        let returned = if table == "QuotaEndpoint" { "id" } else { column };
+        let delete = format!(r#"DELETE FROM "{table}" WHERE "{column}" = $1 RETURNING "{returned}""#);
+        let deleted = DB::rows(&mut self.transaction, Statement::once(delete, vec![Value::Text(value)])).await;
+        deleted.map_err(|error| match DB::trouble(&error) {
+            #[cfg(feature = "postgres")]
+            Some(Trouble::Denied) => Error::unavailable(
+                "a workspace can't be deleted: the role needs GRANT SELECT, DELETE ON \"WorkspaceQuota\", \"QuotaThreshold\", \
+                 \"QuotaEndpoint\", \"QuotaDelivery\", \"QuotaContact\", \"QuotaSnapshot\", \"QuotaOverview\" from their owner",
+            )
+            .with_source(error),
+            _ => refused::<DB>(error),
+        })
+    }
+
     async fn add_to_audit(&mut self, entry: &AuditEntry) -> Result<(), Error> {
         let values = audit_values(entry).map(Value::Owned).into();
         let texts = Arc::clone(&self.texts);
@@ -129,14 +147,30 @@ impl<DB: Records> StoreTransaction for SqlTransaction<DB> {
         Box::pin(self.write(record))
     }
 
-    fn remove<'a>(&'a mut self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<(), Error>> {
+    fn remove<'a>(
+        &'a mut self,
+        workspace: &'a WorkspaceId,
+    ) -> BoxFuture<'a, Result<Vec<(&'static str, usize)>, Error>> {
         Box::pin(async move {
-            // Whoever is called so next has nothing to do with the admins of this one.
-            for table in ["WorkspaceQuota", "QuotaContact"] {
-                let remove = format!(r#"DELETE FROM "{table}" WHERE "workspaceId" = $1"#);
-                self.run(remove, vec![Value::Text(workspace.as_str())]).await?;
+            self.removed("WorkspaceQuota", "workspaceId", workspace.as_str()).await?;
+            // Whoever is called so next has nothing to do with this one. Marks before endpoints, and these before their
+            // deliveries, as by whoever tells of a threshold: so neither waits for the other.
+            let marks = self.removed("QuotaThreshold", "workspaceId", workspace.as_str()).await?;
+            let endpoints = self.removed("QuotaEndpoint", "workspaceId", workspace.as_str()).await?;
+            let mut deliveries = 0;
+            for row in &endpoints {
+                deliveries += self.removed("QuotaDelivery", "target", &text::<DB>(row, 0)?).await?.len();
             }
-            Ok(())
+            let contacts = self.removed("QuotaContact", "workspaceId", workspace.as_str()).await?;
+            let snapshots = self.removed("QuotaSnapshot", "workspaceId", workspace.as_str()).await?;
+            self.removed("QuotaOverview", "workspaceId", workspace.as_str()).await?;
+            Ok(vec![
+                ("thresholds", marks.len()),
+                ("endpoints", endpoints.len()),
+                ("deliveries", deliveries),
+                ("contacts", contacts.len()),
+                ("snapshots", snapshots.len()),
+            ])
         })
     }
 

@@ -101,6 +101,7 @@ impl Records for Sqlite {
         include_str!("../../migrations/sqlite/0004_events.sql"),
         include_str!("../../migrations/sqlite/0005_snapshots.sql"),
         include_str!("../../migrations/sqlite/0006_overview.sql"),
+        include_str!("../../migrations/sqlite/0007_audit_at.sql"),
     ];
     const READ: &'static str = r#""id", "version", "createdAt", "updatedAt""#;
     const AS_UUID: &'static str = "";

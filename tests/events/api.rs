@@ -90,6 +90,30 @@ both!(endpoints_are_made_read_changed_tried_and_deleted, host, {
     assert!(!audit.to_string().contains("whsec_"));
 });
 
+both!(a_change_that_the_audit_log_does_not_take_is_none, host, {
+    let (api, receiver) = (Api::of(&host), Receiver::start().await);
+    let contacts = "/workspaces/acme/quota/contacts";
+    let new = json!({"url": receiver.url});
+    let (_, made) = api.root("POST", "/system/webhooks", new.clone()).await;
+    let path = format!("/system/webhooks/{}", made["webhook"]["id"].as_str().unwrap());
+    api.root("PUT", contacts, json!({"emails": ["ada@example.com"]})).await;
+    let before = (host.quota(0).endpoints().await.unwrap(), api.root("GET", contacts, Value::Null).await);
+    host.audit_takes(false).await;
+    for (method, path, body) in [
+        ("POST", "/system/webhooks", new),
+        ("PUT", &path, json!({"active": false})),
+        ("POST", &format!("{path}/secret"), Value::Null),
+        ("DELETE", &path, Value::Null),
+        ("PUT", contacts, json!({"emails": []})),
+    ] {
+        assert_eq!(api.root(method, path, body).await.0, 503, "{method} {path}");
+    }
+    let endpoints = host.quota(0).endpoints().await.unwrap();
+    assert_eq!((endpoints, api.root("GET", contacts, Value::Null).await), before);
+    host.audit_takes(true).await;
+    assert_eq!(api.root("POST", &format!("{path}/secret"), Value::Null).await.0, 200);
+});
+
 both!(what_makes_no_sense_is_refused_and_changes_nothing, host, {
     let api = Api::of(&host);
     let bad = [

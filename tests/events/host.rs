@@ -237,6 +237,27 @@ impl Host {
         }
     }
 
+    /// A snapshot of long ago.
+    pub(crate) async fn remember(&self, workspace: &str) {
+        self.run(format!(
+            r#"INSERT INTO "QuotaSnapshot"
+("workspaceId", "resourceType", "start", "granularity", "at", "last", "min", "max", "limit", "refusals")
+VALUES ('{workspace}', 'segments', 0, 'day', 0, 1, 1, 1, 1, 0)"#
+        ))
+        .await;
+    }
+
+    /// How many thresholds and snapshots of long ago are kept of a workspace.
+    pub(crate) async fn kept_of(&self, workspace: &str) -> i64 {
+        let count = |table, of| format!(r#"(SELECT count(*) FROM "{table}" WHERE "workspaceId" = '{workspace}'{of})"#);
+        let old = count("QuotaSnapshot", r#" AND "start" = 0"#);
+        let sum = AssertSqlSafe(format!("SELECT {} + {old}", count("QuotaThreshold", "")));
+        match &self.place {
+            Place::Sqlite(pool, _) => sqlx::query_scalar(sum).fetch_one(pool).await.unwrap(),
+            Place::Postgres(pool, _) => sqlx::query_scalar(sum).fetch_one(pool).await.unwrap(),
+        }
+    }
+
     /// Whether any threshold of the workspace is marked as reached.
     pub(crate) async fn reached(&self, workspace: &str) -> bool {
         let marks = format!(r#"SELECT "marks" FROM "QuotaThreshold" WHERE "workspaceId" = '{workspace}'"#);
@@ -258,6 +279,38 @@ impl Host {
         self.quotas[0].deliveries(&filter).await.unwrap().deliveries
     }
 
+    /// Whether the audit log takes entries.
+    pub(crate) async fn audit_takes(&self, entries: bool) {
+        let sql = match (&self.place, entries) {
+            (Place::Sqlite(..), false) => {
+                r#"CREATE TRIGGER deaf BEFORE INSERT ON "QuotaAudit" BEGIN SELECT RAISE(ABORT, 'deaf'); END"#
+            }
+            (Place::Sqlite(..), true) => "DROP TRIGGER deaf",
+            (Place::Postgres(..), false) => r#"ALTER TABLE "QuotaAudit" ADD CONSTRAINT deaf CHECK (false) NOT VALID"#,
+            (Place::Postgres(..), true) => r#"ALTER TABLE "QuotaAudit" DROP CONSTRAINT deaf"#,
+        };
+        self.run(sql.to_owned()).await;
+    }
+
+    /// Refuses statements that delete more than 1000 deliveries or notices.
+    pub(crate) async fn no_large_deletions(&self) {
+        let refuse = r#"CREATE FUNCTION large() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF (SELECT count(*) FROM gone) > 1000 THEN RAISE 'too many at once'; END IF;
+                 RETURN NULL;
+               END $$;
+               CREATE TRIGGER large AFTER DELETE ON "QuotaDelivery" REFERENCING OLD TABLE AS gone
+               FOR EACH STATEMENT EXECUTE FUNCTION large();
+               CREATE TRIGGER large AFTER DELETE ON "QuotaNotice" REFERENCING OLD TABLE AS gone
+               FOR EACH STATEMENT EXECUTE FUNCTION large()"#;
+        sqlx::raw_sql(refuse).execute(&mut self.session().await).await.unwrap();
+    }
+
+    /// A session of its own on Postgres.
+    pub(crate) async fn session(&self) -> PgConnection {
+        let Place::Postgres(_, url) = &self.place else { panic!("this is SQLite") };
+        PgConnection::connect(url).await.unwrap()
+    }
+
     async fn run(&self, sql: String) {
         match &self.place {
             Place::Sqlite(pool, _) => query(AssertSqlSafe(sql)).execute(pool).await.map(drop),
@@ -267,13 +320,20 @@ impl Host {
     }
 }
 
+/// How many sessions wait for a lock.
+pub(crate) async fn waiting(session: &mut PgConnection) -> usize {
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(session).await.unwrap();
+    usize::try_from(waiting).unwrap()
+}
+
 /// Makes the `COMMIT`s wait of all who change deliveries, as long as it is held.
 pub(crate) struct Gate(PgConnection);
 
 impl Gate {
     pub(crate) async fn hold(host: &Host, change: &str, when: &str) -> Self {
-        let Place::Postgres(_, url) = &host.place else { panic!("this is SQLite") };
-        let mut connection = PgConnection::connect(url).await.unwrap();
+        let mut connection = host.session().await;
         let hold = format!(
             r#"CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  PERFORM pg_advisory_xact_lock_shared(10);
@@ -289,10 +349,7 @@ impl Gate {
 
     /// How many sessions wait for a lock.
     pub(crate) async fn waiting(&mut self) -> usize {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut self.0).await.unwrap();
-        usize::try_from(waiting).unwrap()
+        waiting(&mut self.0).await
     }
 
     pub(crate) async fn open(mut self) {

@@ -10,18 +10,22 @@ mod api;
 mod host;
 mod mails;
 mod outages;
+mod rights;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sqlx::query;
 use tokio::task::JoinSet;
 use tower_quota::{
-    Actor, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions, EndpointChange,
-    EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota, ResourceCatalog,
-    ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
+    Actor, AuditAction, AuditFilter, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions,
+    EndpointChange, EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota,
+    ResourceCatalog, ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
 };
 
-use host::{Gate, Host, both, until};
+use uuid::Uuid;
+
+use host::{Gate, Host, both, until, waiting};
 use support::receiver::{Receiver, Reply};
 
 fn all() -> EndpointChange {
@@ -203,6 +207,35 @@ async fn an_endpoint_that_is_deleted_takes_along_what_is_told_at_the_same_moment
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_deleted_and_a_delivery_that_ends_do_not_wait_for_each_other() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    let (mut holder, mut other) = (host.session().await, host.session().await);
+    query("BEGIN").execute(&mut holder).await.unwrap();
+    query(r#"SELECT 1 FROM "QuotaEndpoint" FOR UPDATE"#).execute(&mut holder).await.unwrap();
+    // Adds it as it will be: the endpoint is held.
+    let notice = Uuid::now_v7().to_string();
+    for insert in [
+        r#"INSERT INTO "QuotaNotice" VALUES ($1, '', '', 'quota.test', '{}', 0)"#,
+        r#"INSERT INTO "QuotaDelivery" ("id", "noticeId", "channel", "target", "status", "attempts", "nextAt")
+           SELECT $1, $1, 'webhook', "id", 'pending', 0, 0 FROM "QuotaEndpoint""#,
+    ] {
+        query(insert).bind(&notice).execute(&mut other).await.unwrap();
+    }
+    until("what became of it waits to be told", async || waiting(&mut other).await == 1).await;
+    assert_eq!(receiver.requests().len(), 1);
+    let admin = host.quota(0).admin(Actor::library());
+    let removed = tokio::spawn(async move { admin.remove_endpoint(endpoint.id).await });
+    until("the deletion waits as well", async || waiting(&mut other).await == 2).await;
+    // Who waits for the endpoint has nothing that the other needs.
+    query(r#"SELECT 1 FROM "QuotaDelivery" FOR UPDATE NOWAIT"#).execute(&mut other).await.unwrap();
+    query("COMMIT").execute(&mut holder).await.unwrap();
+    removed.await.unwrap().unwrap();
+    assert_eq!(host.deliveries(None).await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_type_may_have_thresholds_of_its_own() {
     let spec = |name: &str, field: &str| ResourceSpec::new(name, field, Limit::of(1000));
     let catalog =
@@ -262,15 +295,38 @@ both!(what_is_old_is_given_up_and_then_deleted, host, {
     let recent = test(&host).await;
     host.days_later(2).await;
     let host = host.restarted().await;
-    until("the old one is given up", async || host.outbox().await == (1, 1)).await;
+    until("the old one is given up", async || host.outbox().await == (0, 1)).await;
+    until("what was delivered is gone", async || host.notices().await == 2).await;
     assert_eq!(host.deliveries(Some(DeliveryStatus::Dead)).await[0].notice, stuck);
     assert_eq!(host.deliveries(Some(DeliveryStatus::Pending)).await[0].notice, recent);
-    assert_eq!((host.deliveries(Some(DeliveryStatus::Delivered)).await.len(), host.notices().await), (0, 2));
+    assert_eq!(host.deliveries(Some(DeliveryStatus::Delivered)).await.len(), 0);
     host.days_later(91).await;
     let host = host.restarted().await;
     until("that is gone as well", async || host.outbox().await == (0, 1) && host.notices().await == 1).await;
     assert_eq!(host.deliveries(None).await[0].notice, recent);
 });
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_that_is_old_is_deleted_a_part_at_a_time_beside_deliveries() {
+    let host = Host::postgres().await;
+    let receiver = Receiver::start().await;
+    let (endpoint, _) = host.endpoint(&receiver, all()).await;
+    host.no_large_deletions().await;
+    for (status, channel) in [("delivered", "webhook"), ("dead", "webhook"), ("pending", "email")] {
+        for insert in [
+            r#"INSERT INTO "QuotaNotice" SELECT $1 || n, 'acme', 'segments', 'quota.test', '{}', 0 FROM generate_series(1, 2500) n"#,
+            r#"INSERT INTO "QuotaDelivery" ("id", "noticeId", "channel", "target", "status", "attempts", "nextAt")
+               SELECT $1 || n, $1 || n, $2, 'old', $1, 0, 0 FROM generate_series(1, 2500) n"#,
+        ] {
+            query(insert).bind(status).bind(channel).execute(&mut host.session().await).await.unwrap();
+        }
+    }
+    let host = host.restarted().await;
+    host.admin().test_endpoint(endpoint.id).await.unwrap();
+    // What was due for that long is given up, and kept for a while.
+    until("all of it is gone", async || host.notices().await == 2501 && host.outbox().await == (0, 2500)).await;
+    until("what is new is delivered", async || receiver.requests().len() == 1).await;
+}
 
 both!(flapping_around_the_edge_is_told_once_until_it_was_well_below, host, {
     let receiver = Receiver::start().await;
@@ -326,12 +382,35 @@ both!(a_plan_that_is_lowered_is_told_of_where_nobody_is_at_work, host, {
     assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (50, 50, 100, name.to_owned())));
 });
 
-both!(a_workspace_that_is_deleted_leaves_no_contacts, host, {
-    let acme = host.workspace("acme");
-    host.limit("acme", Limit::of(10)).await;
+both!(a_workspace_that_is_deleted_leaves_nothing_to_the_next_of_that_name, host, {
+    let (acme, receiver) = (host.workspace("acme"), Receiver::start().await);
+    let (shared, _) = host.endpoint(&receiver, all()).await;
+    host.admin().add_endpoint(Some(&acme), &receiver.url, all(), None).await.unwrap();
+    host.admin().add_endpoint(Some(&host.workspace("other")), &receiver.url, all(), None).await.unwrap();
     host.admin().set_contacts(&acme, &["ada@example.com".to_owned()]).await.unwrap();
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 9).await;
+    until("both are told", async || host.deliveries(Some(DeliveryStatus::Delivered)).await.len() == 2).await;
+    host.remember("acme").await;
+    assert_eq!(host.kept_of("acme").await, 2);
+    host.delete("acme", 9).await;
     host.admin().delete_workspace(&acme, &Expect::Anything).await.unwrap();
     assert_eq!(host.quota(0).contacts(&acme).await.unwrap(), Vec::<String>::new());
+    let left: Vec<_> = host.quota(0).endpoints().await.unwrap().into_iter().map(|left| left.workspace_id).collect();
+    assert_eq!(left, [None, Some("other".to_owned())]);
+    let deliveries: Vec<_> = host.deliveries(None).await.into_iter().map(|left| left.target).collect();
+    assert_eq!(deliveries, [shared.id.to_string()]);
+    assert_eq!(host.kept_of("acme").await, 0);
+    // It is told how many there were.
+    let mut filter = AuditFilter::default();
+    (filter.workspace, filter.limit) = (Some("acme".to_owned()), 1);
+    let told = &host.quota(0).audit(&filter).await.unwrap().entries[0];
+    assert_eq!(told.action, AuditAction::WorkspaceDeleted);
+    for what in ["thresholds", "endpoints", "deliveries", "contacts"] {
+        assert_eq!(told.old["kept"][what], 1, "{what}");
+    }
+    // The engine may have taken others meanwhile.
+    assert!(told.old["kept"]["snapshots"].as_u64().unwrap() >= 1);
 });
 
 both!(an_endpoint_that_is_gone_is_asked_no_more_until_somebody_says_so, host, {

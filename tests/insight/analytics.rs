@@ -180,6 +180,30 @@ both!(bad_input_is_told_what_to_write_instead, place, {
     }
 });
 
+both!(a_day_that_comes_in_takes_the_place_of_its_hours, place, {
+    let host = place.start(SnapshotOptions::new()).await;
+    let day = Granularity::Day.start(Timestamp::now() - Span::new().hours(48));
+    let at = |hours: i64| (day + Span::new().hours(hours)).to_string();
+    // From the first hour to the last; and those beside them, which stay.
+    let hours: Vec<_> = [-1, 0, 8, 23, 24].map(|hour| snapshot(&at(hour), 1, 1, 9)).into();
+    host.import("acme", Granularity::Hour, &hours).await;
+    host.import("globex", Granularity::Hour, &hours).await;
+    host.import("acme", Granularity::Day, &[snapshot(&at(20), 3, 4, 5)]).await;
+    let date = Granularity::Day.label(day);
+    for (workspace, expected) in [("acme", [3, 4, 5, 2]), ("globex", [1, 1, 9, 6])] {
+        let path = format!("/api/workspaces/{workspace}/quota/report?period=daily&date={date}");
+        let report = host.get(ROOT, &path).await.expect(200).json();
+        let row = &report["rows"][0];
+        assert_eq!(
+            [&row["min"], &row["last"], &row["max"], &row["refusals"]],
+            [0, 1, 2, 3].map(|of| json!(expected[of])).each_ref(),
+            "{workspace}"
+        );
+    }
+    let hours = r#"SELECT count(*) FROM "QuotaSnapshot" WHERE "granularity" = 'hour' AND "max" = 9"#;
+    assert_eq!(place.number(hours).await, 2 + 5);
+});
+
 both!(history_comes_in_as_a_whole_and_again_without_harm, place, {
     let host = place.start(SnapshotOptions::new().keep_days(20 * 366)).await;
     let (acme, catalog) = (host.quota().workspace("acme").unwrap(), host.quota().catalog().clone());

@@ -7,6 +7,7 @@
 mod support;
 
 mod analytics;
+mod example;
 mod host;
 mod reports;
 mod snapshots;

@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+use std::env;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,16 @@ pub(crate) mod receiver;
 pub(crate) mod replica;
 #[cfg(feature = "email")]
 pub(crate) mod smtp;
+
+/// An example's binary, which cargo puts beside the folder of the tests. `cargo test` builds it; `cargo test --test
+/// NAME` does not, and would test an old one: run `cargo build --example` before that.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let tests = env::current_exe().unwrap();
+    let profile = tests.parent().and_then(Path::parent).unwrap();
+    let binary = profile.join("examples").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    assert!(binary.exists(), "{} is missing: run `cargo build --example {name}`", binary.display());
+    binary
+}
 
 /// Tries until `condition` holds, and fails when it never does.
 #[track_caller]

@@ -1,9 +1,8 @@
 //! The example as its users run it: a process.
 
-use std::env;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -13,7 +12,7 @@ use uuid::Uuid;
 
 use super::client::{Answer, Connection};
 use super::database::Database;
-use super::{postgres, until};
+use super::{example, postgres, until};
 
 pub(crate) const ADMIN: &str = "admin-token";
 pub(crate) const ACME: &str = "acme-token";
@@ -29,19 +28,9 @@ pub(crate) struct Quickstart {
     folder: Option<TempDir>,
 }
 
-/// The example's binary, which cargo puts beside the folder of the tests. `cargo test` builds it; `cargo test --test
-/// NAME` does not, and would test an old one: run `cargo build --example quickstart` before that.
-fn binary() -> PathBuf {
-    let tests = env::current_exe().unwrap();
-    let profile = tests.parent().and_then(Path::parent).unwrap();
-    let binary = profile.join("examples").join(format!("quickstart{}", env::consts::EXE_SUFFIX));
-    assert!(binary.exists(), "{} is missing: run `cargo build --example quickstart`", binary.display());
-    binary
-}
-
 /// The command that starts the example on a port of the system's choice, whatever the environment of the tests says.
 pub(crate) fn command(url: &str, variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(example("quickstart"));
     for variable in [
         "QUOTA_ENFORCEMENT_MODE",
         "QUOTA_ROUTES",

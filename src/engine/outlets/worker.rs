@@ -30,6 +30,9 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEAD_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
+/// How many are deleted at a time, between deliveries: however much there is, it goes away.
+const PURGED: usize = 1000;
+
 /// What is left of a lease when an attempt ends that took as long as it may: to tell of it.
 const TO_TELL: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,7 @@ pub(super) async fn work(quota: Weak<Inner>, outlets: Outlets) {
         while serving.try_join_next().is_some() {}
         let more = {
             let Some(quota) = quota.upgrade() else { return };
+            let mut older = false;
             let taken = take(&quota, &outlets, &mut serving).await;
             if let Err(error) = &taken
                 && !failing
@@ -54,12 +58,14 @@ pub(super) async fn work(quota: Weak<Inner>, outlets: Outlets) {
             if purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY)
                 && let Some(events) = quota.store.inner().events()
             {
-                if let Err(error) = quota.within("delete old deliveries", || events.purge(KEPT, DEAD_KEPT)).await {
+                let old = quota.within("delete old deliveries", || events.purge(KEPT, DEAD_KEPT, PURGED)).await;
+                if let Err(error) = &old {
                     tracing::warn!(error = %error, "deliveries of long ago could not be deleted");
                 }
-                purged = Some(Instant::now());
+                older = old.unwrap_or(false);
+                purged = (!older).then(Instant::now);
             }
-            taken.unwrap_or(false)
+            taken.unwrap_or(false) || older
         };
         if !more {
             // Whoever is served may leave others to be served.
