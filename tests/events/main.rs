@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tower_quota::{
     Actor, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions, EndpointChange,
-    EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota, ResourceCatalog,
-    ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
+    EndpointStatus, EnforcementMode, EventKind, Expect, ImportOptions, Limit, MemoryStore, PolicyChange, Quota,
+    ResourceCatalog, ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
 };
 
 use host::{Gate, Host, both, until};
@@ -246,6 +246,19 @@ both!(rows_that_were_made_around_the_engine_are_told_of_where_nobody_is_at_work,
     let _host = host.rolled().await;
     until("all are told", async || receiver.bodies().len() >= 3).await;
     assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (10, 10, 100, name.to_owned())));
+});
+
+both!(what_an_import_lowers_is_told_of_where_nobody_is_at_work, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, EndpointChange::default().events([EventKind::Exceeded])).await;
+    host.limit("acme", Limit::of(1000)).await;
+    host.insert("acme", 10).await;
+    let options = ImportOptions::new().apply(true).allow_lowering(true).percent(100);
+    let mut import = host.admin().import(options).await.unwrap();
+    while import.next().await.unwrap().is_some() {}
+    assert_eq!(import.summary().lowered, 1);
+    until("it is told", async || !receiver.bodies().is_empty()).await;
+    assert_eq!(told(&receiver), [(10, 10, 100, "exceeded".to_owned())]);
 });
 
 both!(what_is_old_is_given_up_and_then_deleted, host, {
