@@ -105,6 +105,22 @@ async fn another_takes_over_when_one_dies_in_the_midst() {
     assert_eq!(second.looks(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_ends_while_the_host_lists_its_workspaces() {
+    let place = Place::sqlite().await;
+    // Snapshots list them, and so do thresholds.
+    for (options, lists) in [(None, 1), (Some(hourly()), 2)] {
+        let looks = Arc::new(Looks::default());
+        looks.hangs.store(true, Ordering::SeqCst);
+        looks.sweeps.store(true, Ordering::SeqCst);
+        let quota = place.quota(options, &looks).await;
+        until("all are listing", async || looks.begun.load(Ordering::SeqCst) == lists).await;
+        drop(quota);
+        // It waits until nobody has the file.
+        drop(place.quota(None, &Arc::default()).await);
+    }
+}
+
 both!(a_recount_is_kept, place, {
     let host = place.settled(hourly()).await;
     assert_eq!(hours(&place).await, 0);

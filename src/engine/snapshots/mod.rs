@@ -290,8 +290,12 @@ impl Quota {
     /// [`Error::is_config`] where the store keeps none; [`Error::is_unavailable`]. What was read before the failure is kept.
     pub async fn take_snapshots(&self) -> Result<SnapshotSummary, Error> {
         let mut walk = Walk::new(&self.0)?;
-        while walk.step(&self.0).await? {}
-        Ok(walk.summary())
+        loop {
+            walk.read().await?;
+            if !walk.step(&self.0).await? {
+                return Ok(walk.summary());
+            }
+        }
     }
 }
 
@@ -382,6 +386,9 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
         Err(error) => return Some(Err(error)),
     };
     loop {
+        if let Err(error) = walk.read().await {
+            return Some(Err(error));
+        }
         match walk.step(&quota.upgrade()?).await {
             Ok(true) => {}
             Ok(false) => break,

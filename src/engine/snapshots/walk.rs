@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use super::{BATCH, FAILURES, reading};
 use crate::decision::Usage;
 use crate::engine::Inner;
+use crate::engine::listing::Listing;
 use crate::engine::tenant::Tenant;
 use crate::error::Error;
 use crate::limit::Limit;
 use crate::policy::{Kin, Lineage};
 use crate::store::{QuotaRecord, QuotaStore, Reading};
-use crate::usage::{UsagePages, UsageSource, WorkspaceUsage};
+use crate::usage::WorkspaceUsage;
 use crate::workspace::WorkspaceId;
 
 /// How many workspaces are looked at in one step.
@@ -37,7 +38,7 @@ pub struct SnapshotSummary {
 /// Goes through all workspaces, some at a time, in memory that doesn't grow with their number.
 pub(super) struct Walk {
     begun: Timestamp,
-    pages: UsagePages<Arc<dyn UsageSource>>,
+    listing: Listing,
     stage: Stage,
     summary: SnapshotSummary,
 }
@@ -49,6 +50,8 @@ enum Stage {
     Records {
         after: Option<String>,
     },
+    /// They can't be listed.
+    Unlisted,
     /// Those in memory, where the others can't be listed.
     InMemory(Vec<Arc<Tenant>>),
     Done,
@@ -59,7 +62,7 @@ impl Walk {
         quota.kept_snapshots()?;
         Ok(Self {
             begun: Timestamp::now(),
-            pages: UsagePages::new(Arc::clone(&quota.usage), &quota.catalog),
+            listing: Listing::new(quota),
             stage: Stage::Rows(Vec::new()),
             summary: SnapshotSummary::default(),
         })
@@ -69,24 +72,30 @@ impl Walk {
         self.summary
     }
 
-    /// Looks at the next workspaces; whether there may be more.
+    /// Reads which workspaces are next. It is the host's code that is asked, and may take its time: the engine isn't held.
+    pub(super) async fn read(&mut self) -> Result<(), Error> {
+        let Stage::Rows(read) = &mut self.stage else { return Ok(()) };
+        if !read.is_empty() {
+            return Ok(());
+        }
+        match self.listing.next().await {
+            Ok(page) => {
+                *read = page;
+                read.reverse();
+            }
+            Err(error) if error.is_config() && self.summary.workspaces == 0 => {
+                tracing::debug!(error = %error, "snapshots are taken of the workspaces in memory only");
+                self.stage = Stage::Unlisted;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Looks at those that were read, or that need no reading; whether there may be more.
     pub(super) async fn step(&mut self, quota: &Arc<Inner>) -> Result<bool, Error> {
         match &mut self.stage {
             Stage::Rows(read) => {
-                if read.is_empty() {
-                    match self.pages.next().await {
-                        Ok(page) => *read = page,
-                        Err(error) if error.is_config() && self.summary.workspaces == 0 => {
-                            tracing::debug!(error = %error, "snapshots are taken of the workspaces in memory only");
-                            let mut tenants = quota.tenants.all();
-                            tenants.retain(|tenant| tenant.id.top().is_none());
-                            self.stage = Stage::InMemory(tenants);
-                            return Ok(true);
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    read.reverse();
-                }
                 let some = read.split_off(read.len().saturating_sub(STEP));
                 if some.is_empty() {
                     self.stage = Stage::Records { after: None };
@@ -124,6 +133,11 @@ impl Walk {
                 let read = with_limits(quota, rows, records).await?;
                 self.write(quota, &read).await?;
                 self.stage = Stage::Records { after: Some(last) };
+            }
+            Stage::Unlisted => {
+                let mut tenants = quota.tenants.all();
+                tenants.retain(|tenant| tenant.id.top().is_none());
+                self.stage = Stage::InMemory(tenants);
             }
             Stage::InMemory(tenants) => {
                 let some = tenants.split_off(tenants.len().saturating_sub(COUNTED));
