@@ -177,6 +177,20 @@ both!(the_last_refusals_are_written_in_a_shutdown, place, {
     assert_eq!(place.number(r#"SELECT CAST(sum("refusals") AS BIGINT) FROM "QuotaSnapshot""#).await, 3);
 });
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_in_which_old_hours_can_not_be_merged_is_done_all_the_same() {
+    let place = Place::sqlite().await;
+    old_hours(&place, 1, 1).await;
+    let before = hours(&place).await;
+    let refuse = r#"CREATE TRIGGER "held" BEFORE DELETE ON "QuotaSnapshot" BEGIN SELECT RAISE(ABORT, 'held'); END"#;
+    place.run(refuse.to_owned()).await;
+    place.insert("Segment", "acme", 1).await;
+    // It waits until the next turn is an hour later.
+    let host = place.settled(hourly()).await;
+    assert_eq!(hours(&place).await, before + 2);
+    drop(host);
+}
+
 both!(limits_are_those_in_force, place, {
     for workspace in ["nothing-set", "acme", "planned", "child", "overridden"] {
         place.insert("Segment", workspace, 1).await;

@@ -398,6 +398,19 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
     let SnapshotSummary { workspaces, snapshots, batches } = walk.summary();
     let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(workspaces, snapshots, batches, ms, "snapshots of usage were taken");
+    // Done is done: to look at all workspaces again would help nobody.
+    match tidy(quota, options).await? {
+        Ok((0, 0)) => {}
+        Ok((merged, deleted)) => tracing::info!(merged, deleted, "old snapshots of usage were merged or deleted"),
+        Err(error) => {
+            tracing::error!(error = %error, "old snapshots can't be merged or deleted before the next are taken")
+        }
+    }
+    Some(Ok(()))
+}
+
+/// Merges what is old into days, and deletes what is too old; how many hours and days that were.
+async fn tidy(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(usize, usize), Error>> {
     let now = Timestamp::now();
     let (mut merged, mut deleted) = (0, 0);
     loop {
@@ -422,10 +435,7 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
             Err(error) => return Some(Err(error)),
         }
     }
-    if merged > 0 || deleted > 0 {
-        tracing::info!(merged, deleted, "old snapshots of usage were merged or deleted");
-    }
-    Some(Ok(()))
+    Some(Ok((merged, deleted)))
 }
 
 #[cfg(test)]
