@@ -11,8 +11,8 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, query_as};
 use tokio::runtime::{Builder, Runtime};
 use tower_quota::{
-    Actor, ClosureUsage, Decision, Demand, Granularity, Limit, LimitSet, Quota, ResourceCatalog, Snapshot,
-    SnapshotOptions, SqlTable, SqliteStore, SqliteUsage, TemporaryOverride,
+    Actor, ClosureUsage, Decision, Demand, Granularity, Limit, LimitSet, Provisioning, Quota, ResourceCatalog,
+    Snapshot, SnapshotOptions, SqlTable, SqliteStore, SqliteUsage, TemporaryOverride,
 };
 
 use crate::host::{Looks, Place, ROOT, both, catalog, until};
@@ -189,6 +189,37 @@ async fn a_turn_in_which_old_hours_can_not_be_merged_is_done_all_the_same() {
     let host = place.settled(hourly()).await;
     assert_eq!(hours(&place).await, before + 2);
     drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_of_a_workspace_that_is_gone_are_not_kept_for_the_next_of_that_name() {
+    let Place::Sqlite(pool, directory) = Place::sqlite().await else { panic!() };
+    let place = Place::Sqlite(pool.clone(), directory);
+    let quota = Quota::builder(catalog())
+        .store(SqliteStore::new(pool.clone(), &catalog()).await.unwrap())
+        .usage(SqliteUsage::builder(pool, &catalog()).build().unwrap())
+        .provisioning(Provisioning::Explicit)
+        .snapshots(hourly())
+        .build()
+        .unwrap();
+    let (admin, any) = (quota.admin(Actor::library()), tower_quota::Expect::Anything);
+    let (top, acme) = (quota.workspace("top").unwrap(), quota.workspace("acme").unwrap());
+    let cap = tower_quota::PolicyChange::new().cap("segments", Limit::of(0));
+    admin.configure(&top, cap, &any).await.unwrap();
+    let child = tower_quota::PolicyChange::new().parent(top.clone());
+    admin.configure(&acme, child.clone(), &any).await.unwrap();
+    let segments = quota.catalog().by_name("segments").unwrap().id();
+    // A cap refuses: of the workspace itself nothing was counted.
+    let decision = quota.reserve(&acme, &[Demand::one(segments)]).await.unwrap();
+    assert!(matches!(decision, Decision::Refused(_)));
+    admin.delete_workspace(&acme, &any).await.unwrap();
+    let refusals = async || place.number(r#"SELECT coalesce(sum("refusals"), 0) FROM "QuotaSnapshot""#).await;
+    let before = refusals().await;
+    // What is noted is written now, and could not be.
+    quota.shutdown(Duration::from_secs(10)).await.unwrap();
+    admin.configure(&acme, child, &any).await.unwrap();
+    quota.shutdown(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(refusals().await, before);
 }
 
 both!(limits_are_those_in_force, place, {

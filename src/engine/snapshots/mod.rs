@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -140,6 +141,8 @@ pub(super) struct Snapshots {
     pub(super) options: Option<SnapshotOptions>,
     /// By key and hour: what is to be written.
     noted: Mutex<HashMap<(WorkspaceId, ResourceId, Timestamp), Noted>>,
+    /// There were too many, which was told.
+    overflowed: AtomicBool,
     /// Forecasts are computed by as many threads as there are processors.
     pub(super) forecasts: Arc<Semaphore>,
 }
@@ -174,7 +177,12 @@ pub(super) fn reading(at: Timestamp, usage: Usage) -> Snapshot {
 impl Snapshots {
     pub(super) fn new(options: Option<SnapshotOptions>) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self { options, noted: Mutex::default(), forecasts: Arc::new(Semaphore::new(processors)) }
+        Self {
+            options,
+            noted: Mutex::default(),
+            overflowed: AtomicBool::new(false),
+            forecasts: Arc::new(Semaphore::new(processors)),
+        }
     }
 
     fn note(&self, workspace: &WorkspaceId, resource: ResourceId, noted: Noted) {
@@ -182,7 +190,13 @@ impl Snapshots {
         let full = all.len() >= MOST_NOTED;
         match all.entry((workspace.clone(), resource, Granularity::Hour.start(noted.at))) {
             Entry::Occupied(mut before) => before.get_mut().merge(&noted),
-            Entry::Vacant(_) if full => {}
+            Entry::Vacant(_) if full => {
+                if !self.overflowed.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        "refusals and recounts are not noted any more: {MOST_NOTED} keys wait to be written"
+                    );
+                }
+            }
             Entry::Vacant(place) => {
                 place.insert(noted);
             }
@@ -236,6 +250,8 @@ impl Inner {
             };
             match snapshot {
                 Ok(snapshot) => read.push((key, Snapshot { refusals: noted.refusals, ..snapshot })),
+                // There is nothing any more that a snapshot could be of.
+                Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     failures += 1;
                     failed = Some(error);
@@ -261,6 +277,9 @@ impl Inner {
                     again(key, Noted { at: snapshot.at, refusals: snapshot.refusals, read });
                 }
             }
+        }
+        if failed.is_none() {
+            self.snapshots.overflowed.store(false, Ordering::Relaxed);
         }
         failed.map_or(Ok(()), Err)
     }
