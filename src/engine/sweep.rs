@@ -1,7 +1,7 @@
 //! Whether thresholds are reached where nobody is at work: rows of a process that died before it looked, or that were made
 //! around the engine, and limits that are others' affair.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -76,15 +76,22 @@ impl Inner {
         self.sweep.store(true, Ordering::Relaxed);
     }
 
-    /// Those of some workspaces that don't seem to be where their marks say.
-    async fn differing(&self, usage: &[WorkspaceUsage]) -> Result<Vec<WorkspaceId>, Error> {
+    /// Those of some workspaces that don't seem to be where their marks say. Where any threshold was reached, they are noted.
+    async fn differing(
+        &self,
+        usage: &[WorkspaceUsage],
+        reached: &mut HashSet<String>,
+    ) -> Result<Vec<WorkspaceId>, Error> {
         let (Some(thresholds), Some(events)) = (&self.config.thresholds, self.store.inner().events()) else {
             return Ok(Vec::new());
         };
-        let parsed = |raw: &str| self.config.workspace_format.parse(raw).ok();
+        // Rows that spell it in another way are none of a workspace: no count finds them.
+        let parsed = |raw: &str| self.config.workspace_format.parse(raw).ok().filter(|parsed| parsed.as_str() == raw);
         let usage: Vec<_> = usage.iter().filter_map(|usage| Some((parsed(&usage.workspace)?, &usage.rows))).collect();
         let names: Vec<_> = usage.iter().map(|(workspace, _)| workspace.as_str()).collect();
         let marks = self.within("read thresholds", || events.marks(&names)).await?;
+        let of_reached = marks.iter().filter(|(_, _, marks)| marks.any());
+        reached.extend(of_reached.map(|(workspace, ..)| workspace.clone()));
         let marks: HashMap<_, _> =
             marks.into_iter().map(|(workspace, resource, marks)| ((workspace, resource), marks)).collect();
         let mut differing = Vec::new();
@@ -103,6 +110,12 @@ impl Inner {
         }
         Ok(differing)
     }
+
+    /// Workspaces in which any threshold is marked as reached, behind `after`.
+    async fn reached(&self, after: &str) -> Result<Vec<String>, Error> {
+        let Some(events) = self.store.inner().events() else { return Ok(Vec::new()) };
+        self.within("read thresholds", || events.reached(after, STEP)).await
+    }
 }
 
 /// Has those workspaces looked at that don't seem to be where their marks say. The engine is held for some of them at a time: it
@@ -110,20 +123,37 @@ impl Inner {
 async fn sweep(quota: Weak<Inner>) -> Result<(), Error> {
     let on = |quota: &Arc<Inner>| quota.mode() != EnforcementMode::Off;
     let Some(mut listing) = quota.upgrade().filter(on).map(|quota| Listing::new(&quota)) else { return Ok(()) };
+    let mut reached = HashSet::new();
     loop {
         let page = listing.next().await?;
         if page.is_empty() {
-            return Ok(());
+            break;
         }
         for some in page.chunks(STEP) {
             let differing = match quota.upgrade() {
-                Some(quota) => quota.differing(some).await?,
+                Some(quota) => quota.differing(some, &mut reached).await?,
                 None => return Ok(()),
             };
             for workspace in differing {
                 look(&quota, &workspace).await;
             }
         }
+    }
+    // What was reached in a workspace that has no rows any more is to be armed again.
+    let mut after = String::new();
+    loop {
+        let some = match quota.upgrade() {
+            Some(quota) => quota.reached(&after).await?,
+            None => return Ok(()),
+        };
+        for workspace in some.iter().filter(|workspace| !reached.contains(*workspace)) {
+            let parsed = quota.upgrade().and_then(|quota| quota.config.workspace_format.parse(workspace).ok());
+            if let Some(workspace) = parsed {
+                look(&quota, &workspace).await;
+            }
+        }
+        let Some(last) = some.last() else { return Ok(()) };
+        after.clone_from(last);
     }
 }
 

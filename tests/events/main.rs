@@ -261,6 +261,21 @@ both!(what_an_import_lowers_is_told_of_where_nobody_is_at_work, host, {
     assert_eq!(told(&receiver), [(10, 10, 100, "exceeded".to_owned())]);
 });
 
+both!(a_workspace_that_was_emptied_around_the_engine_is_armed_again, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, EndpointChange::default().events([EventKind::Exceeded])).await;
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 10).await;
+    until("it is told", async || receiver.bodies().len() == 1).await;
+    let host = host.rolled().await;
+    host.delete("acme", 10).await;
+    // All are looked at when one begins.
+    let host = host.rolled().await;
+    until("it is armed again", async || !host.reached("acme").await).await;
+    host.create(0, "acme", 10).await;
+    until("it is told again", async || receiver.bodies().len() == 2).await;
+});
+
 both!(what_is_old_is_given_up_and_then_deleted, host, {
     let receiver = Receiver::start().await;
     let (endpoint, _) = host.endpoint(&receiver, all()).await;
