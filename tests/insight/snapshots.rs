@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, query_as};
 use tokio::runtime::{Builder, Runtime};
 use tower_quota::{
     Actor, ClosureUsage, Decision, Demand, Granularity, Limit, LimitSet, Provisioning, Quota, ResourceCatalog,
-    Snapshot, SnapshotOptions, SqlTable, SqliteStore, SqliteUsage, TemporaryOverride,
+    Snapshot, SnapshotOptions, SqlTable, SqliteStore, SqliteUsage, TemporaryOverride, WorkspaceFormat,
 };
 
 use crate::host::{Looks, Place, ROOT, both, catalog, until};
@@ -220,6 +220,37 @@ async fn refusals_of_a_workspace_that_is_gone_are_not_kept_for_the_next_of_that_
     admin.configure(&acme, child, &any).await.unwrap();
     quota.shutdown(Duration::from_secs(10)).await.unwrap();
     assert_eq!(refusals().await, before);
+}
+
+both!(a_workspace_that_was_emptied_has_one_more_snapshot, place, {
+    place.insert("Segment", "acme", 3).await;
+    let quota = place.quota(None, &Arc::default()).await;
+    quota.take_snapshots().await.unwrap();
+    // Around the engine, and there is no record of it.
+    place.run(r#"DELETE FROM "Segment""#.to_owned()).await;
+    assert_eq!(quota.take_snapshots().await.unwrap().workspaces, 1);
+    assert_eq!(place.number(r#"SELECT "last" FROM "QuotaSnapshot" WHERE "resourceType" = 'segments'"#).await, 0);
+    assert_eq!(quota.take_snapshots().await.unwrap().workspaces, 0);
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_spell_a_workspace_in_another_way_are_none_of_it() {
+    let Place::Sqlite(pool, directory) = Place::sqlite().await else { panic!() };
+    let place = Place::Sqlite(pool.clone(), directory);
+    place.insert("Segment", "acme", 3).await;
+    place.insert("Segment", "ACME", 2).await;
+    let quota = Quota::builder(catalog())
+        .store(SqliteStore::new(pool.clone(), &catalog()).await.unwrap())
+        .usage(SqliteUsage::builder(pool, &catalog()).build().unwrap())
+        .workspace_format(WorkspaceFormat::Lowercase)
+        .snapshots(None)
+        .build()
+        .unwrap();
+    let acme = quota.workspace("Acme").unwrap();
+    quota.take_snapshots().await.unwrap();
+    let counted = quota.usage(&acme).await.unwrap()[0].current;
+    let kept = place.number(r#"SELECT "max" FROM "QuotaSnapshot" WHERE "resourceType" = 'segments'"#).await;
+    assert_eq!((counted, kept), (3, 3));
 }
 
 both!(limits_are_those_in_force, place, {

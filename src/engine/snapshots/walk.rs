@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{BATCH, FAILURES, reading};
 use crate::decision::Usage;
@@ -22,6 +22,9 @@ const STEP: usize = 500;
 
 /// How many of them where each has to be counted by itself.
 const COUNTED: usize = 50;
+
+/// In what time before a look there was another: they are a day apart at most, and the last one may have been held up.
+const LAST_READ: SignedDuration = SignedDuration::from_hours(48);
 
 /// What a look at all workspaces came to; see [`Quota::take_snapshots`](crate::Quota::take_snapshots).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +51,10 @@ enum Stage {
     Rows(Vec<WorkspaceUsage>),
     /// Those that only have a record.
     Records {
+        after: Option<String>,
+    },
+    /// Those that had rows when they were last looked at, and have neither rows nor a record any more.
+    Gone {
         after: Option<String>,
     },
     /// They can't be listed.
@@ -101,13 +108,12 @@ impl Walk {
                     self.stage = Stage::Records { after: None };
                     return Ok(true);
                 }
-                // Where rows spell a workspace in several ways, all of them are its rows.
-                let mut rows: BTreeMap<WorkspaceId, Vec<u64>> = BTreeMap::new();
-                for usage in some {
-                    let Ok(workspace) = quota.config.workspace_format.parse(&usage.workspace) else { continue };
-                    let all = rows.entry(workspace).or_insert_with(|| vec![0; usage.rows.len()]);
-                    all.iter_mut().zip(usage.rows).for_each(|(all, rows)| *all = all.saturating_add(rows));
-                }
+                // Rows that spell it in another way are none of a workspace: no count finds them.
+                let parsed = |usage: WorkspaceUsage| {
+                    let workspace = quota.config.workspace_format.parse(&usage.workspace).ok()?;
+                    (workspace.as_str() == usage.workspace).then_some((workspace, usage.rows))
+                };
+                let rows: BTreeMap<_, _> = some.into_iter().filter_map(parsed).collect();
                 if let Some(store) = quota.store.inner().snapshots().filter(|_| !rows.is_empty()) {
                     let names: Vec<_> = rows.keys().map(WorkspaceId::as_str).collect();
                     let records = quota.within("read records", || store.records_of(&names)).await?;
@@ -119,8 +125,8 @@ impl Walk {
                 let read = || quota.store.inner().records(after.as_deref(), STEP);
                 let mut records = quota.within("read records", read).await?;
                 let Some(last) = records.last().map(|record| record.workspace.as_str().to_owned()) else {
-                    self.stage = Stage::Done;
-                    return Ok(false);
+                    self.stage = Stage::Gone { after: None };
+                    return Ok(true);
                 };
                 let names: Vec<_> = records.iter().map(|record| record.workspace.as_str()).collect();
                 let (begun, types) = (self.begun, quota.catalog.len());
@@ -133,6 +139,35 @@ impl Walk {
                 let read = with_limits(quota, rows, records).await?;
                 self.write(quota, &read).await?;
                 self.stage = Stage::Records { after: Some(last) };
+            }
+            Stage::Gone { after } => {
+                let store = quota.kept_snapshots()?;
+                let read = || store.workspaces(after.as_deref(), STEP);
+                let all = quota.within("read snapshots", read).await?;
+                let Some(last) = all.last().cloned() else {
+                    self.stage = Stage::Done;
+                    return Ok(false);
+                };
+                let all: Vec<_> = all.iter().map(String::as_str).collect();
+                let (begun, types) = (self.begun, quota.catalog.len());
+                let seen = quota.within("read snapshots", || store.read_since(&all, begun, types)).await?;
+                let seen: HashSet<_> = seen.iter().map(String::as_str).collect();
+                let unseen: Vec<_> = all.into_iter().filter(|workspace| !seen.contains(workspace)).collect();
+                let mut rows = BTreeMap::new();
+                if !unseen.is_empty() {
+                    let from = begun.checked_sub(LAST_READ).unwrap_or(Timestamp::MIN);
+                    let read = quota.within("read snapshots", || store.totals(&unseen, from, begun)).await?;
+                    for (workspace, _, of) in read {
+                        if of.last > 0
+                            && let Ok(workspace) = quota.config.workspace_format.parse(&workspace)
+                        {
+                            rows.insert(workspace, vec![0; types]);
+                        }
+                    }
+                }
+                let read = with_limits(quota, rows, Vec::new()).await?;
+                self.write(quota, &read).await?;
+                self.stage = Stage::Gone { after: Some(last) };
             }
             Stage::Unlisted => {
                 let mut tenants = quota.tenants.all();
