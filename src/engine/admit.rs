@@ -630,14 +630,14 @@ impl Inner {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        guarded(&self.metrics, what, self.config.io_timeout, work).await
+        guarded(what, &self.metrics, self.config.io_timeout, work).await
     }
 }
 
 /// The same for calls that may take another time, and that don't hold the engine; see [`Inner::within`].
 pub(super) async fn guarded<T, F>(
-    metrics: &Metrics,
     what: &str,
+    metrics: &Metrics,
     longest: Duration,
     work: impl FnOnce() -> F,
 ) -> Result<T, Error>

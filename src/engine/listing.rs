@@ -30,7 +30,7 @@ impl Listing {
 
     /// The next workspaces; none when there are no more. It is the host's code, which may panic, or never answer.
     pub(super) async fn next(&mut self) -> Result<Vec<WorkspaceUsage>, Error> {
-        guarded(&self.metrics, "list workspaces with rows", self.longest, || self.pages.next()).await
+        guarded("list workspaces with rows", &self.metrics, self.longest, || self.pages.next()).await
     }
 }
 
@@ -55,6 +55,16 @@ mod tests {
             _: Option<u64>,
         ) -> BoxFuture<'a, Result<u64, Error>> {
             Box::pin(async { Ok(0) })
+        }
+
+        fn existing<'a>(
+            &'a self,
+            _: &'a WorkspaceId,
+            _: &'a ResourceType,
+            _: &'a str,
+            _: &'a [String],
+        ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+            Box::pin(async { Ok(Vec::new()) })
         }
 
         fn page<'a>(

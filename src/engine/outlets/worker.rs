@@ -16,7 +16,9 @@ use crate::error::Error;
 use crate::events::{Attempt, Claimed, DeliveryStatus, Outcome};
 #[cfg(feature = "email")]
 use crate::events::{EMAIL, Mail, NoticeMail, recipient};
-use crate::store::{Channels, EventStore, Settled, Standing};
+#[cfg(feature = "email")]
+use crate::store::EventStore;
+use crate::store::{Channels, Settled, Standing};
 
 /// How often it is looked for what others have to be delivered, or what is to be tried again.
 const POLL: Duration = Duration::from_secs(2);
