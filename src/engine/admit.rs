@@ -19,7 +19,7 @@ use crate::authority::{LeaseOf, Reply};
 use crate::decision::{DecisionReceipt, Demand, Existing, Refusal, ResolvedCharge};
 use crate::error::Error;
 use crate::ledger::{Admission, Answer, Ask, Round, Standing, Step, Verdict};
-use crate::metrics::{Outcome, Stopwatch};
+use crate::metrics::{Metrics, Outcome, Stopwatch};
 use crate::mode::EnforcementMode;
 use crate::resource::ResourceId;
 use crate::spans;
@@ -630,25 +630,37 @@ impl Inner {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut work = pin!(async { work().await });
-        let caught = poll_fn(|context| {
-            // After a panic nothing of it is used again: it is only dropped.
-            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
-                .unwrap_or_else(|_| Poll::Ready(Err(Error::unavailable(format!("panic: could not {what}")))))
-        });
-        let span = spans::call(what);
-        match timeout(self.config.io_timeout, caught).instrument(span.clone()).await {
-            Ok(done) => done.inspect_err(|error| {
-                self.metrics.failed(what, error);
-                spans::call_failed(&span, "failure", error);
-            }),
-            Err(_) => {
-                let limit = self.config.io_timeout;
-                let error = Error::unavailable(format!("time-out: could not {what} within {limit:?}"));
-                self.metrics.timed_out(what);
-                spans::call_failed(&span, "timeout", &error);
-                Err(error)
-            }
+        guarded(what, &self.metrics, self.config.io_timeout, work).await
+    }
+}
+
+/// The same for calls that may take another time, and that don't hold the engine; see [`Inner::within`].
+pub(super) async fn guarded<T, F>(
+    what: &str,
+    metrics: &Metrics,
+    longest: Duration,
+    work: impl FnOnce() -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut work = pin!(async { work().await });
+    let caught = poll_fn(|context| {
+        // After a panic nothing of it is used again: it is only dropped.
+        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
+            .unwrap_or_else(|_| Poll::Ready(Err(Error::unavailable(format!("panic: could not {what}")))))
+    });
+    let span = spans::call(what);
+    match timeout(longest, caught).instrument(span.clone()).await {
+        Ok(done) => done.inspect_err(|error| {
+            metrics.failed(what, error);
+            spans::call_failed(&span, "failure", error);
+        }),
+        Err(_) => {
+            let error = Error::unavailable(format!("time-out: could not {what} within {longest:?}"));
+            metrics.timed_out(what);
+            spans::call_failed(&span, "timeout", &error);
+            Err(error)
         }
     }
 }

@@ -214,10 +214,11 @@ impl QuotaBuilder {
     }
 
     /// How often thresholds are looked at in all workspaces, in use or not; every hour by default, and at the start, after
-    /// mode `off`, and when a plan was changed. `None` is never.
+    /// mode `off`, when a plan was changed, and after an import. `None` is never: what is changed in many workspaces at once is
+    /// told then when they are next used.
     ///
     /// It finds what no request and no recount tells of: rows that a process made just before it was killed, rows that were
-    /// made around the engine, limits of a parent. It takes a listing of the rows for each resource type, by
+    /// made around the engine, limits of a parent; and it arms again what was reached where there are no rows any more. It takes a listing of the rows for each resource type, by
     /// [`UsageSource::page`](crate::UsageSource::page), and a look-up of each workspace's limits. A source that can't list
     /// workspaces does without.
     pub fn threshold_sweeps(mut self, every: impl Into<Option<Duration>>) -> Self {

@@ -252,7 +252,12 @@ impl Import {
         summary.done = batch.is_empty();
         summary.after = batch.last().map(|usage| usage.workspace.clone()).or(summary.after);
         let proposals = if self.options.apply {
-            self.apply(&batch, &mut summary).await?
+            let applied = self.apply(&batch, &mut summary).await;
+            if summary.done || applied.is_err() {
+                // Limits may have changed all over: one look at all of them is less than a look at each.
+                self.quota.sweep_soon();
+            }
+            applied?
         } else {
             let mut proposals = Vec::new();
             for (workspace, rows) in self.valid(&batch, &mut summary) {
@@ -305,7 +310,7 @@ impl Import {
         let done = tokio::spawn(async move {
             let done = transaction.commit().await;
             for workspace in &changed {
-                quota.changed(workspace, None);
+                quota.changed_among_many(workspace, None);
             }
             done?;
             if !lowers {

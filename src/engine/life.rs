@@ -188,8 +188,13 @@ impl Inner {
     /// A workspace was changed, its limits come from `lineage` now: it, and all that depends on it, goes by that from now on.
     /// Where the lineage isn't known, it is read before anything is granted.
     pub(crate) fn changed(self: &Arc<Self>, workspace: &WorkspaceId, lineage: Option<&Arc<Lineage>>) {
-        self.store.forget(workspace);
         self.look_again(workspace);
+        self.changed_among_many(workspace, lineage);
+    }
+
+    /// The same where so many are changed that all workspaces will be looked at: see [`Inner::sweep_soon`].
+    pub(super) fn changed_among_many(self: &Arc<Self>, workspace: &WorkspaceId, lineage: Option<&Arc<Lineage>>) {
+        self.store.forget(workspace);
         if let (Some(tenant), Some(lineage)) = (self.tenants.get(workspace.as_str()), lineage) {
             self.put_in_force(&tenant, lineage, None);
         }

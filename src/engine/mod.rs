@@ -37,6 +37,7 @@ mod cleanup;
 mod endpoints;
 mod import;
 mod life;
+mod listing;
 mod lowering;
 #[cfg(feature = "metrics")]
 mod measure;
@@ -85,6 +86,7 @@ use cleanup::Cleaner;
 use replica::Replica;
 use shadow::Shadow;
 use tenant::{Age, Key, Limits, Refreshing, Tenant, Tenants};
+use watch::Changed;
 
 /// The engine. Cloning is cheap, and clones share everything.
 ///
@@ -135,7 +137,7 @@ pub(crate) struct Inner {
     /// Rows that were found beyond what the books allowed.
     breaches: AtomicU64,
     /// Workspaces that were counted or whose limits were changed, and whose thresholds weren't looked at since.
-    changed: Mutex<HashSet<WorkspaceId>>,
+    changed: Mutex<Changed>,
     /// All workspaces are to be looked at.
     sweep: AtomicBool,
     /// Knows where webhooks may go.

@@ -5,13 +5,13 @@ use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 
+use super::listing::Listing;
 use super::{Inner, Quota};
 use crate::error::Error;
 use crate::mode::EnforcementMode;
 use crate::policy::{Kin, Lineage};
 use crate::resource::{ResourceId, ResourceType};
 use crate::store::QuotaStore;
-use crate::usage::UsagePages;
 use crate::workspace::WorkspaceId;
 
 /// How many records are read at a time.
@@ -156,9 +156,9 @@ impl Quota {
         };
         let readiness = Readiness { workspaces: 0, types: quota.catalog.iter().map(of).collect() };
         let mut report = Report { quota, most, readiness, caps: HashMap::new() };
-        let mut pages = UsagePages::new(Arc::clone(&quota.usage), &quota.catalog);
+        let mut listing = Listing::new(quota);
         loop {
-            let batch = pages.next().await?;
+            let batch = listing.next().await?;
             if batch.is_empty() {
                 break;
             }

@@ -1,21 +1,27 @@
 //! Whether thresholds are reached where nobody is at work: rows of a process that died before it looked, or that were made
 //! around the engine, and limits that are others' affair.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
+use super::listing::Listing;
+use super::watch::EVERY;
 use super::{Inner, RETRY};
 use crate::decision::Usage;
 use crate::error::Error;
 use crate::events::Marks;
 use crate::mode::EnforcementMode;
 use crate::store::QuotaStore;
-use crate::usage::UsagePages;
+use crate::usage::WorkspaceUsage;
+use crate::workspace::WorkspaceId;
+
+/// How many workspaces are looked at in one step.
+const STEP: usize = 500;
 
 /// When all workspaces are looked at, in use or not. It takes its time, and workspaces in use don't wait for it.
 pub(super) struct Sweeps {
@@ -40,7 +46,7 @@ impl Sweeps {
         let asked = quota.sweep.swap(false, Ordering::Relaxed);
         if asked || self.due.is_some_and(|due| due <= Instant::now()) {
             self.due = None;
-            self.running.spawn(Arc::clone(quota).sweep());
+            self.running.spawn(sweep(Arc::downgrade(quota)));
         }
     }
 
@@ -70,39 +76,94 @@ impl Inner {
         self.sweep.store(true, Ordering::Relaxed);
     }
 
-    /// Has those workspaces looked at that don't seem to be where their marks say.
-    async fn sweep(self: Arc<Self>) -> Result<(), Error> {
+    /// Those of some workspaces that don't seem to be where their marks say. Where any threshold was reached, they are noted.
+    async fn differing(
+        &self,
+        usage: &[WorkspaceUsage],
+        reached: &mut HashSet<String>,
+    ) -> Result<Vec<WorkspaceId>, Error> {
         let (Some(thresholds), Some(events)) = (&self.config.thresholds, self.store.inner().events()) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
-        if self.mode() == EnforcementMode::Off {
-            return Ok(());
-        }
-        let mut pages = UsagePages::new(Arc::clone(&self.usage), &self.catalog);
-        loop {
-            let page = pages.next().await?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            let parsed = |raw: &str| self.config.workspace_format.parse(raw).ok();
-            let page: Vec<_> = page.iter().filter_map(|usage| Some((parsed(&usage.workspace)?, &usage.rows))).collect();
-            let names: Vec<_> = page.iter().map(|(workspace, _)| workspace.as_str()).collect();
-            let marks = self.within("read thresholds", || events.marks(&names)).await?;
-            let marks: HashMap<_, _> =
-                marks.into_iter().map(|(workspace, resource, marks)| ((workspace, resource), marks)).collect();
-            for (workspace, rows) in &page {
-                let lineage = self.within("read the record", || self.store.inner().lineage(workspace)).await?;
-                let now = Timestamp::now();
-                let differ = self.catalog.iter().zip(*rows).zip(thresholds).any(|((resource, rows), thresholds)| {
-                    let usage = Usage { current: *rows, limit: lineage.limit(resource, now) };
-                    let key = (workspace.as_str().to_owned(), resource.name().to_owned());
-                    let marks = marks.get(&key).copied().unwrap_or_else(Marks::default);
-                    thresholds.differ(&marks, usage, now)
-                });
-                if differ {
-                    self.look_again(workspace);
-                }
+        // Rows that spell it in another way are none of a workspace: no count finds them.
+        let parsed = |raw: &str| self.config.workspace_format.parse(raw).ok().filter(|parsed| parsed.as_str() == raw);
+        let usage: Vec<_> = usage.iter().filter_map(|usage| Some((parsed(&usage.workspace)?, &usage.rows))).collect();
+        let names: Vec<_> = usage.iter().map(|(workspace, _)| workspace.as_str()).collect();
+        let marks = self.within("read thresholds", || events.marks(&names)).await?;
+        let of_reached = marks.iter().filter(|(_, _, marks)| marks.any());
+        reached.extend(of_reached.map(|(workspace, ..)| workspace.clone()));
+        let marks: HashMap<_, _> =
+            marks.into_iter().map(|(workspace, resource, marks)| ((workspace, resource), marks)).collect();
+        let mut differing = Vec::new();
+        for (workspace, rows) in usage {
+            let lineage = self.within("read the record", || self.store.inner().lineage(&workspace)).await?;
+            let now = Timestamp::now();
+            let differ = self.catalog.iter().zip(rows).zip(thresholds).any(|((resource, rows), thresholds)| {
+                let usage = Usage { current: *rows, limit: lineage.limit(resource, now) };
+                let key = (workspace.as_str().to_owned(), resource.name().to_owned());
+                let marks = marks.get(&key).copied().unwrap_or_else(Marks::default);
+                thresholds.differ(&marks, usage, now)
+            });
+            if differ {
+                differing.push(workspace);
             }
         }
+        Ok(differing)
+    }
+
+    /// Workspaces in which any threshold is marked as reached, behind `after`.
+    async fn reached(&self, after: &str) -> Result<Vec<String>, Error> {
+        let Some(events) = self.store.inner().events() else { return Ok(Vec::new()) };
+        self.within("read thresholds", || events.reached(after, STEP)).await
+    }
+}
+
+/// Has those workspaces looked at that don't seem to be where their marks say. The engine is held for some of them at a time: it
+/// may end meanwhile.
+async fn sweep(quota: Weak<Inner>) -> Result<(), Error> {
+    let on = |quota: &Arc<Inner>| quota.mode() != EnforcementMode::Off;
+    let Some(mut listing) = quota.upgrade().filter(on).map(|quota| Listing::new(&quota)) else { return Ok(()) };
+    let mut reached = HashSet::new();
+    loop {
+        let page = listing.next().await?;
+        if page.is_empty() {
+            break;
+        }
+        for some in page.chunks(STEP) {
+            let differing = match quota.upgrade() {
+                Some(quota) => quota.differing(some, &mut reached).await?,
+                None => return Ok(()),
+            };
+            for workspace in differing {
+                look(&quota, &workspace).await;
+            }
+        }
+    }
+    // What was reached in a workspace that has no rows any more is to be armed again.
+    let mut after = String::new();
+    loop {
+        let some = match quota.upgrade() {
+            Some(quota) => quota.reached(&after).await?,
+            None => return Ok(()),
+        };
+        for workspace in some.iter().filter(|workspace| !reached.contains(*workspace)) {
+            let parsed = quota.upgrade().and_then(|quota| quota.config.workspace_format.parse(workspace).ok());
+            if let Some(workspace) = parsed {
+                look(&quota, &workspace).await;
+            }
+        }
+        let Some(last) = some.last() else { return Ok(()) };
+        after.clone_from(last);
+    }
+}
+
+/// Has a workspace looked at when those that were asked for before have been.
+async fn look(quota: &Weak<Inner>, workspace: &WorkspaceId) {
+    while let Some(quota) = quota.upgrade() {
+        if !quota.is_much_changed() {
+            return quota.look_again(workspace);
+        }
+        drop(quota);
+        sleep(EVERY).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Whether thresholds are reached: looked at off the path of requests, at workspaces that are in use.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::store::EventStore;
 use crate::workspace::WorkspaceId;
 
 /// How often it is looked.
-const EVERY: Duration = Duration::from_secs(1);
+pub(super) const EVERY: Duration = Duration::from_secs(1);
 
 /// How long marks are good for that another process may change.
 const GOOD_FOR: Duration = Duration::from_secs(60);
@@ -34,9 +34,40 @@ const AFTERWARDS: Duration = Duration::from_secs(15);
 /// How many workspaces that were changed are looked at each time: each of them is counted, and those in use wait meanwhile.
 const CHANGED: usize = 100;
 
+/// How many of them wait at most. Where there are more, all workspaces are looked at instead.
+const MOST_CHANGED: usize = 10_000;
+
 /// After how many failures the rest is left for the next time: each may take as long as a call may, and one workspace that
 /// can't be counted is not to keep the others waiting.
 const FAILURES: usize = 8;
+
+/// Workspaces that are to be looked at, each once, in the order in which that was asked for.
+#[derive(Default)]
+pub(super) struct Changed {
+    order: VecDeque<WorkspaceId>,
+    waiting: HashSet<WorkspaceId>,
+}
+
+impl Changed {
+    /// Puts one behind all others, unless it waits already; `false` where there is no room for it.
+    fn push(&mut self, workspace: &WorkspaceId) -> bool {
+        if self.waiting.contains(workspace) {
+            return true;
+        }
+        if self.order.len() >= MOST_CHANGED {
+            return false;
+        }
+        self.waiting.insert(workspace.clone());
+        self.order.push_back(workspace.clone());
+        true
+    }
+
+    fn pop(&mut self) -> Option<WorkspaceId> {
+        let first = self.order.pop_front()?;
+        self.waiting.remove(&first);
+        Some(first)
+    }
+}
 
 /// What is known of a workspace that is in use.
 pub(super) struct Seen {
@@ -106,12 +137,12 @@ impl Inner {
         seen: &mut HashMap<WorkspaceId, Seen>,
     ) -> Result<(), Error> {
         let now = Instant::now();
-        let mut failed = Vec::new();
-        for id in self.take_changed() {
+        let (mut failed, mut again) = (Vec::new(), Vec::new());
+        for _ in 0..CHANGED {
             if failed.len() >= FAILURES {
-                self.look_again(&id);
-                continue;
+                break;
             }
+            let Some(id) = self.next_changed() else { break };
             match self.fresh(&id).await {
                 Ok(tenant) => {
                     seen.entry(id).or_insert_with(|| Seen::new(&tenant, thresholds.len(), now)).all = true;
@@ -119,11 +150,12 @@ impl Inner {
                 // There is nothing to be told of it.
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
-                    self.look_again(&id);
+                    again.push(id);
                     failed.push(error);
                 }
             }
         }
+        again.iter().for_each(|id| self.look_again(id));
         for tenant in self.tenants.take_active() {
             if tenant.id.top().is_some() {
                 continue;
@@ -228,14 +260,20 @@ impl Inner {
 
     /// The thresholds of a workspace are to be looked at, in use or not.
     pub(super) fn look_again(&self, workspace: &WorkspaceId) {
-        if self.config.thresholds.is_some() {
-            self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(workspace.clone());
+        if self.config.thresholds.is_some()
+            && !self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(workspace)
+        {
+            self.sweep_soon();
         }
     }
 
-    fn take_changed(&self) -> HashSet<WorkspaceId> {
-        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.extract_if(|_| true).take(CHANGED).collect()
+    fn next_changed(&self) -> Option<WorkspaceId> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Whether the next look has enough to do: whoever isn't in a hurry waits, so that others don't wait behind it.
+    pub(super) fn is_much_changed(&self) -> bool {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).order.len() >= CHANGED
     }
 
     /// The limit that usage is held against, where it is enforced.
@@ -319,4 +357,25 @@ fn log(notice: &Notice) {
         notice = %notice.id,
         "{what}"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::WorkspaceFormat;
+
+    #[test]
+    fn who_waits_to_be_looked_at_is_bounded_and_first_come_first_served() {
+        let id = |n: usize| WorkspaceFormat::Verbatim.parse(&format!("w{n}")).unwrap();
+        let mut changed = Changed::default();
+        for n in 0..MOST_CHANGED {
+            assert!(changed.push(&id(n)));
+        }
+        assert!(changed.push(&id(0)), "it waits already");
+        assert!(!changed.push(&id(MOST_CHANGED)));
+        let order: Vec<_> = std::iter::from_fn(|| changed.pop()).collect();
+        assert_eq!(order, (0..MOST_CHANGED).map(id).collect::<Vec<_>>());
+        assert!(changed.push(&id(0)), "it doesn't wait any more");
+        assert_eq!(changed.pop(), Some(id(0)));
+    }
 }

@@ -176,6 +176,13 @@ fn at_least(usage: u64, limit: u64, percent: u32) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Marks([Mark; 3]);
 
+impl Marks {
+    /// Whether any threshold is reached.
+    pub(crate) fn any(&self) -> bool {
+        self.0.iter().any(|mark| mark.reached)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Mark {

@@ -395,7 +395,13 @@ impl Source {
     const OTHERS: [(Self, &'static [&'static str]); 3] = [
         (
             Self::Usage,
-            &["count rows", "look up existing rows", "look for rows above the limit", "remove rows above the limit"],
+            &[
+                "count rows",
+                "look up existing rows",
+                "look for rows above the limit",
+                "remove rows above the limit",
+                "list workspaces with rows",
+            ],
         ),
         (
             Self::Ledger,

@@ -22,6 +22,9 @@ pub trait EventStore: Send + Sync {
     /// Which thresholds are reached in some workspaces, where any ever were.
     fn marks<'a>(&'a self, workspaces: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<OfKey<Marks>>, Error>>;
 
+    /// Workspaces behind `after` in which any threshold is reached, in the order of the database.
+    fn reached<'a>(&'a self, after: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<String>, Error>>;
+
     /// Rows by the books that several processes share, where there are such.
     fn books<'a>(&'a self, workspaces: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<OfKey<u64>>, Error>>;
 

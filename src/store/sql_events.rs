@@ -306,6 +306,16 @@ impl<DB: Records> EventStore for SqlStore<DB> {
         })
     }
 
+    fn reached<'a>(&'a self, after: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<String>, Error>> {
+        Box::pin(async move {
+            let select = r#"SELECT DISTINCT "workspaceId" FROM "QuotaThreshold"
+WHERE "workspaceId" > $1 AND "marks" LIKE '%"reached":true%' ORDER BY "workspaceId" LIMIT CAST($2 AS BIGINT)"#;
+            let values = vec![Value::Text(after), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
+            let rows = self.events_read(select.to_owned(), values).await?;
+            rows.iter().map(|row| text::<DB>(row, 0)).collect()
+        })
+    }
+
     fn books<'a>(&'a self, workspaces: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<OfKey<u64>>, Error>> {
         Box::pin(async move {
             let Some(select) = DB::BOOKS else { return Ok(Vec::new()) };

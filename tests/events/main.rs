@@ -19,8 +19,8 @@ use sqlx::query;
 use tokio::task::JoinSet;
 use tower_quota::{
     Actor, AuditAction, AuditFilter, ClosureUsage, Decision, DeliveryFilter, DeliveryStatus, Demand, EmailOptions,
-    EndpointChange, EndpointStatus, EnforcementMode, EventKind, Expect, Limit, MemoryStore, PolicyChange, Quota,
-    ResourceCatalog, ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
+    EndpointChange, EndpointStatus, EnforcementMode, EventKind, Expect, ImportOptions, Limit, MemoryStore,
+    PolicyChange, Quota, ResourceCatalog, ResourceSpec, SqliteStore, Thresholds, WebhookOptions,
 };
 
 use uuid::Uuid;
@@ -279,6 +279,34 @@ both!(rows_that_were_made_around_the_engine_are_told_of_where_nobody_is_at_work,
     let _host = host.rolled().await;
     until("all are told", async || receiver.bodies().len() >= 3).await;
     assert_eq!(told(&receiver), ["warning", "critical", "exceeded"].map(|name| (10, 10, 100, name.to_owned())));
+});
+
+both!(what_an_import_lowers_is_told_of_where_nobody_is_at_work, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, EndpointChange::default().events([EventKind::Exceeded])).await;
+    host.limit("acme", Limit::of(1000)).await;
+    host.insert("acme", 10).await;
+    let options = ImportOptions::new().apply(true).allow_lowering(true).percent(100);
+    let mut import = host.admin().import(options).await.unwrap();
+    while import.next().await.unwrap().is_some() {}
+    assert_eq!(import.summary().lowered, 1);
+    until("it is told", async || !receiver.bodies().is_empty()).await;
+    assert_eq!(told(&receiver), [(10, 10, 100, "exceeded".to_owned())]);
+});
+
+both!(a_workspace_that_was_emptied_around_the_engine_is_armed_again, host, {
+    let receiver = Receiver::start().await;
+    host.endpoint(&receiver, EndpointChange::default().events([EventKind::Exceeded])).await;
+    host.limit("acme", Limit::of(10)).await;
+    host.create(0, "acme", 10).await;
+    until("it is told", async || receiver.bodies().len() == 1).await;
+    let host = host.rolled().await;
+    host.delete("acme", 10).await;
+    // All are looked at when one begins.
+    let host = host.rolled().await;
+    until("it is armed again", async || !host.reached("acme").await).await;
+    host.create(0, "acme", 10).await;
+    until("it is told again", async || receiver.bodies().len() == 2).await;
 });
 
 both!(what_is_old_is_given_up_and_then_deleted, host, {

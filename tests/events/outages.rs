@@ -16,7 +16,7 @@ use tower_quota::{
 
 use crate::host::{catalog, until};
 use crate::support::postgres::{Durability, Server};
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Receiver, Reply};
 
 /// Longer than a statement waits for a lock, and a call for its answer.
 const OUTAGE: Duration = Duration::from_secs(7);
@@ -127,6 +127,29 @@ async fn postgres_that_is_down_or_crashes_holds_up_no_creation_and_loses_no_noti
         server.restart_immediate();
     }
     host.all_are_delivered(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_ends_while_a_receiver_does_not_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("quota.db").display());
+    let opened = async || SqliteStore::connect(&url, &catalog()).await;
+    let quota = Quota::builder(catalog())
+        .store(opened().await.unwrap())
+        .usage(ClosureUsage::new(|_, _, _| async { Ok::<_, std::io::Error>(0) }))
+        // For longer than this test waits.
+        .webhooks(WebhookOptions::new().allow_networks(["127.0.0.0/8"]).timeout(Duration::from_secs(300)))
+        .build()
+        .unwrap();
+    let receiver = Receiver::start().await;
+    receiver.answer([Reply::Hang]);
+    let admin = quota.admin(Actor::library());
+    let (endpoint, _) = admin.add_endpoint(None, &receiver.url, EndpointChange::default(), None).await.unwrap();
+    admin.test_endpoint(endpoint.id).await.unwrap();
+    until("it is being delivered", async || !receiver.requests().is_empty()).await;
+    assert!(opened().await.is_err(), "an engine has the file");
+    drop((quota, admin));
+    until("the file is free", async || opened().await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

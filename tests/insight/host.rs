@@ -56,6 +56,8 @@ pub(crate) struct Looks {
     pub(crate) begun: AtomicUsize,
     /// It never comes to an end.
     pub(crate) hangs: AtomicBool,
+    /// Thresholds have it look, too.
+    pub(crate) sweeps: AtomicBool,
 }
 
 pub(crate) struct Answer {
@@ -193,8 +195,8 @@ impl Place {
     /// An engine on it. Another on the same SQLite file may have to let go of it first.
     pub(crate) async fn quota(&self, options: Option<SnapshotOptions>, looks: &Arc<Looks>) -> Quota {
         let counted = |source: Arc<dyn UsageSource>| Watched { source, looks: Arc::clone(looks) };
-        // Sweeps look at all workspaces, too.
-        let builder = Quota::builder(catalog()).snapshots(options).threshold_sweeps(None);
+        let sweeps = looks.sweeps.load(Ordering::SeqCst).then_some(Duration::from_secs(3600));
+        let builder = Quota::builder(catalog()).snapshots(options).threshold_sweeps(sweeps);
         let builder = builder.max_wait(Duration::from_millis(500));
         match self {
             Self::Sqlite(pool, _) => {

@@ -11,8 +11,8 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, query_as};
 use tokio::runtime::{Builder, Runtime};
 use tower_quota::{
-    Actor, ClosureUsage, Decision, Demand, Granularity, Limit, LimitSet, Quota, ResourceCatalog, Snapshot,
-    SnapshotOptions, SqlTable, SqliteStore, SqliteUsage, TemporaryOverride,
+    Actor, ClosureUsage, Decision, Demand, Granularity, Limit, LimitSet, Provisioning, Quota, ResourceCatalog,
+    Snapshot, SnapshotOptions, SqlTable, SqliteStore, SqliteUsage, TemporaryOverride, WorkspaceFormat,
 };
 
 use crate::host::{Looks, Place, ROOT, both, catalog, until};
@@ -105,6 +105,22 @@ async fn another_takes_over_when_one_dies_in_the_midst() {
     assert_eq!(second.looks(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_ends_while_the_host_lists_its_workspaces() {
+    let place = Place::sqlite().await;
+    // Snapshots list them, and so do thresholds.
+    for (options, lists) in [(None, 1), (Some(hourly()), 2)] {
+        let looks = Arc::new(Looks::default());
+        looks.hangs.store(true, Ordering::SeqCst);
+        looks.sweeps.store(true, Ordering::SeqCst);
+        let quota = place.quota(options, &looks).await;
+        until("all are listing", async || looks.begun.load(Ordering::SeqCst) == lists).await;
+        drop(quota);
+        // It waits until nobody has the file.
+        drop(place.quota(None, &Arc::default()).await);
+    }
+}
+
 both!(a_recount_is_kept, place, {
     let host = place.settled(hourly()).await;
     assert_eq!(hours(&place).await, 0);
@@ -160,6 +176,82 @@ both!(the_last_refusals_are_written_in_a_shutdown, place, {
     quota.shutdown(Duration::from_secs(10)).await.unwrap();
     assert_eq!(place.number(r#"SELECT CAST(sum("refusals") AS BIGINT) FROM "QuotaSnapshot""#).await, 3);
 });
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_in_which_old_hours_can_not_be_merged_is_done_all_the_same() {
+    let place = Place::sqlite().await;
+    old_hours(&place, 1, 1).await;
+    let before = hours(&place).await;
+    let refuse = r#"CREATE TRIGGER "held" BEFORE DELETE ON "QuotaSnapshot" BEGIN SELECT RAISE(ABORT, 'held'); END"#;
+    place.run(refuse.to_owned()).await;
+    place.insert("Segment", "acme", 1).await;
+    // It waits until the next turn is an hour later.
+    let host = place.settled(hourly()).await;
+    assert_eq!(hours(&place).await, before + 2);
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_of_a_workspace_that_is_gone_are_not_kept_for_the_next_of_that_name() {
+    let Place::Sqlite(pool, directory) = Place::sqlite().await else { panic!() };
+    let place = Place::Sqlite(pool.clone(), directory);
+    let quota = Quota::builder(catalog())
+        .store(SqliteStore::new(pool.clone(), &catalog()).await.unwrap())
+        .usage(SqliteUsage::builder(pool, &catalog()).build().unwrap())
+        .provisioning(Provisioning::Explicit)
+        .snapshots(hourly())
+        .build()
+        .unwrap();
+    let (admin, any) = (quota.admin(Actor::library()), tower_quota::Expect::Anything);
+    let (top, acme) = (quota.workspace("top").unwrap(), quota.workspace("acme").unwrap());
+    let cap = tower_quota::PolicyChange::new().cap("segments", Limit::of(0));
+    admin.configure(&top, cap, &any).await.unwrap();
+    let child = tower_quota::PolicyChange::new().parent(top.clone());
+    admin.configure(&acme, child.clone(), &any).await.unwrap();
+    let segments = quota.catalog().by_name("segments").unwrap().id();
+    // A cap refuses: of the workspace itself nothing was counted.
+    let decision = quota.reserve(&acme, &[Demand::one(segments)]).await.unwrap();
+    assert!(matches!(decision, Decision::Refused(_)));
+    admin.delete_workspace(&acme, &any).await.unwrap();
+    let refusals = async || place.number(r#"SELECT coalesce(sum("refusals"), 0) FROM "QuotaSnapshot""#).await;
+    let before = refusals().await;
+    // What is noted is written now, and could not be.
+    quota.shutdown(Duration::from_secs(10)).await.unwrap();
+    admin.configure(&acme, child, &any).await.unwrap();
+    quota.shutdown(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(refusals().await, before);
+}
+
+both!(a_workspace_that_was_emptied_has_one_more_snapshot, place, {
+    place.insert("Segment", "acme", 3).await;
+    let quota = place.quota(None, &Arc::default()).await;
+    quota.take_snapshots().await.unwrap();
+    // Around the engine, and there is no record of it.
+    place.run(r#"DELETE FROM "Segment""#.to_owned()).await;
+    assert_eq!(quota.take_snapshots().await.unwrap().workspaces, 1);
+    assert_eq!(place.number(r#"SELECT "last" FROM "QuotaSnapshot" WHERE "resourceType" = 'segments'"#).await, 0);
+    assert_eq!(quota.take_snapshots().await.unwrap().workspaces, 0);
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_spell_a_workspace_in_another_way_are_none_of_it() {
+    let Place::Sqlite(pool, directory) = Place::sqlite().await else { panic!() };
+    let place = Place::Sqlite(pool.clone(), directory);
+    place.insert("Segment", "acme", 3).await;
+    place.insert("Segment", "ACME", 2).await;
+    let quota = Quota::builder(catalog())
+        .store(SqliteStore::new(pool.clone(), &catalog()).await.unwrap())
+        .usage(SqliteUsage::builder(pool, &catalog()).build().unwrap())
+        .workspace_format(WorkspaceFormat::Lowercase)
+        .snapshots(None)
+        .build()
+        .unwrap();
+    let acme = quota.workspace("Acme").unwrap();
+    quota.take_snapshots().await.unwrap();
+    let counted = quota.usage(&acme).await.unwrap()[0].current;
+    let kept = place.number(r#"SELECT "max" FROM "QuotaSnapshot" WHERE "resourceType" = 'segments'"#).await;
+    assert_eq!((counted, kept), (3, 3));
+}
 
 both!(limits_are_those_in_force, place, {
     for workspace in ["nothing-set", "acme", "planned", "child", "overridden"] {

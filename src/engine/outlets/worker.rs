@@ -16,7 +16,9 @@ use crate::error::Error;
 use crate::events::{Attempt, Claimed, DeliveryStatus, Outcome};
 #[cfg(feature = "email")]
 use crate::events::{EMAIL, Mail, NoticeMail, recipient};
-use crate::store::{Channels, EventStore, Settled, Standing};
+#[cfg(feature = "email")]
+use crate::store::EventStore;
+use crate::store::{Channels, Settled, Standing};
 
 /// How often it is looked for what others have to be delivered, or what is to be tried again.
 const POLL: Duration = Duration::from_secs(2);
@@ -93,32 +95,39 @@ async fn take(quota: &Arc<Inner>, outlets: &Arc<Outlets>, serving: &mut JoinSet<
         by_target.entry(claimed.delivery.target.clone()).or_default().push(claimed);
     }
     for deliveries in by_target.into_values() {
-        let (quota, outlets) = (Arc::clone(quota), Arc::clone(outlets));
+        let (quota, outlets) = (Arc::downgrade(quota), Arc::clone(outlets));
         serving.spawn(async move { serve(&quota, &outlets, deliveries, until).await });
     }
     Ok(more)
 }
 
-/// Delivers to one recipient until something fails: what is left then is given back.
-async fn serve(quota: &Arc<Inner>, outlets: &Outlets, deliveries: Vec<Claimed>, until: Instant) {
-    let Some(events) = quota.store.inner().events() else { return };
+/// Delivers to one recipient until something fails: what is left then is given back. The engine isn't held while something is
+/// delivered, and may end: others go on when the leases are over.
+async fn serve(quota: &Weak<Inner>, outlets: &Outlets, deliveries: Vec<Claimed>, until: Instant) {
     let mut works = true;
     for claimed in deliveries {
         let told = if works && Instant::now() + outlets.longest() + TO_TELL <= until {
-            outlets.attempt(quota, events, &claimed).await
+            outlets.attempt(quota, &claimed).await
         } else {
             works = false;
-            quota.within("give a delivery back", || events.release(&claimed)).await.map(|()| false)
+            give_back(quota, &claimed).await.map(|given| given.map(|()| false))
         };
         match told {
-            Ok(delivered) => works &= delivered,
-            Err(error) => {
+            None => return,
+            Some(Ok(delivered)) => works &= delivered,
+            Some(Err(error)) => {
                 // Its lease ends, and it is delivered once more.
                 works = false;
                 tracing::warn!(error = %error, delivery = %claimed.delivery.id, "what became of a delivery can't be told");
             }
         }
     }
+}
+
+async fn give_back(quota: &Weak<Inner>, claimed: &Claimed) -> Option<Result<(), Error>> {
+    let quota = quota.upgrade()?;
+    let events = quota.store.inner().events()?;
+    Some(quota.within("give a delivery back", || events.release(claimed)).await)
 }
 
 impl Outlets {
@@ -151,30 +160,34 @@ impl Outlets {
         self.longest() * 2 + TO_TELL
     }
 
-    /// One attempt; whether it has succeeded.
-    async fn attempt(&self, quota: &Inner, events: &dyn EventStore, claimed: &Claimed) -> Result<bool, Error> {
+    /// One attempt; whether it has succeeded. `None` when the engine is gone.
+    async fn attempt(&self, quota: &Weak<Inner>, claimed: &Claimed) -> Option<Result<bool, Error>> {
         #[cfg(feature = "email")]
         if claimed.delivery.target == EMAIL {
-            return self.address(quota, events, claimed).await;
+            let quota = quota.upgrade()?;
+            let events = quota.store.inner().events()?;
+            return Some(self.address(&quota, events, claimed).await);
         }
         let (at, begun) = (Timestamp::now(), Instant::now());
         let outcome = self.deliver(quota, claimed, at).await;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let settled = self.settled(claimed, outcome, at, took_ms);
         let ok = settled.attempt.ok;
+        let quota = quota.upgrade()?;
+        let events = quota.store.inner().events()?;
         quota.metrics.delivered(claimed.endpoint.is_some(), settled.status);
         if settled.status == DeliveryStatus::Dead {
             let (delivery, target) = (&claimed.delivery.id, &claimed.delivery.target);
             tracing::error!(%delivery, target, result = settled.attempt.result, "a notice could not be delivered");
         }
-        let told = quota.within("tell of a delivery", || events.settle(claimed, settled)).await?;
-        if !told {
+        let told = quota.within("tell of a delivery", || events.settle(claimed, settled)).await;
+        if let Ok(false) = told {
             tracing::warn!(delivery = %claimed.delivery.id, "a delivery took longer than its lease: it may be made twice");
         }
-        Ok(ok)
+        Some(told.map(|_| ok))
     }
 
-    async fn deliver(&self, quota: &Inner, claimed: &Claimed, at: Timestamp) -> Outcome {
+    async fn deliver(&self, quota: &Weak<Inner>, claimed: &Claimed, at: Timestamp) -> Outcome {
         let _ = (quota, at);
         #[cfg(feature = "webhooks")]
         if let (Some(endpoint), Some(client)) = (&claimed.endpoint, &self.webhooks) {
@@ -187,7 +200,8 @@ impl Outlets {
         }
         #[cfg(feature = "email")]
         if let (None, Some(mailer)) = (&claimed.endpoint, &self.email) {
-            let Some(mail) = mail(quota, &claimed.delivery.body) else {
+            // Of an engine that is gone nothing is told either.
+            let Some(mail) = quota.upgrade().and_then(|quota| mail(&quota, &claimed.delivery.body)) else {
                 return Outcome::rejected("the notice can't be read");
             };
             return mailer.send(&claimed.delivery.target, &claimed.delivery.id.to_string(), &mail).await;

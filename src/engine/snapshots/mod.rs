@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -140,6 +141,8 @@ pub(super) struct Snapshots {
     pub(super) options: Option<SnapshotOptions>,
     /// By key and hour: what is to be written.
     noted: Mutex<HashMap<(WorkspaceId, ResourceId, Timestamp), Noted>>,
+    /// There were too many, which was told.
+    overflowed: AtomicBool,
     /// Forecasts are computed by as many threads as there are processors.
     pub(super) forecasts: Arc<Semaphore>,
 }
@@ -174,7 +177,12 @@ pub(super) fn reading(at: Timestamp, usage: Usage) -> Snapshot {
 impl Snapshots {
     pub(super) fn new(options: Option<SnapshotOptions>) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self { options, noted: Mutex::default(), forecasts: Arc::new(Semaphore::new(processors)) }
+        Self {
+            options,
+            noted: Mutex::default(),
+            overflowed: AtomicBool::new(false),
+            forecasts: Arc::new(Semaphore::new(processors)),
+        }
     }
 
     fn note(&self, workspace: &WorkspaceId, resource: ResourceId, noted: Noted) {
@@ -182,7 +190,13 @@ impl Snapshots {
         let full = all.len() >= MOST_NOTED;
         match all.entry((workspace.clone(), resource, Granularity::Hour.start(noted.at))) {
             Entry::Occupied(mut before) => before.get_mut().merge(&noted),
-            Entry::Vacant(_) if full => {}
+            Entry::Vacant(_) if full => {
+                if !self.overflowed.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        "refusals and recounts are not noted any more: {MOST_NOTED} keys wait to be written"
+                    );
+                }
+            }
             Entry::Vacant(place) => {
                 place.insert(noted);
             }
@@ -236,6 +250,8 @@ impl Inner {
             };
             match snapshot {
                 Ok(snapshot) => read.push((key, Snapshot { refusals: noted.refusals, ..snapshot })),
+                // There is nothing any more that a snapshot could be of.
+                Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     failures += 1;
                     failed = Some(error);
@@ -261,6 +277,9 @@ impl Inner {
                     again(key, Noted { at: snapshot.at, refusals: snapshot.refusals, read });
                 }
             }
+        }
+        if failed.is_none() {
+            self.snapshots.overflowed.store(false, Ordering::Relaxed);
         }
         failed.map_or(Ok(()), Err)
     }
@@ -290,8 +309,12 @@ impl Quota {
     /// [`Error::is_config`] where the store keeps none; [`Error::is_unavailable`]. What was read before the failure is kept.
     pub async fn take_snapshots(&self) -> Result<SnapshotSummary, Error> {
         let mut walk = Walk::new(&self.0)?;
-        while walk.step(&self.0).await? {}
-        Ok(walk.summary())
+        loop {
+            walk.read().await?;
+            if !walk.step(&self.0).await? {
+                return Ok(walk.summary());
+            }
+        }
     }
 }
 
@@ -382,6 +405,9 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
         Err(error) => return Some(Err(error)),
     };
     loop {
+        if let Err(error) = walk.read().await {
+            return Some(Err(error));
+        }
         match walk.step(&quota.upgrade()?).await {
             Ok(true) => {}
             Ok(false) => break,
@@ -391,6 +417,19 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
     let SnapshotSummary { workspaces, snapshots, batches } = walk.summary();
     let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(workspaces, snapshots, batches, ms, "snapshots of usage were taken");
+    // Done is done: to look at all workspaces again would help nobody.
+    match tidy(quota, options).await? {
+        Ok((0, 0)) => {}
+        Ok((merged, deleted)) => tracing::info!(merged, deleted, "old snapshots of usage were merged or deleted"),
+        Err(error) => {
+            tracing::error!(error = %error, "old snapshots can't be merged or deleted before the next are taken")
+        }
+    }
+    Some(Ok(()))
+}
+
+/// Merges what is old into days, and deletes what is too old; how many hours and days that were.
+async fn tidy(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(usize, usize), Error>> {
     let now = Timestamp::now();
     let (mut merged, mut deleted) = (0, 0);
     loop {
@@ -415,10 +454,7 @@ async fn work(quota: &Weak<Inner>, options: &SnapshotOptions) -> Option<Result<(
             Err(error) => return Some(Err(error)),
         }
     }
-    if merged > 0 || deleted > 0 {
-        tracing::info!(merged, deleted, "old snapshots of usage were merged or deleted");
-    }
-    Some(Ok(()))
+    Some(Ok((merged, deleted)))
 }
 
 #[cfg(test)]

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{BATCH, FAILURES, reading};
 use crate::decision::Usage;
 use crate::engine::Inner;
+use crate::engine::listing::Listing;
 use crate::engine::tenant::Tenant;
 use crate::error::Error;
 use crate::limit::Limit;
 use crate::policy::{Kin, Lineage};
 use crate::store::{QuotaRecord, QuotaStore, Reading};
-use crate::usage::{UsagePages, UsageSource, WorkspaceUsage};
+use crate::usage::WorkspaceUsage;
 use crate::workspace::WorkspaceId;
 
 /// How many workspaces are looked at in one step.
@@ -21,6 +22,9 @@ const STEP: usize = 500;
 
 /// How many of them where each has to be counted by itself.
 const COUNTED: usize = 50;
+
+/// In what time before a look there was another: they are a day apart at most, and the last one may have been held up.
+const LAST_READ: SignedDuration = SignedDuration::from_hours(48);
 
 /// What a look at all workspaces came to; see [`Quota::take_snapshots`](crate::Quota::take_snapshots).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +41,7 @@ pub struct SnapshotSummary {
 /// Goes through all workspaces, some at a time, in memory that doesn't grow with their number.
 pub(super) struct Walk {
     begun: Timestamp,
-    pages: UsagePages<Arc<dyn UsageSource>>,
+    listing: Listing,
     stage: Stage,
     summary: SnapshotSummary,
 }
@@ -49,6 +53,12 @@ enum Stage {
     Records {
         after: Option<String>,
     },
+    /// Those that had rows when they were last looked at, and have neither rows nor a record any more.
+    Gone {
+        after: Option<String>,
+    },
+    /// They can't be listed.
+    Unlisted,
     /// Those in memory, where the others can't be listed.
     InMemory(Vec<Arc<Tenant>>),
     Done,
@@ -59,7 +69,7 @@ impl Walk {
         quota.kept_snapshots()?;
         Ok(Self {
             begun: Timestamp::now(),
-            pages: UsagePages::new(Arc::clone(&quota.usage), &quota.catalog),
+            listing: Listing::new(quota),
             stage: Stage::Rows(Vec::new()),
             summary: SnapshotSummary::default(),
         })
@@ -69,36 +79,41 @@ impl Walk {
         self.summary
     }
 
-    /// Looks at the next workspaces; whether there may be more.
+    /// Reads which workspaces are next. It is the host's code that is asked, and may take its time: the engine isn't held.
+    pub(super) async fn read(&mut self) -> Result<(), Error> {
+        let Stage::Rows(read) = &mut self.stage else { return Ok(()) };
+        if !read.is_empty() {
+            return Ok(());
+        }
+        match self.listing.next().await {
+            Ok(page) => {
+                *read = page;
+                read.reverse();
+            }
+            Err(error) if error.is_config() && self.summary.workspaces == 0 => {
+                tracing::debug!(error = %error, "snapshots are taken of the workspaces in memory only");
+                self.stage = Stage::Unlisted;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Looks at those that were read, or that need no reading; whether there may be more.
     pub(super) async fn step(&mut self, quota: &Arc<Inner>) -> Result<bool, Error> {
         match &mut self.stage {
             Stage::Rows(read) => {
-                if read.is_empty() {
-                    match self.pages.next().await {
-                        Ok(page) => *read = page,
-                        Err(error) if error.is_config() && self.summary.workspaces == 0 => {
-                            tracing::debug!(error = %error, "snapshots are taken of the workspaces in memory only");
-                            let mut tenants = quota.tenants.all();
-                            tenants.retain(|tenant| tenant.id.top().is_none());
-                            self.stage = Stage::InMemory(tenants);
-                            return Ok(true);
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    read.reverse();
-                }
                 let some = read.split_off(read.len().saturating_sub(STEP));
                 if some.is_empty() {
                     self.stage = Stage::Records { after: None };
                     return Ok(true);
                 }
-                // Where rows spell a workspace in several ways, all of them are its rows.
-                let mut rows: BTreeMap<WorkspaceId, Vec<u64>> = BTreeMap::new();
-                for usage in some {
-                    let Ok(workspace) = quota.config.workspace_format.parse(&usage.workspace) else { continue };
-                    let all = rows.entry(workspace).or_insert_with(|| vec![0; usage.rows.len()]);
-                    all.iter_mut().zip(usage.rows).for_each(|(all, rows)| *all = all.saturating_add(rows));
-                }
+                // Rows that spell it in another way are none of a workspace: no count finds them.
+                let parsed = |usage: WorkspaceUsage| {
+                    let workspace = quota.config.workspace_format.parse(&usage.workspace).ok()?;
+                    (workspace.as_str() == usage.workspace).then_some((workspace, usage.rows))
+                };
+                let rows: BTreeMap<_, _> = some.into_iter().filter_map(parsed).collect();
                 if let Some(store) = quota.store.inner().snapshots().filter(|_| !rows.is_empty()) {
                     let names: Vec<_> = rows.keys().map(WorkspaceId::as_str).collect();
                     let records = quota.within("read records", || store.records_of(&names)).await?;
@@ -110,8 +125,8 @@ impl Walk {
                 let read = || quota.store.inner().records(after.as_deref(), STEP);
                 let mut records = quota.within("read records", read).await?;
                 let Some(last) = records.last().map(|record| record.workspace.as_str().to_owned()) else {
-                    self.stage = Stage::Done;
-                    return Ok(false);
+                    self.stage = Stage::Gone { after: None };
+                    return Ok(true);
                 };
                 let names: Vec<_> = records.iter().map(|record| record.workspace.as_str()).collect();
                 let (begun, types) = (self.begun, quota.catalog.len());
@@ -124,6 +139,40 @@ impl Walk {
                 let read = with_limits(quota, rows, records).await?;
                 self.write(quota, &read).await?;
                 self.stage = Stage::Records { after: Some(last) };
+            }
+            Stage::Gone { after } => {
+                let store = quota.kept_snapshots()?;
+                let read = || store.workspaces(after.as_deref(), STEP);
+                let all = quota.within("read snapshots", read).await?;
+                let Some(last) = all.last().cloned() else {
+                    self.stage = Stage::Done;
+                    return Ok(false);
+                };
+                let all: Vec<_> = all.iter().map(String::as_str).collect();
+                let (begun, types) = (self.begun, quota.catalog.len());
+                let seen = quota.within("read snapshots", || store.read_since(&all, begun, types)).await?;
+                let seen: HashSet<_> = seen.iter().map(String::as_str).collect();
+                let unseen: Vec<_> = all.into_iter().filter(|workspace| !seen.contains(workspace)).collect();
+                let mut rows = BTreeMap::new();
+                if !unseen.is_empty() {
+                    let from = begun.checked_sub(LAST_READ).unwrap_or(Timestamp::MIN);
+                    let read = quota.within("read snapshots", || store.totals(&unseen, from, begun)).await?;
+                    for (workspace, _, of) in read {
+                        if of.last > 0
+                            && let Ok(workspace) = quota.config.workspace_format.parse(&workspace)
+                        {
+                            rows.insert(workspace, vec![0; types]);
+                        }
+                    }
+                }
+                let read = with_limits(quota, rows, Vec::new()).await?;
+                self.write(quota, &read).await?;
+                self.stage = Stage::Gone { after: Some(last) };
+            }
+            Stage::Unlisted => {
+                let mut tenants = quota.tenants.all();
+                tenants.retain(|tenant| tenant.id.top().is_none());
+                self.stage = Stage::InMemory(tenants);
             }
             Stage::InMemory(tenants) => {
                 let some = tenants.split_off(tenants.len().saturating_sub(COUNTED));
