@@ -177,6 +177,13 @@ pub(crate) trait Authority: Send + Sync + 'static {
         types: &'a [(&'a ResourceType, EnforcementMode)],
     ) -> BoxFuture<'a, Result<Vec<Above>, Error>>;
 
+    /// Waits until no grant is under way, to a workspace in mode `strict`, that may go by a limit of before the change.
+    fn outlast<'a>(
+        &'a self,
+        changed: &'a Changed,
+        types: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
     /// Asks whoever has these leases to give back what is in store.
     fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>>;
 

@@ -38,12 +38,20 @@ impl Inner {
         let begun = Instant::now();
         // The caller is told of a time-out by then.
         let patience = self.config.io_timeout / 4 * 3;
+        let types: Vec<(&ResourceType, EnforcementMode)> =
+            self.catalog.iter().map(|resource| (&**resource, self.mode_over(None, resource.id()))).collect();
+        if let Some(replica) = &self.replica {
+            if !replica.fenced() {
+                // Nothing keeps handlers that don't fence from what they were admitted for.
+                return Ok(());
+            }
+            // A grant that has read the limit of before shows only when it is done.
+            self.within("wait for grants", || replica.authority.outlast(changed, &types)).await?;
+        }
         loop {
             let done = match &self.replica {
                 None => self.is_lowered_here(changed).await?,
-                Some(replica) if replica.fenced() => self.is_lowered_everywhere(replica, changed, begun).await?,
-                // Nothing keeps handlers that don't fence from what they were admitted for.
-                Some(_) => true,
+                Some(replica) => self.is_lowered_everywhere(replica, changed, &types, begun).await?,
             };
             if done {
                 return Ok(());
@@ -84,10 +92,14 @@ impl Inner {
     }
 
     /// The same of all processes.
-    async fn is_lowered_everywhere(&self, replica: &Replica, changed: &Changed, begun: Instant) -> Result<bool, Error> {
-        let types: Vec<(&ResourceType, EnforcementMode)> =
-            self.catalog.iter().map(|resource| (&**resource, self.mode_over(None, resource.id()))).collect();
-        let leases = self.within("ask the ledger", || replica.authority.above(changed, &types)).await?;
+    async fn is_lowered_everywhere(
+        &self,
+        replica: &Replica,
+        changed: &Changed,
+        types: &[(&ResourceType, EnforcementMode)],
+        begun: Instant,
+    ) -> Result<bool, Error> {
+        let leases = self.within("ask the ledger", || replica.authority.above(changed, types)).await?;
         if leases.is_empty() {
             return Ok(true);
         }
