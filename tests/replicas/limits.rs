@@ -320,3 +320,69 @@ fn a_limit_is_lowered_in_strict_whatever_the_workspace_is_called() {
         assert!(!matches!(refused, Decision::Admitted(_)), "{refused:?}");
     }
 }
+
+#[test]
+fn a_plan_that_is_put_again_after_a_503_is_waited_for_again() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let strict = |builder: QuotaBuilder| builder.mode(EnforcementMode::Strict).max_wait(Duration::from_millis(200));
+    let one = Replica::with(&url, |ledger| ledger, |builder| strict(builder).io_timeout(Duration::from_secs(2)));
+    let other = Replica::with(&url, |ledger| ledger, strict);
+    let (acme, segments) =
+        (one.quota.workspace("acme").unwrap(), one.quota.catalog().by_name("segments").unwrap().id());
+    let put_plan = |limit| {
+        let (admin, limits) = (one.quota.admin(Actor::library()), LimitSet::new().with(segments, Limit::of(limit)));
+        one.runtime.block_on(admin.put_plan("pro", &limits, &Expect::Anything))
+    };
+    put_plan(10).unwrap();
+    let admin = one.quota.admin(Actor::library());
+    one.runtime.block_on(admin.configure(&acme, PolicyChange::new().plan("pro"), &Expect::Anything)).unwrap();
+    let (reservation, mut transaction) = other.runtime.block_on(async {
+        let decision = other.quota.reserve(&acme, &[Demand::new(segments, 1)]).await.unwrap();
+        let Decision::Admitted(reservation) = decision else { panic!("{decision:?}") };
+        let mut transaction = other.pool.begin().await.unwrap();
+        reservation.fence().hold(&mut *transaction).await.unwrap();
+        (reservation, transaction)
+    });
+    for _ in 0..2 {
+        let error = put_plan(0).unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+    }
+    other.runtime.block_on(async {
+        query(r#"INSERT INTO "Segment" VALUES ('one', 'acme')"#).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+    });
+    reservation.post();
+    until("nothing more can come", || put_plan(0).is_ok());
+    assert_eq!(database.rows("Segment", "acme"), 1);
+}
+
+#[test]
+fn what_lowers_nothing_takes_no_units_in_strict() {
+    let url = shared().database();
+    database(&url);
+    let soon = |builder: QuotaBuilder| builder.max_wait(Duration::from_millis(200));
+    let (one, other) = (Replica::with(&url, |ledger| ledger, soon), Replica::with(&url, |ledger| ledger, soon));
+    let (acme, segments) =
+        (one.quota.workspace("acme").unwrap(), one.quota.catalog().by_name("segments").unwrap().id());
+    let decision = other.runtime.block_on(other.quota.reserve(&acme, &[Demand::new(segments, 2)])).unwrap();
+    let Decision::Admitted(reservation) = decision else { panic!("{decision:?}") };
+    // Not waited for in this mode: they may become rows above the limit.
+    one.set_limit("acme", 0);
+    let admin = one.quota.admin(Actor::library());
+    let strict = PolicyChange::new().mode(EnforcementMode::Strict);
+    one.runtime.block_on(admin.configure(&acme, strict, &Expect::Anything)).unwrap();
+    one.set_limit("acme", 1);
+    other.runtime.block_on(async {
+        let mut transaction = other.pool.begin().await.unwrap();
+        reservation.fence().hold(&mut *transaction).await.unwrap();
+        transaction.rollback().await.unwrap();
+    });
+    // What is said again may not have been waited for to the end.
+    one.set_limit("acme", 1);
+    other.runtime.block_on(async {
+        let mut transaction = other.pool.begin().await.unwrap();
+        reservation.fence().hold(&mut *transaction).await.unwrap_err();
+    });
+    reservation.void();
+}
