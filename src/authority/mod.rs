@@ -1,5 +1,6 @@
 //! The place that grants units to replicas: what is asked of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Totals};
 use crate::mode::EnforcementMode;
-use crate::resource::ResourceType;
+use crate::resource::{ResourceId, ResourceType};
 use crate::usage::UsageSource;
 use crate::workspace::WorkspaceId;
 
@@ -123,6 +124,24 @@ pub(crate) struct Changed {
     pub(crate) plan: Option<String>,
     /// The caps above count other rows, or are others.
     pub(crate) moved: bool,
+    /// The resource types whose limits or caps may have become lower; `None` for all.
+    pub(crate) resources: Option<BTreeSet<ResourceId>>,
+}
+
+impl Changed {
+    /// Nothing yet.
+    pub(crate) fn nothing() -> Self {
+        Self { resources: Some(BTreeSet::new()), ..Self::default() }
+    }
+
+    /// With limits of a workspace that may have become lower; `None` for all of them.
+    pub(crate) fn add(&mut self, workspace: &WorkspaceId, lower: Option<BTreeSet<ResourceId>>) {
+        if lower.as_ref().is_some_and(BTreeSet::is_empty) {
+            return;
+        }
+        self.workspaces.push(workspace.clone());
+        self.resources = self.resources.take().zip(lower).map(|(one, other)| &one | &other);
+    }
 }
 
 /// A lease with units that may still become rows above a limit.
@@ -176,6 +195,13 @@ pub(crate) trait Authority: Send + Sync + 'static {
         changed: &'a Changed,
         types: &'a [(&'a ResourceType, EnforcementMode)],
     ) -> BoxFuture<'a, Result<Vec<Above>, Error>>;
+
+    /// Waits until no grant is under way, to a workspace in mode `strict`, that may go by a limit of before the change.
+    fn outlast<'a>(
+        &'a self,
+        changed: &'a Changed,
+        types: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Asks whoever has these leases to give back what is in store.
     fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>>;

@@ -180,7 +180,8 @@ impl PostgresAuthority {
             Some(top) => {
                 let below = below(of.workspace, &top, of.resource);
                 // The planner would look twice without the OFFSET.
-                format!(r#"{NOBODY_MOVES}; SELECT * FROM (SELECT {below} AS "below" OFFSET 0) AS m, LATERAL {ask}"#)
+                let nobody_moves = nobody_moves();
+                format!(r#"{nobody_moves}; SELECT * FROM (SELECT {below} AS "below" OFFSET 0) AS m, LATERAL {ask}"#)
             }
         };
         let rows = self.call(ask).await?;
@@ -218,22 +219,18 @@ impl PostgresAuthority {
     }
 
     async fn above(&self, changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> Result<Vec<Above>, Error> {
-        let types = types.iter().map(|(resource, mode)| {
-            let default = resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number);
-            let (name, field) = (literal(resource.name()), literal(resource.limit_field()));
-            format!("({name}, {field}, {default}::bigint, {})", literal(mode.as_str()))
-        });
-        let above = ABOVE
-            .replace("{workspaces}", &texts(changed.workspaces.iter().map(WorkspaceId::as_str)))
-            .replace("{plan}", &changed.plan.as_deref().map_or_else(|| "NULL::text".to_owned(), literal))
-            .replace("{moved}", if changed.moved { "true" } else { "false" })
-            .replace("{types}", &types.collect::<Vec<_>>().join(", "));
-        let rows = self.call(above).await?;
+        let rows = self.call(above_limits(changed, types)).await?;
         let lease = |row: &PgRow| {
             let workspace = WorkspaceId::canonical(row.try_get("workspace")?);
             Ok(Above { lease: row.try_get("id")?, workspace, resource: row.try_get("resource")? })
         };
         rows.iter().map(lease).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// Two transactions, and nothing else is locked while it is waited for first books: whoever opens some has others locked.
+    async fn outlast(&self, changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> Result<(), Error> {
+        self.call(first_books(changed, types)).await?;
+        self.call(known_books(changed, types)).await.map(drop)
     }
 
     async fn recall(&self, leases: &[Above]) -> Result<(), Error> {
@@ -345,6 +342,14 @@ impl Authority for PostgresAuthority {
         Box::pin(self.above(changed, types))
     }
 
+    fn outlast<'a>(
+        &'a self,
+        changed: &'a Changed,
+        types: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.outlast(changed, types))
+    }
+
     fn recall<'a>(&'a self, leases: &'a [Above]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.recall(leases))
     }
@@ -354,11 +359,69 @@ impl Authority for PostgresAuthority {
     }
 }
 
+/// The types and the mode of each, as a list of rows.
+fn strictness(types: &[(&ResourceType, EnforcementMode)]) -> String {
+    let row = |(resource, mode): &(&ResourceType, EnforcementMode)| {
+        let default = resource.default_limit().rows().map_or_else(|| "-1".to_owned(), number);
+        let (name, field) = (literal(resource.name()), literal(resource.limit_field()));
+        format!("({name}, {field}, {default}::bigint, {})", literal(mode.as_str()))
+    };
+    types.iter().map(row).collect::<Vec<_>>().join(", ")
+}
+
+/// The workspaces and the plan that have changed, for a statement.
+fn named(changed: &Changed) -> (String, String) {
+    let workspaces = texts(changed.workspaces.iter().map(WorkspaceId::as_str));
+    (workspaces, changed.plan.as_deref().map_or_else(|| "NULL::text".to_owned(), literal))
+}
+
+/// The workspaces whose limits a change is of consequence for, and in which mode each resource type is there.
+fn touched(changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> String {
+    let ((workspaces, plan), types) = (named(changed), strictness(types));
+    format!(
+        r#"
+WITH RECURSIVE types("resource", "field", "default", "strict") AS (VALUES {types}),
+touched("id") AS (
+  SELECT unnest({workspaces})
+  UNION
+  SELECT "workspaceId" FROM "WorkspaceQuota" WHERE "plan" = {plan}
+  UNION
+  SELECT q."workspaceId" FROM touched JOIN "WorkspaceQuota" q ON q."parent" = touched."id"
+),
+strict("id", "resource") AS (
+  SELECT touched."id", t."resource" FROM touched CROSS JOIN types t
+  LEFT JOIN "WorkspaceQuota" q ON q."workspaceId" = touched."id"
+  WHERE coalesce(q."settings" -> 'modes' ->> t."resource", q."settings" ->> 'mode', t."strict") = 'strict'
+)"#
+    )
+}
+
+/// Waits for those who open books that nobody can see yet. Whoever opens some later goes by what is written now.
+fn first_books(changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> String {
+    let touched = touched(changed, types);
+    format!("{touched} SELECT pg_advisory_xact_lock({MOVES}) WHERE EXISTS (SELECT FROM strict)")
+}
+
+/// Waits for those who have such books locked, in the order of all.
+fn known_books(changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> String {
+    let touched = touched(changed, types);
+    format!(
+        r#"{touched}
+SELECT FROM "_tower_quota_key" k
+JOIN (SELECT "id", "resource" FROM strict UNION ALL SELECT chr(31) || "id", "resource" FROM strict) AS books("workspace", "resource")
+  USING ("workspace", "resource")
+ORDER BY k."workspace", k."resource" FOR UPDATE OF k"#
+    )
+}
+
 /// Leases of keys in mode `strict` whose bound is above the limit. In the books of a cap, units count as well that aren't charged
 /// to them: see `_tower_quota_ask`. What was never counted may be any number of rows.
 ///
 /// From the leases up where many may depend on what has changed: those with units left are few.
-const ABOVE: &str = r#"
+fn above_limits(changed: &Changed, types: &[(&ResourceType, EnforcementMode)]) -> String {
+    let ((workspaces, plan), moved, types) = (named(changed), changed.moved, strictness(types));
+    format!(
+        r#"
 WITH types("resource", "field", "default", "strict") AS (VALUES {types}),
 caps("whose") AS (
   SELECT DISTINCT chr(31) || "_tower_quota_ancestors"("top") FROM unnest({workspaces}) AS "top" WHERE {moved}
@@ -393,11 +456,18 @@ bounds AS (
   WHERE h."rest" > 0 GROUP BY h."whose", h."resource", h."field", h."default", k."workspace", k."resource"
 )
 SELECT h."id", h."workspace", h."resource" FROM held h JOIN bounds b USING ("whose", "resource")
-WHERE h."rest" > 0 AND b."limit" >= 0 AND coalesce(b."bound" > b."limit", true)"#;
+WHERE h."rest" > 0 AND b."limit" >= 0 AND coalesce(b."bound" > b."limit", true)"#
+    )
+}
+
+/// The lock of who comes to be below another workspace, and of books that are opened: see `LOCK_PARENTS` of the store.
+const MOVES: i64 = 128_060_827_788_645;
 
 /// Until the end of the transaction nobody comes to be below another workspace, or ceases to be. Whoever changes that waits
-/// here, too: see `LOCK_PARENTS` of the store.
-const NOBODY_MOVES: &str = "SELECT FROM pg_advisory_xact_lock_shared(128060827788645)";
+/// here, too.
+fn nobody_moves() -> String {
+    format!("SELECT FROM pg_advisory_xact_lock_shared({MOVES})")
+}
 
 /// Something that is another one as soon as rows of a workspace and all below it that were counted elsewhere may be too few:
 /// where one has come that was not among those that were counted, if only to come back, or where what isn't charged to their

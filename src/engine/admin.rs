@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::tenant::Tenant;
-use super::{Inner, Quota, QuotaView, Recount};
+use super::{Inner, Quota, QuotaView, Recount, lowering};
 use crate::authority::Changed;
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
@@ -32,10 +32,16 @@ const MOST_OVERRIDES: usize = 100;
 ///
 /// A change is in force, in this process, when its method returns; on other replicas as soon as they hear of it, and nothing
 /// is granted by what was before. What was admitted before may still become rows. In mode `strict` it can't any more: a method
-/// that has made a limit or a cap lower returns when no row can come to exist above it. It waits for requests in flight, and
-/// takes units from processes that don't give them back, so that their handlers' `Fence` fails; where they
-/// can't be taken, without fences and within one process, it is [`Error::is_unavailable`] after some seconds. Each is told in the audit log, in the same transaction. A change that fails has changed
-/// nothing.
+/// that has made a limit or a cap lower returns when no row can come to exist above it. It waits for requests in flight, and,
+/// with a fenced `PostgresLedger`, takes units from processes that don't give them back, so that their handlers' `Fence` fails.
+/// Where they can't be taken, within one process, or where a transaction holds on to them for too long, it is
+/// [`Error::is_unavailable`] after some seconds. With a `PostgresLedger` that isn't fenced nothing is waited for: the method
+/// returns at once in each mode.
+///
+/// Each change is told in the audit log, in the same transaction. One that fails has changed nothing, but for
+/// [`Error::is_unavailable`]: then it may be stored, and is in force if it is. To wait for a lower limit again, make the same
+/// change again: it is waited for though there is nothing left to change. Where that is refused, since it was made (its version
+/// is another one now, the override has ended), any change of the workspace that changes nothing does the same.
 ///
 /// They need a store with transactions, a `SqliteStore` or a `PostgresStore`: with another all but
 /// [`set_limits`](Self::set_limits) fail with [`Error::is_config`].
@@ -285,8 +291,8 @@ impl Admin {
                 Err(error) if error.is_config() => return on.update(&changes, &expect).await,
                 Err(error) => return Err(error),
             };
-            on.limits(&mut *transaction, &changes, &expect, reason.as_deref()).await?;
-            on.commit(transaction).await
+            let before = on.limits(&mut *transaction, &changes, &expect, reason.as_deref()).await?;
+            on.commit(transaction, &before).await
         })
         .await
     }
@@ -318,15 +324,19 @@ impl Admin {
                 actor: actor.clone(),
                 workspace: workspace.clone(),
             };
+            let mut lower = Changed::nothing();
             for workspace in &workspaces {
-                on(workspace).limits(&mut *transaction, &changes, &Expect::Anything, reason.as_deref()).await?;
+                let on = on(workspace);
+                let before = on.limits(&mut *transaction, &changes, &Expect::Anything, reason.as_deref()).await?;
+                let after = transaction.lineage(workspace).await?;
+                lower.add(workspace, lowering::lower(&quota.catalog, &before, &after));
             }
             let done = transaction.commit().await;
             for workspace in &workspaces {
                 quota.changed(workspace, None);
             }
             done?;
-            quota.lowered(&Changed { workspaces, ..Changed::default() }).await
+            quota.lowered(&lower).await
         })
         .await
     }
@@ -392,13 +402,13 @@ impl Admin {
             }
             let mut draft = Draft::new(&mut *transaction, &on.workspace, &expect).await?;
             let told = change.apply(&mut draft.record, &on.actor);
-            draft.save(&mut *transaction, &told).await?;
+            let before = draft.save(&mut *transaction, &told).await?;
             let moved = if change.moves() { on.moved(&mut *transaction).await? } else { Vec::new() };
-            let lineage = on.commit(transaction).await?;
+            let done = on.commit(transaction, &before).await?;
             if change.moves() {
-                on.moves(moved, &lineage).await;
+                on.moves(moved, &done.lineage).await;
             }
-            Ok(lineage)
+            Ok(done)
         })
         .await
     }
@@ -422,6 +432,9 @@ impl Admin {
             let now = now();
             let (version, made) = before.as_ref().map_or((0, now), |plan| (plan.version, plan.created_at));
             if let Some(before) = before.as_ref().filter(|before| before.limits == limits) {
+                // It may have been put before, and not have been waited for to the end.
+                drop(transaction);
+                quota.lowered(&Changed { plan: Some(name), ..Changed::default() }).await?;
                 return Ok(before.clone());
             }
             let plan = Plan::new(name.as_str().into(), version + 1, limits, made, now);
@@ -429,13 +442,16 @@ impl Admin {
             let limits = |plan: &Plan| quota.named(&plan.limits);
             let old = before.as_ref().map_or(Value::Null, limits);
             let entry = AuditEntry::new(&actor, action).change(old, limits(&plan));
+            let none = LimitSet::new();
+            let limits_before = before.as_ref().map_or(&none, |before| &before.limits);
+            let lower = lowering::lower_of_plan(&quota.catalog, limits_before, &plan.limits);
             transaction.save_plan(&plan).await?;
             transaction.audit(&entry.reason(format!("plan {name}"))).await?;
             let done = transaction.commit().await;
             quota.outdate(|tenant| tenant.limits().is_some_and(|limits| limits.depends_on_plan(&name)));
             quota.sweep_soon();
             done?;
-            quota.lowered(&Changed { plan: Some(name), ..Changed::default() }).await?;
+            quota.lowered(&Changed { plan: Some(name), resources: Some(lower), ..Changed::default() }).await?;
             Ok(plan)
         })
         .await
@@ -789,7 +805,7 @@ impl Admin {
         change: impl FnOnce(Change) -> F + Send + 'static,
     ) -> Result<QuotaView, Error>
     where
-        F: Future<Output = Result<Arc<Lineage>, Error>> + Send,
+        F: Future<Output = Result<Done, Error>> + Send,
     {
         self.change_or_move(workspace, false, change).await
     }
@@ -802,15 +818,16 @@ impl Admin {
         change: impl FnOnce(Change) -> F + Send + 'static,
     ) -> Result<QuotaView, Error>
     where
-        F: Future<Output = Result<Arc<Lineage>, Error>> + Send,
+        F: Future<Output = Result<Done, Error>> + Send,
     {
         let on = self.on(workspace);
         self.in_a_task(async move {
             match change(on.clone()).await {
-                Ok(lineage) => {
+                Ok(Done { lineage, lower }) => {
                     on.quota.changed(&on.workspace, Some(&lineage));
-                    let workspaces = vec![on.workspace.clone()];
-                    on.quota.lowered(&Changed { workspaces, plan: None, moved: moves }).await?;
+                    let mut changed = Changed { moved: moves, ..Changed::nothing() };
+                    changed.add(&on.workspace, lower);
+                    on.quota.lowered(&changed).await?;
                     on.quota.view(&on.workspace, &lineage)
                 }
                 Err(error) => {
@@ -854,10 +871,20 @@ struct Change {
     workspace: WorkspaceId,
 }
 
+/// A change of a workspace that is stored.
+struct Done {
+    /// What its limits come from now.
+    lineage: Arc<Lineage>,
+    /// Of which resource types they may have become lower: see [`lowering::lower`].
+    lower: Option<BTreeSet<ResourceId>>,
+}
+
 /// A record that is being changed.
 struct Draft {
     record: QuotaRecord,
     before: QuotaRecord,
+    /// What the limits came from before, by the record that is locked.
+    lineage: Lineage,
     made: bool,
 }
 
@@ -871,11 +898,12 @@ impl Draft {
         if !expect.holds((!made).then_some(record.version)) {
             return Err(expect.unmet(workspace));
         }
-        Ok(Self { before: record.clone(), record, made })
+        let lineage = transaction.lineage(workspace).await?;
+        Ok(Self { before: record.clone(), record, lineage, made })
     }
 
-    /// Writes what has changed, if something has.
-    async fn save(mut self, transaction: &mut dyn StoreTransaction, told: &[AuditEntry]) -> Result<(), Error> {
+    /// Writes what has changed, if something has. Answers what the limits came from before.
+    async fn save(mut self, transaction: &mut dyn StoreTransaction, told: &[AuditEntry]) -> Result<Lineage, Error> {
         if self.record != self.before {
             self.record.version += u64::from(!self.made);
             self.record.updated_at = self.record.updated_at.max(now());
@@ -884,7 +912,7 @@ impl Draft {
         for entry in told {
             transaction.audit(entry).await?;
         }
-        Ok(())
+        Ok(self.lineage)
     }
 }
 
@@ -902,27 +930,28 @@ impl Change {
         &self,
         expect: &Expect,
         change: impl FnOnce(&mut QuotaRecord, &mut Vec<AuditEntry>) -> Result<(), Error> + Send,
-    ) -> Result<Arc<Lineage>, Error> {
+    ) -> Result<Done, Error> {
         let mut transaction = self.begin().await?;
         let mut draft = Draft::new(&mut *transaction, &self.workspace, expect).await?;
         let mut told = Vec::new();
         change(&mut draft.record, &mut told)?;
-        draft.save(&mut *transaction, &told).await?;
-        self.commit(transaction).await
+        let before = draft.save(&mut *transaction, &told).await?;
+        self.commit(transaction, &before).await
     }
 
-    /// Answers what the workspace's limits come from then.
-    async fn commit(&self, mut transaction: Box<dyn StoreTransaction>) -> Result<Arc<Lineage>, Error> {
+    async fn commit(&self, mut transaction: Box<dyn StoreTransaction>, before: &Lineage) -> Result<Done, Error> {
         let lineage = transaction.lineage(&self.workspace).await?;
         transaction.commit().await?;
-        Ok(Arc::new(lineage))
+        let lower = lowering::lower(&self.quota.catalog, before, &lineage);
+        Ok(Done { lineage: Arc::new(lineage), lower })
     }
 
     /// By the store's own means.
-    async fn update(&self, changes: &LimitSet, expect: &Expect) -> Result<Arc<Lineage>, Error> {
+    async fn update(&self, changes: &LimitSet, expect: &Expect) -> Result<Done, Error> {
         let record = self.quota.store.update(&self.workspace, changes, expect).await?;
         let lineage = Arc::new(Lineage::new(vec![Kin::new(record, None)]));
-        if lineage.is_plain() { Ok(lineage) } else { self.quota.store.reload(&self.workspace).await }
+        let lineage = if lineage.is_plain() { lineage } else { self.quota.store.reload(&self.workspace).await? };
+        Ok(Done { lineage, lower: None })
     }
 
     async fn limits(
@@ -931,7 +960,7 @@ impl Change {
         changes: &LimitSet,
         expect: &Expect,
         reason: Option<&str>,
-    ) -> Result<(), Error> {
+    ) -> Result<Lineage, Error> {
         let mut draft = Draft::new(transaction, &self.workspace, expect).await?;
         let mut told = Vec::new();
         for (id, limit) in changes.iter() {
@@ -996,7 +1025,7 @@ impl Change {
     async fn raise(&self, transaction: &mut dyn StoreTransaction, request: &IncreaseRequest) -> Result<Value, Error> {
         let resource = Arc::clone(self.quota.catalog.by_name(&request.resource_type)?);
         let mut draft = Draft::new(transaction, &self.workspace, &Expect::Anything).await?;
-        let before = transaction.lineage(&self.workspace).await?.lasting_limit(&resource, Timestamp::now());
+        let before = draft.lineage.lasting_limit(&resource, Timestamp::now());
         let after = with_more(before, request.amount)?;
         let mut told = Vec::new();
         match request.expires_at {

@@ -237,7 +237,9 @@ impl Import {
     /// # Errors
     ///
     /// [`Error::is_unavailable`]; [`Error::is_conflict`] when the batch was done already: by another run of the same name, or
-    /// by a call of this one that was given up. After either, a new [`Admin::import`] goes on where it was.
+    /// by a call of this one that was given up. After either, a new [`Admin::import`] goes on where it was. In mode `strict` that
+    /// is behind a batch whose limits are in force, though what was admitted before may still make rows above those that became
+    /// lower: see [`Admin`]. A change of such a workspace that changes nothing waits for that again.
     pub async fn next(&mut self) -> Result<Option<Vec<Proposal>>, Error> {
         if self.summary.done {
             return Ok(None);
@@ -279,7 +281,7 @@ impl Import {
             return Err(Error::conflict(format!("another run of {:?} has gone on meanwhile", self.options.name)));
         }
         let mut proposals = Vec::new();
-        let mut changed = HashSet::new();
+        let (mut changed, mut lower) = (HashSet::new(), Changed::nothing());
         let mut valid = self.valid(batch, summary);
         let order = transaction.in_order(valid.iter().map(|(workspace, _)| workspace.clone()).collect()).await?;
         let place: HashMap<_, _> = order.into_iter().zip(0_usize..).collect();
@@ -293,6 +295,13 @@ impl Import {
             if taken.is_empty() {
                 continue;
             }
+            // Where nothing was set, the default was in force.
+            let is_lower = |proposal: &&&Proposal| {
+                let before = proposal.existing.unwrap_or(proposal.resource.default_limit()).rows();
+                proposal.proposed.rows().is_some_and(|rows| before.is_none_or(|before| rows < before))
+            };
+            let types = taken.iter().filter(is_lower).map(|proposal| proposal.resource.id());
+            lower.add(&workspace, Some(types.collect()));
             for proposal in taken {
                 record.limits.set(proposal.resource.id(), proposal.proposed);
                 let entry = AuditEntry::new(&self.actor, AuditAction::Imported).workspace(workspace.as_str());
@@ -306,18 +315,14 @@ impl Import {
             changed.insert(workspace);
         }
         write_progress(&mut *transaction, &self.options.name, summary).await?;
-        let (quota, lowers) = (Arc::clone(&self.quota), self.options.allow_lowering);
+        let quota = Arc::clone(&self.quota);
         let done = tokio::spawn(async move {
             let done = transaction.commit().await;
             for workspace in &changed {
                 quota.changed_among_many(workspace, None);
             }
             done?;
-            if !lowers {
-                return Ok::<_, Error>(());
-            }
-            let workspaces = changed.into_iter().collect();
-            quota.lowered(&Changed { workspaces, ..Changed::default() }).await
+            quota.lowered(&lower).await
         });
         done.await.map_err(|error| Error::unavailable("the import broke off").with_source(error))??;
         Ok(proposals)

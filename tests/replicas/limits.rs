@@ -5,7 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use sqlx::query;
-use tower_quota::{Decision, Demand, EnforcementMode, Limit, Promise, QuotaBuilder};
+use tower_quota::{
+    Actor, Decision, Demand, EnforcementMode, Expect, Limit, LimitSet, PolicyChange, Promise, QuotaBuilder,
+};
 
 use crate::host::{Replica, create, creation, database, fill, start, upsert};
 use crate::support::postgres::shared;
@@ -253,4 +255,134 @@ fn a_transaction_that_holds_on_to_its_units_commits_before_a_lowered_limit_is_an
     reservation.post();
     assert_eq!(database.rows("Segment", "acme"), 1);
     fill(&[one, other], &mut database, "acme", 1);
+}
+
+#[test]
+fn a_plan_that_is_lowered_in_strict_waits_for_grants_that_have_read_its_limits() {
+    let url = shared().database();
+    let (mut database, mut host) = (database(&url), database(&url));
+    let strict = |builder: QuotaBuilder| builder.mode(EnforcementMode::Strict).max_wait(Duration::from_millis(200));
+    let (one, other) = (Replica::with(&url, |ledger| ledger, strict), Replica::with(&url, |ledger| ledger, strict));
+    let segments = one.quota.catalog().by_name("segments").unwrap().id();
+    let put_plan = |name: &str, limit| {
+        let (admin, limits) = (one.quota.admin(Actor::library()), LimitSet::new().with(segments, Limit::of(limit)));
+        one.runtime.block_on(admin.put_plan(name, &limits, &Expect::Anything)).unwrap();
+    };
+    // Its books are there already, or are opened by the grant.
+    for (workspace, known) in [("acme", true), ("globex", false)] {
+        put_plan(workspace, 10);
+        let id = one.quota.workspace(workspace).unwrap();
+        let assigned = PolicyChange::new().plan(workspace);
+        let admin = one.quota.admin(Actor::library());
+        one.runtime.block_on(admin.configure(&id, assigned, &Expect::Anything)).unwrap();
+        if known {
+            create(&mut one.connect(), workspace).expect(201);
+            database.run(r#"UPDATE "_tower_quota_key" SET "counted" = NULL"#.to_owned());
+        }
+        // The grant is held up where it counts.
+        host.run(r#"BEGIN; LOCK TABLE "Segment" IN ACCESS EXCLUSIVE MODE"#.to_owned());
+        let mut admitted = other.connect();
+        admitted.send_raw(&creation(workspace, "wait")).unwrap();
+        let waiting = r#"SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database() AND wait_event_type = 'Lock' AND $1 <> ''"#;
+        until("it counts", || database.number(waiting.to_owned(), workspace) > 0);
+        let begun = other.gate.waiting.load(Ordering::Relaxed);
+        let rows = thread::scope(|scope| {
+            let lowered = scope.spawn(|| put_plan(workspace, 0));
+            let behind = r#"SELECT count(*) FROM pg_stat_activity a JOIN pg_stat_activity grants
+                            ON grants.pid = ANY(pg_blocking_pids(a.pid)) AND grants.wait_event_type = 'Lock'
+                            WHERE a.datname = current_database() AND $1 <> ''"#;
+            until("it is waited for", || lowered.is_finished() || database.number(behind.to_owned(), workspace) > 0);
+            assert!(!lowered.is_finished(), "{workspace}: answered while a grant by the old limit is under way");
+            host.run("ROLLBACK".to_owned());
+            lowered.join().unwrap();
+            database.rows("Segment", workspace)
+        });
+        until("it is admitted", || other.gate.waiting.load(Ordering::Relaxed) > begun);
+        other.gate.turns.add_permits(1);
+        assert_eq!(admitted.read().unwrap().status, 503, "{workspace}");
+        assert_eq!(database.rows("Segment", workspace), rows, "{workspace}");
+    }
+}
+
+#[test]
+fn a_limit_is_lowered_in_strict_whatever_the_workspace_is_called() {
+    let url = shared().database();
+    database(&url);
+    let replica = Replica::with(&url, |ledger| ledger, |builder| builder.mode(EnforcementMode::Strict));
+    for name in ["{types}", "{plan}", "{moved}", "{workspaces}", "it's {0} $1"] {
+        let id = replica.quota.workspace(name).unwrap();
+        let segments = replica.quota.catalog().by_name("segments").unwrap().id();
+        let one = [Demand::one(segments)];
+        replica.runtime.block_on(replica.quota.reserve(&id, &one)).unwrap();
+        replica.set_limit(name, 0);
+        let refused = replica.runtime.block_on(replica.quota.reserve(&id, &one)).unwrap();
+        assert!(!matches!(refused, Decision::Admitted(_)), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_plan_that_is_put_again_after_a_503_is_waited_for_again() {
+    let url = shared().database();
+    let mut database = database(&url);
+    let strict = |builder: QuotaBuilder| builder.mode(EnforcementMode::Strict).max_wait(Duration::from_millis(200));
+    let one = Replica::with(&url, |ledger| ledger, |builder| strict(builder).io_timeout(Duration::from_secs(2)));
+    let other = Replica::with(&url, |ledger| ledger, strict);
+    let (acme, segments) =
+        (one.quota.workspace("acme").unwrap(), one.quota.catalog().by_name("segments").unwrap().id());
+    let put_plan = |limit| {
+        let (admin, limits) = (one.quota.admin(Actor::library()), LimitSet::new().with(segments, Limit::of(limit)));
+        one.runtime.block_on(admin.put_plan("pro", &limits, &Expect::Anything))
+    };
+    put_plan(10).unwrap();
+    let admin = one.quota.admin(Actor::library());
+    one.runtime.block_on(admin.configure(&acme, PolicyChange::new().plan("pro"), &Expect::Anything)).unwrap();
+    let (reservation, mut transaction) = other.runtime.block_on(async {
+        let decision = other.quota.reserve(&acme, &[Demand::new(segments, 1)]).await.unwrap();
+        let Decision::Admitted(reservation) = decision else { panic!("{decision:?}") };
+        let mut transaction = other.pool.begin().await.unwrap();
+        reservation.fence().hold(&mut *transaction).await.unwrap();
+        (reservation, transaction)
+    });
+    for _ in 0..2 {
+        let error = put_plan(0).unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+    }
+    other.runtime.block_on(async {
+        query(r#"INSERT INTO "Segment" VALUES ('one', 'acme')"#).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+    });
+    reservation.post();
+    until("nothing more can come", || put_plan(0).is_ok());
+    assert_eq!(database.rows("Segment", "acme"), 1);
+}
+
+#[test]
+fn what_lowers_nothing_takes_no_units_in_strict() {
+    let url = shared().database();
+    database(&url);
+    let soon = |builder: QuotaBuilder| builder.max_wait(Duration::from_millis(200));
+    let (one, other) = (Replica::with(&url, |ledger| ledger, soon), Replica::with(&url, |ledger| ledger, soon));
+    let (acme, segments) =
+        (one.quota.workspace("acme").unwrap(), one.quota.catalog().by_name("segments").unwrap().id());
+    let decision = other.runtime.block_on(other.quota.reserve(&acme, &[Demand::new(segments, 2)])).unwrap();
+    let Decision::Admitted(reservation) = decision else { panic!("{decision:?}") };
+    // Not waited for in this mode: they may become rows above the limit.
+    one.set_limit("acme", 0);
+    let admin = one.quota.admin(Actor::library());
+    let strict = PolicyChange::new().mode(EnforcementMode::Strict);
+    one.runtime.block_on(admin.configure(&acme, strict, &Expect::Anything)).unwrap();
+    one.set_limit("acme", 1);
+    other.runtime.block_on(async {
+        let mut transaction = other.pool.begin().await.unwrap();
+        reservation.fence().hold(&mut *transaction).await.unwrap();
+        transaction.rollback().await.unwrap();
+    });
+    // What is said again may not have been waited for to the end.
+    one.set_limit("acme", 1);
+    other.runtime.block_on(async {
+        let mut transaction = other.pool.begin().await.unwrap();
+        reservation.fence().hold(&mut *transaction).await.unwrap_err();
+    });
+    reservation.void();
 }

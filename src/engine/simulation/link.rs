@@ -126,6 +126,14 @@ impl Authority for Link {
         Box::pin(async { Ok(Vec::new()) })
     }
 
+    fn outlast<'a>(
+        &'a self,
+        _: &'a Changed,
+        _: &'a [(&'a ResourceType, EnforcementMode)],
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn recall<'a>(&'a self, _: &'a [Above]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
