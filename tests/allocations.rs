@@ -157,7 +157,7 @@ fn memory(quota: &Quota, runtime: &Runtime, types: usize, workspaces: u64, capac
 #[track_caller]
 fn assert_bytes_per_key(types: usize) {
     /// The most that one resource type of one workspace may take, with its share of all structures.
-    const MOST: f64 = 512.0;
+    const MOST: f64 = 536.0;
     let runtime = runtime();
     let quota = {
         let _inside = runtime.enter();
