@@ -77,6 +77,8 @@ impl Host {
         let builder = Quota::builder(catalog()).store(store).usage(usage).mode(EnforcementMode::Enforce);
         // Nothing but what the tests do is to be told.
         let builder = builder.threshold_sweeps(None);
+        #[cfg(feature = "insight")]
+        let builder = builder.snapshots(None);
         let told = Recorder::new();
         let quota = told.told_by(|| set_up(builder.max_wait(Duration::from_millis(50))).build()).unwrap();
         let workspace = || WorkspaceSource::path("ws");
