@@ -122,8 +122,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "/api",
             QuotaApi::new(quota.clone(), Arc::clone(&tokens)).origin(|request| client("api", request)).into_router(),
         );
+    // Of two routers, the second's fallback counts: the one that has the layer around it.
     #[cfg(feature = "metrics")]
-    let app = app.merge(metrics);
+    let app = metrics.merge(app);
     #[cfg(feature = "dashboard")]
     let app = {
         let dashboard = tower_quota::Dashboard::new(quota.clone(), tokens);

@@ -304,11 +304,11 @@ fn cleanup() {
         "cleanup -w acme --resource zebras",
         "cleanup -w acme --resource segments --apply --batch 0",
     ]);
-    let (_server, mut without) = started();
-    without.hide("[OTHER]", "none");
+    let (_server, mut nothing) = started();
+    nothing.hide("[OTHER]", "none");
     session.is("cleanup.txt");
-    without.run("cleanup -w acme --resource segments");
-    without.is("cleanup-none.txt");
+    nothing.run("cleanup -w acme --resource segments");
+    nothing.is("cleanup-nothing.txt");
 }
 
 #[test]
