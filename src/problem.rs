@@ -224,6 +224,11 @@ impl Problem {
             // RFC 9110, 11.6.1: a 401 names the scheme it wants.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if self.code == ErrorCode::PayloadTooLarge {
+            // What is left of the body is not read, so that the server ends the connection. A client that isn't told would send
+            // its next request on it, and lose that.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }

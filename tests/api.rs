@@ -876,6 +876,8 @@ async fn a_body_over_the_cap_is_too_large() {
     // What only announces itself as too long is not waited for.
     let answer = server.raw(head("content-length: 99999999999").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("PAYLOAD_TOO_LARGE"), "{answer}");
+    // Nor is a next request taken on that connection.
+    assert!(answer.contains("connection: close"), "{answer}");
 
     let chunk = format!("10\r\n{}\r\n", " ".repeat(16));
     let request = format!("{}{}0\r\n\r\n", head("transfer-encoding: chunked"), chunk.repeat(3));
