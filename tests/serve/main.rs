@@ -7,6 +7,7 @@
 mod support;
 
 mod contrib;
+mod dashboard;
 mod files;
 mod host;
 mod life;
