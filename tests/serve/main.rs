@@ -10,6 +10,7 @@ mod contrib;
 mod dashboard;
 mod files;
 mod host;
+mod kubernetes;
 mod life;
 mod options;
 mod reload;
