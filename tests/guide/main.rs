@@ -10,6 +10,7 @@
 //! | `text` | the session that the tests of `quotactl` hold the README against |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![cfg(unix)]
 
 #[path = "../support/mod.rs"]
 mod support;
