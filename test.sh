@@ -70,7 +70,7 @@ need pgbouncer pgbouncer
 need node nodejs
 need npm npm
 need python3 python3
-# Schemathesis and the Python client get environments of their own.
+# Schemathesis, what looks at the manifests and the Python client get environments of their own.
 "${TEST_PYTHON-python3}" -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 # Shows the dashboard, and the page that describes the API.
 [[ -n ${TEST_CHROMIUM-} ]] || need chromium chromium fonts-dejavu-core

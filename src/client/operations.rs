@@ -287,7 +287,8 @@ impl QuotaClient {
         Ok(QuotaUpdate { etag: reply.etag(), ..reply.json()? })
     }
 
-    /// Deletes the record of a workspace: the defaults are in force.
+    /// Deletes the record of a workspace: the defaults are in force. What it has of its own goes as well: its webhooks with
+    /// their deliveries, contacts, thresholds that it had reached, and snapshots. Its rows, requests and audit log stay.
     pub async fn delete_quota(&self, workspace: &str) -> Result<(), ClientError> {
         self.send(of(Method::DELETE, workspace, &[])).await.map(drop)
     }

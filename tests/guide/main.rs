@@ -5,11 +5,12 @@
 //! | `rust` | `cargo test --doc` runs it; here it is made sure of that it does |
 //! | `console` | typed into a shell, against the quickstart on SQLite and on Postgres; what comes is compared |
 //! | `sql` | run in the database of that quickstart, in its turn |
-//! | `toml` | loaded as a file of rules, or as the dependencies of a manifest |
+//! | `toml` | loaded as a file of rules, checked as a configuration of the service or a part of one, or held against the manifest; files are there in the shell |
 //! | `sh` | calls of cargo: the examples and features that they name exist |
 //! | `text` | the session that the tests of `quotactl` hold the README against |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![cfg(unix)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -18,6 +19,9 @@ mod blocks;
 mod shell;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use snapbox::Assert;
 use tower_quota::{ResourceCatalog, RouteMap};
@@ -78,27 +82,77 @@ fn links_between_pages_lead_somewhere() {
     }
 }
 
+/// What a block of TOML is.
+#[derive(PartialEq)]
+enum Toml {
+    Manifest,
+    Rules,
+    /// A configuration of the service.
+    Service,
+    /// Sections that can be added to one.
+    Sections,
+}
+
+impl Toml {
+    fn of(block: &Block) -> Self {
+        let table: toml::Table = block.text.parse().unwrap_or_else(|error| panic!("{}: {error}", block.at));
+        let kinds = [("dependencies", Self::Manifest), ("rule", Self::Rules), ("token", Self::Service)];
+        kinds.into_iter().find(|(key, _)| table.contains_key(*key)).map_or(Self::Sections, |(_, kind)| kind)
+    }
+
+    /// The blocks of this kind.
+    fn blocks(self) -> Vec<Block> {
+        let all = documents().flat_map(|document| document.blocks);
+        all.filter(|block| block.info == "toml" && Self::of(block) == self).collect()
+    }
+}
+
 #[test]
 fn rules_load_and_manifests_name_what_there_is() {
-    let mut rules = 0;
-    for document in documents() {
-        for Block { text, at, .. } in document.blocks.iter().filter(|block| block.info == "toml") {
-            let value: toml::Table = text.parse().unwrap_or_else(|error| panic!("{at}: {error}"));
-            let Some(dependencies) = value.get("dependencies") else {
-                let map = RouteMap::with_types_from_toml(text, ResourceCatalog::builder());
-                assert_ne!(map.unwrap_or_else(|error| panic!("{at}: {error}")).rules().len(), 0, "{at}");
-                rules += 1;
-                continue;
-            };
-            let ours = &dependencies["tower-quota"];
-            assert!(env!("CARGO_PKG_VERSION").starts_with(ours["version"].as_str().unwrap()), "{at}");
-            for feature in ours["features"].as_array().unwrap() {
-                let feature = feature.as_str().unwrap();
-                assert!(features().contains(feature), "{at}: {feature}");
-            }
+    let rules = Toml::Rules.blocks();
+    assert!(rules.len() > 2, "{}", rules.len());
+    for Block { text, at, .. } in rules {
+        let map = RouteMap::with_types_from_toml(&text, ResourceCatalog::builder());
+        assert_ne!(map.unwrap_or_else(|error| panic!("{at}: {error}")).rules().len(), 0, "{at}");
+    }
+    for Block { text, at, .. } in Toml::Manifest.blocks() {
+        let manifest: toml::Table = text.parse().unwrap();
+        let ours = &manifest["dependencies"]["tower-quota"];
+        assert!(env!("CARGO_PKG_VERSION").starts_with(ours["version"].as_str().unwrap()), "{at}");
+        for feature in ours["features"].as_array().unwrap() {
+            let feature = feature.as_str().unwrap();
+            assert!(features().contains(feature), "{at}: {feature}");
         }
     }
-    assert!(rules > 2, "{rules}");
+}
+
+#[test]
+fn configurations_of_the_service_are_good() {
+    let (whole, sections) = (Toml::Service.blocks(), Toml::Sections.blocks());
+    assert_eq!(whole.len(), 1, "sections are added to the one that there is");
+    assert!(sections.len() > 2, "{}", sections.len());
+    let page = documents().find(|document| whole[0].at.starts_with(&document.path)).unwrap();
+    let rules = page.blocks.iter().find(|block| block.info == "toml" && Toml::of(block) == Toml::Rules).unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("quota.toml");
+    let private = [("acme-token", "acme-token"), ("key.pem", &made.signing_key.serialize_pem())];
+    for (name, text) in
+        private.into_iter().chain([("routes.toml", &*rules.text), ("certificate.pem", &made.cert.pem())])
+    {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    for Block { text, at, .. } in whole.iter().chain(&sections) {
+        let more = if *at == whole[0].at { "" } else { text };
+        fs::write(&config, format!("{}\n{more}", whole[0].text)).unwrap();
+        let mut check = Command::new(env!("CARGO_BIN_EXE_quotactl"));
+        check.args(["serve", "--check", "--config"]).arg(&config);
+        check.envs([("QUOTA_ADMIN_TOKEN", "admin-token"), ("PRODUCT_DATABASE_URL", "sqlite://product.db")]);
+        let output = check.output().unwrap();
+        assert!(output.status.success(), "{at}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
@@ -164,11 +218,12 @@ fn sessions_happen(on: Server) {
     assert!(sessions > 4, "{sessions}");
 }
 
-/// All that is typed on a page is one session, and what is in between happens in between.
+/// All that is typed on a page is one session, and what is in between happens in between. Files that it shows are in its home.
 fn session_happens(document: &Document, on: Server) {
     let server = Quickstart::start(on);
-    let mut shell = Shell::start(server.address);
-    for Block { info, text, at } in &document.blocks {
+    let mut shell = Shell::start(&server);
+    for block in &document.blocks {
+        let Block { info, text, at } = block;
         match info.as_str() {
             "console" => {
                 let happened = shell.session(text);
@@ -176,6 +231,11 @@ fn session_happens(document: &Document, on: Server) {
                 Assert::new().action_env("NONE").normalize_paths(false).eq(happened, text);
             }
             "sql" => server.database().run(text.clone()),
+            "toml" => match Toml::of(block) {
+                Toml::Rules => shell.write("routes.toml", text),
+                Toml::Service => shell.write("quota.toml", text),
+                Toml::Manifest | Toml::Sections => {}
+            },
             _ => {}
         }
     }

@@ -13,42 +13,19 @@
 mod support;
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use support::python::{self, run};
 use support::quickstart::{ACME, ADMIN, Quickstart, Server};
 
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/openapi");
 
-/// The folder of a virtual environment that has schemathesis. It is made once, and again when its list changes.
+/// Where the programs are that come with schemathesis.
 fn environment() -> PathBuf {
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = tmp.join("schemathesis");
-    let list = Path::new(HERE).join("requirements.txt");
-    let installed = folder.join("installed.txt");
-    // Tests run at the same time.
-    let lock = File::create(tmp.join("schemathesis.lock")).unwrap();
-    lock.lock().unwrap();
-    if fs::read(&installed).ok() != Some(fs::read(&list).unwrap()) {
-        let python = env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-        run(Command::new(python).args(["-m", "venv", "--clear"]).arg(&folder));
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
-        run(Command::new(folder.join("bin/python")).args(pip).arg(&list));
-        fs::copy(&list, &installed).unwrap();
-    }
-    folder.join("bin")
-}
-
-/// What it prints, once it has succeeded.
-#[track_caller]
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{command:?} has failed:\n{printed}\n{errors}");
-    printed
+    python::environment("schemathesis", &Path::new(HERE).join("requirements.txt"))
 }
 
 fn document(server: &Quickstart) -> Value {

@@ -7,11 +7,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use tower_quota::Limit;
-use tower_quota::client::{Named, QuotaClient};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tower_quota::client::{
+    AuditQuery, Named, QuotaClient, ReportFormat, ReportPeriod, SettingsChange, TrendQuery, WebhookChange,
+    WebhookDelivery,
+};
+use tower_quota::{AuditAction, CleanupPolicy, DeliveryStatus, EndpointStatus, EnforcementMode, EventKind, Limit};
 
 use crate::host::serve;
-use crate::support::quickstart::{ACME, ADMIN, Quickstart, Server, create_all, remaining};
+use crate::support::quickstart::{ACME, ADMIN, Quickstart, Server, create, create_all, list, remaining};
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::until;
 
 fn limits(rows: u32) -> Named<Limit> {
     [("maxSegments", Limit::of(rows))].into_iter().collect()
@@ -59,6 +66,176 @@ async fn ids_are_encoded() {
     let admin = client(&server, ADMIN);
     for id in ["a b", "a/b", "a%2Fb", "a?b#c", "größe", ".", ".."] {
         assert_eq!(admin.quota(id).await.unwrap().quota.workspace_id, id);
+    }
+}
+
+/// A runtime for a client and for whom it sets up; it works beside the test.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// A quickstart that delivers to this machine.
+fn delivering() -> Quickstart {
+    Quickstart::with(Server::Sqlite, &[("QUOTA_WEBHOOK_NETWORKS", "127.0.0.0/8")])
+}
+
+fn endpoint(url: &str, workspace: Option<&str>) -> WebhookChange {
+    WebhookChange { url: Some(url.to_owned()), workspace_id: workspace.map(str::to_owned), ..WebhookChange::default() }
+}
+
+#[test]
+fn an_endpoint_is_made_read_changed_and_deleted() {
+    let (server, runtime) = (delivering(), runtime());
+    let admin = client(&server, ADMIN);
+    runtime.block_on(async {
+        let new = WebhookChange {
+            events: Some(vec!["quota.warning".to_owned()]),
+            description: Some("ours".to_owned()),
+            ..endpoint("https://example.com/hook", Some("acme"))
+        };
+        let made = admin.add_webhook(&new).await.unwrap();
+        let secret = made.secret.clone().unwrap();
+        assert_eq!((made.workspace_id.as_deref(), &made.events[..]), (Some("acme"), &[EventKind::Warning][..]));
+        let id = made.id.to_string();
+        let read = admin.webhook(&id).await.unwrap();
+        assert_eq!((read.id, read.created_at, read.secret.as_ref()), (made.id, made.created_at, None));
+        assert_eq!(admin.webhooks().await.unwrap(), [read]);
+        let off = WebhookChange { active: Some(false), ..WebhookChange::default() };
+        let changed = admin.change_webhook(&id, &off).await.unwrap();
+        assert_eq!((changed.status, changed.description.as_str()), (EndpointStatus::Disabled, "ours"));
+        let rotated = admin.rotate_webhook_secret(&id, None).await.unwrap().secret.unwrap();
+        assert_ne!(rotated, secret);
+        let again = admin.rotate_webhook_secret(&id, Some(&secret)).await.unwrap();
+        assert_eq!(again.secret, Some(secret));
+        admin.delete_webhook(&id).await.unwrap();
+        assert!(admin.webhook(&id).await.unwrap_err().is_not_found());
+        assert!(admin.test_webhook(&id).await.unwrap_err().is_not_found());
+        assert!(admin.deliveries(&id, None, None, None).await.unwrap_err().is_not_found());
+    });
+}
+
+#[test]
+fn a_test_arrives_signed_and_what_was_given_up_is_replayed() {
+    let (server, runtime) = (delivering(), runtime());
+    let admin = client(&server, ADMIN);
+    let receiver = runtime.block_on(Receiver::start());
+    receiver.answer([Reply::status(410)]);
+    let made = runtime.block_on(admin.add_webhook(&endpoint(&receiver.url, None))).unwrap();
+    let (id, secret) = (made.id.to_string(), made.secret.unwrap());
+    let ended = |status| {
+        let mut found: Vec<WebhookDelivery> = Vec::new();
+        until("it has ended", || {
+            found = runtime.block_on(admin.deliveries(&id, Some(status), None, None)).unwrap().deliveries;
+            !found.is_empty()
+        });
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    };
+
+    let notice = runtime.block_on(admin.test_webhook(&id)).unwrap();
+    let dead = ended(DeliveryStatus::Dead);
+    assert_eq!((dead.notice, dead.attempts, dead.next_at), (notice, 1, None));
+    assert_eq!(
+        (dead.log[0].ok, dead.log[0].result.as_str(), &dead.body["event"]),
+        (false, "410", &json!("quota.test"))
+    );
+    assert_eq!(runtime.block_on(admin.webhook(&id)).unwrap().status, EndpointStatus::Disabled);
+
+    let on = WebhookChange { active: Some(true), ..WebhookChange::default() };
+    runtime.block_on(admin.change_webhook(&id, &on)).unwrap();
+    runtime.block_on(admin.replay(&id, &dead.id.to_string())).unwrap();
+    let delivered = ended(DeliveryStatus::Delivered);
+    assert_eq!((delivered.id, delivered.notice), (dead.id, notice));
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        request.verify(&[&secret]);
+        assert_eq!((request.header("webhook-id"), request.body()), (notice.to_string(), dead.body.clone()));
+    }
+}
+
+#[test]
+fn what_a_workspace_has_of_its_own_goes_with_its_record() {
+    let (server, runtime) = (delivering(), runtime());
+    let admin = client(&server, ADMIN);
+    create_all(&mut server.connect(), "acme", ["one".to_owned()]);
+    runtime.block_on(async {
+        let own = admin.add_webhook(&endpoint("https://example.com/", Some("acme"))).await.unwrap();
+        let of_all = admin.add_webhook(&endpoint("https://example.com/", None)).await.unwrap();
+        admin.set_contacts("acme", &["ada@example.com".to_owned()]).await.unwrap();
+        admin.set_limits("acme", &limits(7), None, None).await.unwrap();
+        admin.delete_quota("acme").await.unwrap();
+        assert!(admin.webhook(&own.id.to_string()).await.unwrap_err().is_not_found());
+        admin.webhook(&of_all.id.to_string()).await.unwrap();
+        assert!(admin.contacts("acme").await.unwrap().is_empty());
+        let status = admin.quota("acme").await.unwrap();
+        assert_eq!(status.quota.limits.get("maxSegments"), Some(&Limit::of(50)));
+        assert_eq!(status.usage.get("segments"), Some(&1));
+        let query = AuditQuery { workspace: Some("acme".to_owned()), ..Default::default() };
+        let audit = admin.audit(&query).await.unwrap();
+        assert!(audit.entries.iter().any(|entry| entry.action == AuditAction::WorkspaceDeleted));
+    });
+}
+
+#[test]
+fn rows_above_a_limit_are_told_and_go_when_they_are_to() {
+    let server = Quickstart::with(Server::Sqlite, &[("QUOTA_CLEANUP", "segments=archive")]);
+    let (admin, runtime, mut connection) = (client(&server, ADMIN), runtime(), server.connect());
+    create_all(&mut connection, "acme", (0..3).map(|n| format!("s{n}")));
+    let newest = list(&mut connection, "acme").iter().map(|row| row["id"].as_str().unwrap().to_owned()).max();
+    runtime.block_on(async {
+        admin.set_limits("acme", &limits(2), None, None).await.unwrap();
+        let told = admin.clean("acme", "segments", true, None).await.unwrap();
+        assert_eq!((told.policy, told.dry_run, told.above, told.removed), (CleanupPolicy::Archive, true, 1, 0));
+        assert_eq!(told.rows, Vec::from_iter(newest));
+        assert_eq!(admin.quota("acme").await.unwrap().usage.get("segments"), Some(&3));
+        let strict = SettingsChange::new().mode(Some(EnforcementMode::Strict));
+        admin.change_settings("acme", &strict, None).await.unwrap();
+        let done = admin.clean("acme", "segments", false, Some(1)).await.unwrap();
+        assert_eq!((done.dry_run, done.above, done.removed, done.rows), (false, 1, 1, told.rows));
+        assert_eq!(admin.quota("acme").await.unwrap().usage.get("segments"), Some(&2));
+    });
+}
+
+#[test]
+fn usage_over_time_and_reports_on_it() {
+    let server = Quickstart::start(Server::Sqlite);
+    let (admin, runtime, mut connection) = (client(&server, ADMIN), runtime(), server.connect());
+    runtime.block_on(admin.set_limits("acme", &limits(2), None, None)).unwrap();
+    create_all(&mut connection, "acme", (0..2).map(|n| format!("s{n}")));
+    create(&mut connection, "acme", "one too many").refused(429, "QUOTA_EXCEEDED");
+    let analytics = runtime.block_on(admin.analytics("acme", &TrendQuery::last_days(1))).unwrap();
+    let today = analytics.trends.last().unwrap();
+    assert_eq!(today.usage.get("segments"), Some(&Some(2)));
+    let forecast = analytics.forecast.get("segments").unwrap();
+    assert_eq!((forecast.projected_date.as_ref(), forecast.days_until_limit), (Some(&today.date), Some(0)));
+
+    let report = |workspace, format| {
+        let report = runtime.block_on(admin.report(workspace, format, ReportPeriod::Monthly)).unwrap();
+        String::from_utf8(report).unwrap()
+    };
+    // Refusals are written down some seconds later.
+    let mut row = Value::Null;
+    until("the refusal is in the report", || {
+        let report: Value = serde_json::from_str(&report(Some("acme"), ReportFormat::Json)).unwrap();
+        let rows = report["rows"].as_array().unwrap();
+        row = rows.iter().find(|row| row["resourceType"] == "segments").unwrap().clone();
+        row["refusals"] == 1
+    });
+    assert_eq!(
+        (&row["last"], &row["limit"], &row["percent"], &row["limitChanges"]),
+        (&json!(2), &json!(2), &json!(100), &json!(1))
+    );
+    for of in [Some("acme"), None] {
+        let mut csv = csv::Reader::from_reader(std::io::Cursor::new(report(of, ReportFormat::Csv)));
+        let columns = csv.headers().unwrap().clone();
+        let all: Vec<_> = csv.records().map(|record| record.unwrap()).collect();
+        let field = |record: &csv::StringRecord, name| {
+            let at = columns.iter().position(|column| column == name).unwrap();
+            record[at].to_owned()
+        };
+        let segments = all.iter().find(|record| field(record, "resourceType") == "segments").unwrap();
+        assert_eq!((field(segments, "workspaceId"), field(segments, "refusals")), ("acme".to_owned(), "1".to_owned()));
     }
 }
 

@@ -1,4 +1,5 @@
-//! A host with what the quickstart does without: endpoints for notices, a clean-up, records that are provisioned explicitly.
+//! A host that is set up otherwise than the quickstart: one resource type, mode `strict`, a clean-up that deletes, records that
+//! are provisioned explicitly.
 
 use std::net::SocketAddr;
 

@@ -67,7 +67,14 @@ fn what_is_wrong_in_a_section_has_its_line() {
     let sections: &[(&str, &str)] = &[
         ("[api]\npath = \"api\"", "line 20: \"api\" is no plain path: write one such as \"/api\""),
         ("[api]\npath = \"/livez\"", "line 20: /livez is taken"),
-        ("[metrics]\npath = \"/api/metrics\"", "line 20: the API is at /api"),
+        ("[metrics]\npath = \"/api/metrics\"", "line 20: the API is at /api: this needs a path that is neither above"),
+        ("[dashboard]\npath = \"/readyz/a\"", "line 20: /readyz is taken"),
+        ("[dashboard]\npath = \"/api\"", "line 20: the API is at /api"),
+        ("[dashboard]\npath = \"/a\"\n[api]\npath = \"/a/b\"", "line 20: the API is at /a/b"),
+        ("[metrics]\npath = \"/dashboard\"", "line 20: the dashboard is at /dashboard"),
+        // What is in the way may be a path that nobody has written.
+        ("[dashboard]\npath = \"/metrics\"", "line 20: the metrics are at /metrics"),
+        ("[api]\npath = \"/dashboard/api\"", "line 20: the dashboard is at /dashboard"),
         ("[log]\nlevel = \"loud\"", "line 20: unknown variant `loud`, expected one of `error`"),
         ("[thresholds]\nwarning = 99", "thresholds are percentages of 1 to 1000"),
         ("[thresholds.of.zebras]\nwarning = 1\ncritical = 2\nexceeded = 3", "unknown resource type \"zebras\""),

@@ -7,8 +7,10 @@
 mod support;
 
 mod contrib;
+mod dashboard;
 mod files;
 mod host;
+mod kubernetes;
 mod life;
 mod options;
 mod reload;

@@ -60,6 +60,17 @@ path = "/v1/quotas"
 }
 
 #[test]
+fn a_sqlite_file_is_beside_the_configuration() {
+    let folder = Folder::new(Server::Sqlite);
+    folder.insert(2);
+    // The service is started elsewhere.
+    folder.change(&folder.url, "sqlite://quota.db");
+    let service = folder.start();
+    let quota = service.admin().send("GET", "/api/workspaces/acme/quota", "").expect(200).json();
+    assert_eq!(quota["usage"]["segments"], 2, "{quota}");
+}
+
+#[test]
 fn parts_can_be_turned_off() {
     let folder = Folder::new(Server::Sqlite);
     folder.insert(3);

@@ -19,6 +19,7 @@ pub(crate) mod pooler;
 pub(crate) mod postgres;
 #[cfg(feature = "postgres")]
 pub(crate) mod proxy;
+pub(crate) mod python;
 #[cfg(all(feature = "sqlite", feature = "postgres", feature = "api", feature = "toml"))]
 pub(crate) mod quickstart;
 pub(crate) mod random;

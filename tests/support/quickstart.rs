@@ -22,7 +22,7 @@ pub(crate) struct Quickstart {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) introduction: String,
-    url: String,
+    pub(crate) url: String,
     // Held until the process is gone.
     #[allow(dead_code)]
     folder: Option<TempDir>,

@@ -2,10 +2,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeAlias, cast
+from uuid import uuid4
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from support import Blocking, Peer, Quickstart, Reply
+from support import ADMIN, Blocking, Peer, Quickstart, Reply
 from tower_quota_client import AsyncQuotaClient, QuotaClient
 
 #: Makes a client: what it takes is what `QuotaClient` takes.
@@ -45,6 +46,17 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
                 return cast(QuotaClient, Blocking(portal, client))
 
         yield make
+
+
+@pytest.fixture
+def admin(connect: Connect, quickstart: Quickstart) -> QuotaClient:
+    return connect(quickstart.url, ADMIN, timeout=30)
+
+
+@pytest.fixture
+def name() -> str:
+    """A workspace that nobody else uses."""
+    return f"w-{uuid4()}"
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""What the tests run against: the quickstart as a process, and a server that does what the quickstart can't."""
+"""What the tests run against: the quickstart as a process, and a server of their own.
+
+The latter is an API with faults that the quickstart can't be brought to, or an endpoint that is sent notices.
+"""
 
 import json
 import os
@@ -9,13 +12,16 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import anyio.from_thread
 import httpx
+
+T = TypeVar("T")
 
 ADMIN = "admin-token"
 ACME = "acme-token"
@@ -32,7 +38,13 @@ class Quickstart:
         assert BINARY.exists(), f"{BINARY} is missing: run cargo build --all-features --example quickstart"
         self._folder = tempfile.TemporaryDirectory()
         database = f"sqlite://{self._folder.name}/quickstart.db"
-        env = {"LISTEN_ADDR": "127.0.0.1:0", "DATABASE_URL": database, "RUST_LOG": "error"}
+        env = {
+            "LISTEN_ADDR": "127.0.0.1:0",
+            "DATABASE_URL": database,
+            "QUOTA_WEBHOOK_NETWORKS": "127.0.0.0/8",
+            "QUOTA_CLEANUP": "segments=archive",
+            "RUST_LOG": "error",
+        }
         self._process = subprocess.Popen([BINARY], env=env, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         first = self._process.stdout.readline()
@@ -54,6 +66,22 @@ class Quickstart:
         self._process.stdout.close()
         self._folder.cleanup()
         assert status == 0
+
+
+def create(quickstart: Quickstart, workspace: str, *names: str) -> list[str]:
+    """Creates segments that must all be admitted; answers their ids."""
+    made = [quickstart.create(workspace, name) for name in names]
+    assert [response.status_code for response in made] == [201] * len(names)
+    return [response.json()["id"] for response in made]
+
+
+def until(what: str, ask: Callable[[], T | None]) -> T:
+    """Asks until there is an answer, and fails when there never is."""
+    deadline = time.monotonic() + 60
+    while (answer := ask()) is None:
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.01)
+    return answer
 
 
 class Seen(NamedTuple):

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from conftest import Connect
-from support import ACME, ADMIN, Quickstart
+from support import ACME, ADMIN, Quickstart, create
 from tower_quota_client import (
     ApiError,
     Exceeded,
@@ -26,22 +26,6 @@ from tower_quota_client import (
 )
 
 MOST = 2**63 - 1
-
-
-@pytest.fixture
-def admin(connect: Connect, quickstart: Quickstart) -> QuotaClient:
-    return connect(quickstart.url, ADMIN, timeout=30)
-
-
-@pytest.fixture
-def name() -> str:
-    """A workspace that nobody else uses."""
-    return f"w-{uuid4()}"
-
-
-def create(quickstart: Quickstart, workspace: str, *names: str) -> None:
-    for name in names:
-        assert quickstart.create(workspace, name).status_code == 201
 
 
 def test_a_status_has_limits_usage_and_percentages(admin: QuotaClient, quickstart: Quickstart, name: str) -> None:

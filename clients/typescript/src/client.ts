@@ -153,7 +153,10 @@ export class Workspace extends Part {
     return this.#update({ method: "DELETE", path: this.#path("limits", resourceType) }, options);
   }
 
-  /** Deletes the record: the defaults are in force. For admins. */
+  /**
+   * Deletes the record: the defaults are in force. What the workspace has of its own goes as well: its webhooks with their
+   * deliveries, contacts, thresholds that it had reached, and snapshots. Its rows, requests and audit log stay. For admins.
+   */
   async delete(options?: ChangeOptions): Promise<void> {
     await this.whole({ method: "DELETE", path: this.#path() }, [], options);
   }

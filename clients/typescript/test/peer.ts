@@ -1,4 +1,4 @@
-/** A server of the tests, for what the quickstart can't be brought to: faults on the way, and what only other set-ups answer. */
+/** A server of the tests: an API with faults that the quickstart can't be brought to, or an endpoint that is sent notices. */
 
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";

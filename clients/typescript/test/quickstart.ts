@@ -7,6 +7,7 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout } from "node:timers/promises";
 
 import { QuotaClient } from "tower-quota-client";
 
@@ -27,7 +28,13 @@ export class Quickstart {
   static async start(): Promise<Quickstart> {
     assert.ok(existsSync(BINARY), `${BINARY} is missing: run cargo build --all-features --example quickstart`);
     const folder = mkdtempSync(join(tmpdir(), "quickstart-"));
-    const env = { LISTEN_ADDR: "127.0.0.1:0", DATABASE_URL: `sqlite://${join(folder, "quickstart.db")}`, RUST_LOG: "error" };
+    const env = {
+      LISTEN_ADDR: "127.0.0.1:0",
+      DATABASE_URL: `sqlite://${join(folder, "quickstart.db")}`,
+      QUOTA_WEBHOOK_NETWORKS: "127.0.0.0/8",
+      QUOTA_CLEANUP: "segments=archive",
+      RUST_LOG: "error",
+    };
     const child = spawn(BINARY, { env, stdio: ["ignore", "pipe", "inherit"] });
     // However the tests end, it doesn't stay.
     process.once("exit", () => child.kill("SIGKILL"));
@@ -70,6 +77,19 @@ export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
     all.push(item);
   }
   return all;
+}
+
+/** Asks until the answer is one that is waited for, and fails when it never is. */
+export async function until<T>(what: string, ask: () => T | undefined | Promise<T | undefined>): Promise<T> {
+  const deadline = Date.now() + 60_000;
+  for (;;) {
+    const answer = await ask();
+    if (answer !== undefined) {
+      return answer;
+    }
+    assert.ok(Date.now() < deadline, `never: ${what}`);
+    await setTimeout(10);
+  }
 }
 
 /** The error of a call that has to fail. */

@@ -5,11 +5,15 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use toml::Spanned;
 use url::Url;
 
 use crate::connect;
 use crate::failure::Failure;
+
+/// What has a meaning of its own in the path of a URL.
+const RESERVED: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
 
 /// The text of a configuration, to tell where in it something is wrong.
 pub(super) struct File {
@@ -82,7 +86,52 @@ impl File {
     /// The same of a URL, which is a secret where it has a password.
     pub(super) fn url(&self, written: &Spanned<String>) -> Result<Secret, Failure> {
         let secret = self.secret(written)?;
+        if !secret.written {
+            return Ok(secret);
+        }
         let has_password = Url::parse(&secret.value).is_ok_and(|url| url.password().is_some());
-        Ok(Secret { written: secret.written && has_password, ..secret })
+        Ok(Secret { written: has_password, value: self.located(secret.value) })
+    }
+
+    /// A URL as it stands here, with the path of a SQLite file beside the file like all others.
+    fn located(&self, url: String) -> String {
+        let path = url.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        match (path, folder) {
+            // What begins with a colon is no file, but in memory.
+            (Some(path), Some(folder)) if !path.starts_with(['/', ':']) => {
+                let folder = percent_encode(folder.as_os_str().as_encoded_bytes(), RESERVED);
+                format!("sqlite://{folder}/{path}")
+            }
+            _ => url,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    #[test]
+    fn sqlite_files_are_beside_the_configuration() {
+        let located = |config: &str, url: &str| {
+            let file = File { path: PathBuf::from(config), text: String::new() };
+            file.located(url.to_owned())
+        };
+        for (config, url, path) in [
+            ("/etc/quota/quota.toml", "sqlite://quota.db", "/etc/quota/quota.db"),
+            ("/etc/quota/quota.toml", "sqlite:data/quota.db?mode=rwc", "/etc/quota/data/quota.db"),
+            ("/srv/50%25 of a?#b/quota.toml", "sqlite://100%25.db", "/srv/50%25 of a?#b/100%.db"),
+            ("/etc/quota/quota.toml", "sqlite:///var/lib/quota.db", "/var/lib/quota.db"),
+            ("here/quota.toml", "sqlite://quota.db", "here/quota.db"),
+            ("quota.toml", "sqlite://quota.db", "quota.db"),
+        ] {
+            let options: SqliteConnectOptions = located(config, url).parse().unwrap();
+            assert_eq!(options.get_filename(), Path::new(path), "{config} {url}");
+        }
+        for url in ["sqlite::memory:", "sqlite://:memory:", "postgres://host/quota", "smtp://mail.example.com"] {
+            assert_eq!(located("/etc/quota/quota.toml", url), url);
+        }
     }
 }

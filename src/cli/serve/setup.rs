@@ -335,19 +335,24 @@ fn places(file: &File, config: &Config) -> Result<(), Failure> {
         ("the dashboard is", &config.dashboard.path, config.dashboard.enabled),
         ("the metrics are", &config.metrics.path, config.metrics.enabled),
     ];
-    for (index, (_, place, enabled)) in served.iter().enumerate() {
+    for (index, (what, place, enabled)) in served.iter().enumerate() {
         for probe in super::app::PROBES {
             if place.get_ref().is_at_or_below(probe) {
                 return Err(file.wrong(place.span(), &format!("{probe} is taken: it tells how the service is")));
             }
         }
-        for (what, other, other_enabled) in &served[..index] {
-            let (path, taken) = (place.get_ref(), other.get_ref());
-            let clash = path.is_at_or_below(taken.as_str()) || taken.is_at_or_below(path.as_str());
+        for (other_what, other, other_enabled) in &served[..index] {
+            let (path, other_path) = (place.get_ref(), other.get_ref());
+            let clash = path.is_at_or_below(other_path.as_str()) || other_path.is_at_or_below(path.as_str());
             if *enabled && *other_enabled && clash {
+                // One at least is written: where it is the default that is in the way, the other one can move.
+                let (moves, (taken_by, taken)) = match place.span().is_empty() {
+                    true => (other, (what, path)),
+                    false => (place, (other_what, other_path)),
+                };
                 let message =
-                    format!("{what} at {}: this needs a path that is neither above nor below it", taken.as_str());
-                return Err(file.wrong(place.span(), &message));
+                    format!("{taken_by} at {}: this needs a path that is neither above nor below it", taken.as_str());
+                return Err(file.wrong(moves.span(), &message));
             }
         }
     }

@@ -269,7 +269,11 @@ class _WorkspaceCalls:
 
     @_operation
     def delete(self, *, if_match: str | None = None) -> Call[None]:
-        """Deletes the record: the defaults are in force. For admins."""
+        """Deletes the record: the defaults are in force. For admins.
+
+        What the workspace has of its own goes as well: its webhooks with their deliveries, contacts, thresholds that it
+        had reached, and snapshots. Its rows, requests and audit log stay.
+        """
         return Call("DELETE", self._path(), _nothing, if_match=if_match)
 
     @_operation
