@@ -105,6 +105,11 @@ pub(super) fn receive(head: &request::Parts) -> Result<Received, Problem> {
         let message = format!("{} is not forwarded: this is a gateway, and no proxy", head.method);
         return Err(Problem::new(ErrorCode::MethodNotAllowed, message));
     }
+    // HTTP/2 has both of them, and HTTP/1.1 none or both; a bare host is for CONNECT.
+    let origin = (head.uri.scheme_str(), head.uri.authority());
+    if !matches!(origin, (None, None) | (Some("http" | "https"), Some(_))) {
+        return invalid("the target is a path, or a URL that begins with http:// or https://");
+    }
     if !is_plainly_chunked(&head.headers) {
         return invalid("the only transfer coding that is understood here is `chunked`, once");
     }

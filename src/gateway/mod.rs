@@ -195,7 +195,7 @@ impl Shared {
             tokio::spawn(tunnel::carry(client, upstream, self.options.idle_timeout));
         }
         head::answer(&mut head).map_err(Failed::broken)?;
-        Ok(Response::from_parts(head, GatewayBody::upstream(body, self.options.idle_timeout)))
+        Ok(Response::from_parts(head, GatewayBody::upstream(body, self.options.idle_timeout, progress)))
     }
 }
 
