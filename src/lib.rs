@@ -97,6 +97,7 @@
 //! - [`Admin`]: what limits come from (plans, parents, caps, overrides, grace), and how they come to be where there were none.
 //! - [`QuotaStore`]: where limits are kept. [`UsageSource`]: how rows are counted, of any database.
 //! - [`ResourceCatalog`]: what is limited. [`EnforcementMode`]: how strictly.
+//! - `Gateway` (feature `gateway`): a reverse proxy to put behind the layer, for APIs that are not written in Rust.
 //! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router. `client` (the feature of that name): a
 //!   client of it; and `quotactl` (feature `cli`), a program.
 //!
@@ -147,6 +148,8 @@ mod error;
 mod events;
 #[cfg(feature = "postgres")]
 mod fence;
+#[cfg(feature = "gateway")]
+mod gateway;
 // Its examples need all features; to be read, it needs none.
 #[cfg(any(all(doc, not(doctest)), all(doctest, feature = "full")))]
 pub mod guide;
@@ -157,7 +160,7 @@ mod ledger;
 mod limit;
 mod metrics;
 mod mode;
-#[cfg(any(feature = "webhooks", feature = "email", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "email", feature = "client", feature = "gateway"))]
 mod peer;
 mod policy;
 mod principal;
@@ -203,6 +206,8 @@ pub use events::{
 pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
+#[cfg(feature = "gateway")]
+pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions};
 #[cfg(feature = "insight")]
 pub use insight::{
     Forecast, ForecastReason, Granularity, Period, Predicted, ReportRow, Snapshot, TrendPoint, forecast, predict, trend,
@@ -211,7 +216,7 @@ pub use insight::{
 pub use layer::AxumBody;
 pub use layer::{
     BodyMode, QuotaLayer, QuotaService, RefusalResponse, Replayed, RequestBody, ResponseBody, ResponseFuture,
-    ResponseMode, Untouched,
+    ResponseMode, RowOutcome, Untouched,
 };
 pub use limit::{FiniteLimit, Limit, LimitSet};
 #[cfg(feature = "metrics")]

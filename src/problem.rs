@@ -36,6 +36,14 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// The store can't answer and the policy is to fail closed. 503.
     QuotaUnavailable,
+    /// A gateway has not got a request's body in time, or not whole. 408.
+    RequestTimeout,
+    /// A gateway has got no proper answer from the server behind it. 502.
+    BadGateway,
+    /// A gateway knows that the server behind it is down. 503.
+    ServiceUnavailable,
+    /// A gateway has got no answer from the server behind it in time. 504.
+    GatewayTimeout,
 }
 
 impl ErrorCode {
@@ -54,6 +62,10 @@ impl ErrorCode {
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::QuotaUnavailable => "QUOTA_UNAVAILABLE",
+            Self::RequestTimeout => "REQUEST_TIMEOUT",
+            Self::BadGateway => "BAD_GATEWAY",
+            Self::ServiceUnavailable => "SERVICE_UNAVAILABLE",
+            Self::GatewayTimeout => "GATEWAY_TIMEOUT",
         }
     }
 
@@ -68,7 +80,10 @@ impl ErrorCode {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::QuotaUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QuotaUnavailable | Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -87,6 +102,10 @@ impl ErrorCode {
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::QuotaUnavailable => "Quota unavailable",
+            Self::RequestTimeout => "Request timeout",
+            Self::BadGateway => "Bad gateway",
+            Self::ServiceUnavailable => "Service unavailable",
+            Self::GatewayTimeout => "Gateway timeout",
         }
     }
 }

@@ -8,8 +8,13 @@ mod request_body;
 mod service;
 
 pub use answer::RefusalResponse;
+#[cfg(feature = "gateway")]
+pub(crate) use answer::grpc;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
+pub use outcome::RowOutcome;
+#[cfg(feature = "gateway")]
+pub(crate) use outcome::is_grpc;
 #[cfg(feature = "axum")]
 pub use request_body::AxumBody;
 pub use request_body::{BodyMode, Replayed, RequestBody, ResponseMode, Untouched};
