@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tower_quota::{
-    Gateway, ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, QuotaLayer, Replayed, Settling, SqliteStore,
+    Gateway, ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, QuotaLayer, Replayed, Settling,
+    SqliteStore,
 };
 
 use self::app::{Gate, Tokens};
