@@ -657,6 +657,13 @@ pub(crate) async fn a_recount_with_drift_is_audited(host: Host) {
     host.post(ADMIN, &recalculate, json!({})).await.expect(200);
     assert_eq!(host.told("acme", "recount_drift").await, 0);
     host.delete_rows("acme", 3).await;
+    // To be told is not to have it corrected.
+    for _ in 0..2 {
+        let told = host.post(ADMIN, &format!("{recalculate}?dryRun=true"), json!({})).await.expect(200).body;
+        let drift = json!([{"resourceType": "segments", "cached": 4, "actual": 1, "drift": -3}]);
+        assert_eq!((&told["corrections"], &told["usage"]["segments"]), (&drift, &json!(1)));
+    }
+    assert_eq!(host.told("acme", "recount_drift").await, 0);
     let answer = host.post(ADMIN, &recalculate, json!({})).await.expect(200).body;
     assert_eq!(answer["corrections"][0]["drift"], -3);
     let entries = host.audited("acme").await;
