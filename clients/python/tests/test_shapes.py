@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 
 from conftest import Connect, Serve
 from support import Reply, json_reply
-from tower_quota_client import Attempt, Cleanup, Forecast, TrendPoint
+from tower_quota_client import Attempt, Cleanup, Correction, Forecast, TrendPoint
 
 AT = datetime(2024, 1, 30, 10, tzinfo=UTC)
 ID = "01900000-0000-7000-8000-000000000001"
@@ -70,6 +70,19 @@ def test_webhooks(connect: Connect, serve: Serve) -> None:
     ]
 
 
+def test_a_recount_that_changes_nothing(connect: Connect, serve: Serve) -> None:
+    correction = {"resourceType": "segments", "cached": 47, "actual": 45, "drift": -2}
+    recount = {"workspaceId": "acme", "usage": {"segments": 45}, "recalculatedAt": "2024-01-30T10:00:00Z"}
+    answer = json_reply({**recount, "corrections": [correction]})
+    peer = serve(answer, answer)
+    workspace = connect(peer.url).workspace("acme")
+    told = workspace.recalculate(dry_run=True)
+    assert told.corrections == (Correction(resource_type="segments", cached=47, actual=45, drift=-2),)
+    assert workspace.recalculate() == told
+    path = "/api/workspaces/acme/quota/recalculate"
+    assert [seen.path for seen in peer.seen] == [f"{path}?dryRun=true", path]
+
+
 def test_cleanup(connect: Connect, serve: Serve) -> None:
     report = {
         "resourceType": "segments",
@@ -88,7 +101,9 @@ def test_cleanup(connect: Connect, serve: Serve) -> None:
 
 def test_analytics_and_reports(connect: Connect, serve: Serve) -> None:
     analytics = {
-        "trends": [{"date": "2024-01-01", "usage": {"segments": 30, "journeys": 10, "users": 500}}],
+        "trends": [
+            {"date": "2024-01-01", "usage": {"segments": 30, "journeys": 10, "users": 500}, "refusals": {"segments": 2}}
+        ],
         "forecast": {
             "segments": {"projectedDate": "2024-02-15", "daysUntilLimit": 45, "growthRate": 0.02},
             "users": {"projectedDate": None, "daysUntilLimit": None, "growthRate": None, "reason": "noLimit"},
@@ -115,7 +130,8 @@ def test_analytics_and_reports(connect: Connect, serve: Serve) -> None:
     peer = serve(json_reply(analytics), json_reply(report), Reply(csv.encode(), headers={"content-type": "text/csv"}))
     workspace = connect(peer.url).workspace("acme")
     found = workspace.analytics(start_date=date(2024, 1, 1), end_date=date(2024, 1, 31), granularity="day")
-    assert found.trends == (TrendPoint(date="2024-01-01", usage={"segments": 30, "journeys": 10, "users": 500}),)
+    usage = {"segments": 30, "journeys": 10, "users": 500}
+    assert found.trends == (TrendPoint(date="2024-01-01", usage=usage, refusals={"segments": 2}),)
     assert found.forecast["segments"] == Forecast(
         projected_date=date(2024, 2, 15), days_until_limit=45, growth_rate=0.02
     )

@@ -73,9 +73,20 @@ test("cleanup", async (t) => {
   assert.equal(server.seen[0]?.body, '{"resourceType":"segments","dryRun":true}');
 });
 
+test("a recount that changes nothing", async (t) => {
+  const corrections = [{ resourceType: "segments", cached: 47, actual: 45, drift: -2 }];
+  const recount = { workspaceId: "acme", usage: { segments: 45 }, corrections, recalculatedAt: "2024-01-30T10:00:00Z" };
+  const server = await peer(t, json(recount), json(recount));
+  const workspace = server.client().workspace("acme");
+  assert.deepEqual(await workspace.recalculate({ dryRun: true }), recount);
+  assert.deepEqual(await workspace.recalculate({ dryRun: false }), recount);
+  const path = "/api/workspaces/acme/quota/recalculate";
+  assert.deepEqual(server.seen.map((request) => request.path), [`${path}?dryRun=true`, path]);
+});
+
 test("analytics and reports", async (t) => {
   const analytics = {
-    trends: [{ date: "2024-01-01", usage: { segments: 30, journeys: 10, users: 500 } }],
+    trends: [{ date: "2024-01-01", usage: { segments: 30, journeys: 10, users: 500 }, refusals: { segments: 2 } }],
     forecast: { segments: { projectedDate: "2024-02-15", daysUntilLimit: 45, growthRate: 0.02 } },
   };
   const csv = "workspaceId,period\r\nacme,monthly\r\n";
