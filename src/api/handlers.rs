@@ -156,30 +156,33 @@ pub(super) async fn validate(
     }
 }
 
-describe!(recalculate, |it| it.is("recalculate", "Quotas", "Counts the rows of a workspace anew").answers(
-    StatusCode::OK,
-    "The counts, and where something else was believed: `drift` is `actual` - `cached`.",
-    object([
-        ("workspaceId", named("WorkspaceId")),
-        ("usage", named("Counts")),
-        (
-            "corrections",
-            list(object([
-                ("resourceType", named("ResourceType")),
-                ("cached", count()),
-                ("actual", count()),
-                ("drift", json!({"type": "integer"})),
-            ])),
-        ),
-        ("recalculatedAt", time()),
-    ]),
-    json!({
-        "workspaceId": "acme",
-        "usage": {"users": 750, "segments": 45},
-        "corrections": [{"resourceType": "segments", "cached": 47, "actual": 45, "drift": -2}],
-        "recalculatedAt": examples::time(),
-    }),
-));
+describe!(recalculate, |it| it
+    .is("recalculate", "Quotas", "Counts the rows of a workspace anew")
+    .about("With `dryRun`, nothing is changed: `corrections` are those that would be made.")
+    .answers(
+        StatusCode::OK,
+        "The counts, and where something else was believed: `drift` is `actual` - `cached`.",
+        object([
+            ("workspaceId", named("WorkspaceId")),
+            ("usage", named("Counts")),
+            (
+                "corrections",
+                list(object([
+                    ("resourceType", named("ResourceType")),
+                    ("cached", count()),
+                    ("actual", count()),
+                    ("drift", json!({"type": "integer"})),
+                ])),
+            ),
+            ("recalculatedAt", time()),
+        ]),
+        json!({
+            "workspaceId": "acme",
+            "usage": {"users": 750, "segments": 45},
+            "corrections": [{"resourceType": "segments", "cached": 47, "actual": 45, "drift": -2}],
+            "recalculatedAt": examples::time(),
+        }),
+    ));
 
 pub(super) async fn recalculate(
     State(api): State<Api>,

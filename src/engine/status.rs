@@ -51,16 +51,6 @@ pub enum LedgerKind {
     Postgres,
 }
 
-impl LedgerKind {
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::Postgres => "postgres",
-        }
-    }
-}
-
 /// A process that enforces limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

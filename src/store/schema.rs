@@ -18,17 +18,6 @@ pub enum StoreKind {
     Other,
 }
 
-impl StoreKind {
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sqlite => "sqlite",
-            Self::Postgres => "postgres",
-            Self::Other => "other",
-        }
-    }
-}
-
 /// Versions of the quota tables. A program applies those that it knows at its start, and refuses to start on a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

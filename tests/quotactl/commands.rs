@@ -433,6 +433,11 @@ fn doctor_looks_at_all_replicas() {
     session.run("doctor");
     let alike = Quickstart::on(&url, &[]);
     all_are_there(&first, 2);
+    for replica in replicas(&first) {
+        // RFC 3339, with the same zone: in the order of time.
+        let (joined, seen) = (replica["joinedAt"].as_str().unwrap(), replica["seenAt"].as_str().unwrap());
+        assert!(joined[..19] <= seen[..19], "{replica}");
+    }
     session.comment("another replica has started");
     session.run("doctor");
     drop(alike);
