@@ -153,7 +153,7 @@ mod gateway;
 // Its examples need all features; to be read, it needs none.
 #[cfg(any(all(doc, not(doctest)), all(doctest, feature = "full")))]
 pub mod guide;
-#[cfg(feature = "insight")]
+#[cfg(any(feature = "insight", feature = "client"))]
 mod insight;
 mod layer;
 mod ledger;
@@ -189,9 +189,10 @@ pub use engine::DeliveryRetries;
 #[cfg(feature = "webhooks")]
 pub use engine::EndpointChange;
 pub use engine::{
-    Admin, CleanupOptions, CleanupReport, Correction, Decision, Import, ImportOptions, ImportSummary, PolicyChange,
-    Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, Reservation, Settling, SettlingBarrier,
-    ShadowRefusals, ShadowReport, TypeReadiness,
+    Admin, CleanupOptions, CleanupReport, Correction, Decision, Import, ImportOptions, ImportSummary, LedgerKind,
+    PolicyChange, Proposal, Provisioning, Quota, QuotaBuilder, QuotaView, Readiness, Recount, ReplicaConfig,
+    ReplicaStatus, Reservation, Settling, SettlingBarrier, ShadowRefusals, ShadowReport, StoreStatus, SystemStatus,
+    TypeConfig, TypeReadiness,
 };
 #[cfg(feature = "insight")]
 pub use engine::{Analytics, ReportPages, SnapshotOptions, SnapshotSummary, TypeAnalytics};
@@ -208,9 +209,11 @@ pub use events::{WebhookOptions, WebhookSecret};
 pub use fence::Fence;
 #[cfg(feature = "gateway")]
 pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions};
+#[cfg(any(feature = "insight", feature = "client"))]
+pub use insight::Period;
 #[cfg(feature = "insight")]
 pub use insight::{
-    Forecast, ForecastReason, Granularity, Period, Predicted, ReportRow, Snapshot, TrendPoint, forecast, predict, trend,
+    Forecast, ForecastReason, Granularity, Predicted, ReportRow, Snapshot, TrendPoint, forecast, predict, trend,
 };
 #[cfg(feature = "axum")]
 pub use layer::AxumBody;
@@ -239,7 +242,7 @@ pub use store::PostgresStore;
 pub use store::SqlStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
-pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore, StoreTransaction};
+pub use store::{Expect, MemoryStore, QuotaRecord, QuotaStore, SchemaVersions, StoreKind, StoreTransaction};
 #[cfg(feature = "sqlite")]
 pub use usage::SqliteUsage;
 #[cfg(feature = "postgres")]

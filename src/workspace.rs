@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
 
 /// The identity of a workspace, in its one canonical form.
@@ -65,7 +67,8 @@ impl fmt::Debug for WorkspaceId {
 }
 
 /// Which spellings name the same workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum WorkspaceFormat {
     /// Ids are compared byte for byte.
@@ -78,6 +81,15 @@ pub enum WorkspaceFormat {
 }
 
 impl WorkspaceFormat {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verbatim => "verbatim",
+            Self::Lowercase => "lowercase",
+            Self::Uuid => "uuid",
+        }
+    }
+
     /// The canonical form of `raw`.
     ///
     /// # Errors

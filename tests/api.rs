@@ -553,6 +553,13 @@ async fn a_recount_tells_what_was_believed() {
     created.post();
     // Behind the engine's back.
     server.rows.set("segments", 3);
+    let told = server.request(Method::POST, &format!("{RECALCULATE}?dryRun=true"), BOSS).send().await.unwrap();
+    assert_eq!(body(told).await["corrections"][0]["drift"], -8);
+    for bad in ["?dryRun=yes", "?dryRun", "?dryRun=true&dryRun=true"] {
+        let response = server.request(Method::POST, &format!("{RECALCULATE}{bad}"), BOSS).send().await.unwrap();
+        let message = refused(response, 400, "INVALID_REQUEST").await;
+        assert!(message.contains("`dryRun`"), "{message}");
+    }
     let response = server.request(Method::POST, RECALCULATE, BOSS).body("not read").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let answer = body(response).await;

@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, timeout};
 use tower_quota::{
-    BoxFuture, ClosureUsage, Decision, Demand, EnforcementMode, Error, Expect, Limit, LimitSet, MemoryStore,
-    Provisioning, Quota, QuotaBuilder, QuotaRecord, QuotaStore, Refusal, Reservation, ResourceCatalog, ResourceId,
-    Settling, WorkspaceId,
+    Actor, BoxFuture, ClosureUsage, Decision, Demand, EnforcementMode, Error, Expect, LedgerKind, Limit, LimitSet,
+    MemoryStore, Provisioning, Quota, QuotaBuilder, QuotaRecord, QuotaStore, Refusal, Reservation, ResourceCatalog,
+    ResourceId, Settling, StoreKind, WorkspaceId,
 };
 
 /// The host's rows by workspace and resource type.
@@ -367,6 +367,53 @@ async fn a_recount_corrects_what_was_believed() {
         assert_eq!((check.usage.current, check.refusal), (49, None));
     }
     assert_eq!(quota.check(&acme, Demand::new(one.resource, 2)).await.unwrap().refusal.unwrap().requested, 2);
+}
+
+#[tokio::test]
+async fn drift_is_told_and_nothing_is_changed() {
+    let rows = Rows::default();
+    let quota = engine(&rows, |builder| builder);
+    let acme = quota.workspace("acme").unwrap();
+    let one = segments(&quota);
+    // What nobody has counted, nobody believes.
+    assert!(quota.drift(&acme).await.unwrap().corrections.is_empty());
+    let in_flight = admitted(&quota, &acme, &[one]).await;
+    rows.change("acme", "segments", 1);
+    assert!(quota.drift(&acme).await.unwrap().corrections.is_empty(), "the row of a request in flight");
+    in_flight.post();
+    assert!(quota.drift(&acme).await.unwrap().corrections.is_empty());
+    // Rows that came around the engine.
+    rows.change("acme", "segments", 99);
+    for _ in 0..2 {
+        let drift = quota.drift(&acme).await.unwrap();
+        let found: Vec<_> = drift.corrections.iter().map(|it| (it.resource.name(), it.cached, it.actual)).collect();
+        assert_eq!(found, [("segments", 1, 100)]);
+        assert_eq!(drift.usage[one.resource.index()].current, 100);
+    }
+    // The books are as they were: what they had left is admitted.
+    admitted(&quota, &acme, &[one]).await.void();
+    assert_eq!(quota.recount(&acme).await.unwrap().corrections.len(), 1);
+    assert!(quota.drift(&acme).await.unwrap().corrections.is_empty());
+    refused(&quota, &acme, &[one]).await;
+}
+
+#[tokio::test]
+async fn one_process_is_a_set_up_of_one() {
+    let quota = engine(&Rows::default(), |builder| builder.mode(EnforcementMode::Warn));
+    let segments = segments(&quota).resource;
+    quota.admin(Actor::library()).set_mode_of(segments, Some(EnforcementMode::Strict)).await.unwrap();
+    let status = quota.status().await.unwrap();
+    assert_eq!((status.store.kind, status.store.schema, status.ledger), (StoreKind::Other, None, LedgerKind::Process));
+    let [this] = &status.replicas[..] else { panic!("{status:?}") };
+    assert_eq!((this.id, this.this, this.seen_at), (None, true, None));
+    let config = this.config.as_ref().unwrap();
+    assert_eq!((config.mode, config.schema), (EnforcementMode::Warn, None));
+    assert_eq!(config.modes.iter().collect::<Vec<_>>(), [(&"segments".to_owned(), &EnforcementMode::Strict)]);
+    assert_eq!(
+        (&*config.types["segments"].limit_field, config.types["segments"].default_limit),
+        ("maxSegments", Limit::of(50))
+    );
+    assert_eq!(config.types.len(), quota.catalog().len());
 }
 
 // Modes

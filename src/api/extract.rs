@@ -262,6 +262,17 @@ impl FromRequestParts<Api> for Explain {
     }
 }
 
+/// `?dryRun=true`: it is told what would be done, and nothing is.
+pub(super) struct DryRun(pub(super) bool);
+
+impl FromRequestParts<Api> for DryRun {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        Ok(Self(Pairs::from_request_parts(parts, api).await?.take_flag("dryRun")?))
+    }
+}
+
 /// Reads bodies of any content type as JSON: clients that were written against the guide send them with the type that
 /// `curl -d` sets.
 impl FromRequest<Api> for Object {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::Api;
 use super::dto::{self, EnforcementAnswer, HealthAnswer, Object, QuotaAnswer, RecountAnswer, UpdateAnswer, Verdict};
 use super::etag;
-use super::extract::{Admin, Caller, Explain, IfMatch, Operator, Reader, Soft};
+use super::extract::{Admin, Caller, DryRun, Explain, IfMatch, Operator, Reader, Soft};
 use super::failure::Failure;
 use crate::problem::{ErrorCode, Problem};
 
@@ -156,39 +156,50 @@ pub(super) async fn validate(
     }
 }
 
-describe!(recalculate, |it| it.is("recalculate", "Quotas", "Counts the rows of a workspace anew").answers(
-    StatusCode::OK,
-    "The counts, and where they were wrong before: `drift` is `actual` - `cached`.",
-    object([
-        ("workspaceId", named("WorkspaceId")),
-        ("usage", named("Counts")),
-        (
-            "corrections",
-            list(object([
-                ("resourceType", named("ResourceType")),
-                ("cached", count()),
-                ("actual", count()),
-                ("drift", json!({"type": "integer"})),
-            ])),
-        ),
-        ("recalculatedAt", time()),
-    ]),
-    json!({
-        "workspaceId": "acme",
-        "usage": {"users": 750, "segments": 45},
-        "corrections": [{"resourceType": "segments", "cached": 47, "actual": 45, "drift": -2}],
-        "recalculatedAt": examples::time(),
-    }),
-));
+describe!(recalculate, |it| it
+    .is("recalculate", "Quotas", "Counts the rows of a workspace anew")
+    .about("With `dryRun`, nothing is changed: `corrections` are those that would be made.")
+    .answers(
+        StatusCode::OK,
+        "The counts, and where something else was believed: `drift` is `actual` - `cached`.",
+        object([
+            ("workspaceId", named("WorkspaceId")),
+            ("usage", named("Counts")),
+            (
+                "corrections",
+                list(object([
+                    ("resourceType", named("ResourceType")),
+                    ("cached", count()),
+                    ("actual", count()),
+                    ("drift", json!({"type": "integer"})),
+                ])),
+            ),
+            ("recalculatedAt", time()),
+        ]),
+        json!({
+            "workspaceId": "acme",
+            "usage": {"users": 750, "segments": 45},
+            "corrections": [{"resourceType": "segments", "cached": 47, "actual": 45, "drift": -2}],
+            "recalculatedAt": examples::time(),
+        }),
+    ));
 
 pub(super) async fn recalculate(
     State(api): State<Api>,
     Admin { caller, workspace }: Admin,
+    DryRun(dry_run): DryRun,
 ) -> Result<Response, Failure> {
     let quota = api.quota();
     let Caller { principal, actor } = caller;
-    let recount = quota.admin(actor).recount(&workspace).await?;
-    tracing::info!(%workspace, caller = %principal, corrections = recount.corrections.len(), "usage recalculated");
+    let recount = match dry_run {
+        true => quota.drift(&workspace).await?,
+        false => {
+            let recount = quota.admin(actor).recount(&workspace).await?;
+            let corrections = recount.corrections.len();
+            tracing::info!(%workspace, caller = %principal, corrections, "usage recalculated");
+            recount
+        }
+    };
     let answer = RecountAnswer::new(quota.catalog(), &workspace, &recount, Timestamp::now());
     Ok(Json(answer).into_response())
 }

@@ -75,6 +75,8 @@ struct Bucket<'a> {
     date: String,
     /// Rows at its end.
     usage: ByName<'a, u64>,
+    /// Creations that were refused, of the types of which any were.
+    refusals: ByName<'a, u64>,
     /// Types of which nothing was read in it: their usage is what was known before.
     carried: Vec<&'a str>,
 }
@@ -92,6 +94,7 @@ describe!(analytics, |it| {
     it.is("analytics", "Insight", "Tells how usage went, and when it will reach the limits")
         .about(
             "Both dates are inclusive, and days of UTC; up to 1000 buckets, and the last 30 days where they are left out. \
+            `refusals` has the creations that were refused in a bucket, by the types of which any were. \
             `carried` names the types of which nothing was read in a bucket, so that their usage is what was known before. \
             A forecast has a `reason` where it tells of no day to come.",
         )
@@ -113,7 +116,10 @@ describe!(analytics, |it| {
             json!({
                 "workspaceId": "acme", "startDate": "2024-01-01", "endDate": "2024-01-01", "granularity": "day",
                 "timeZone": "UTC",
-                "trends": [{"date": "2024-01-01", "usage": {"segments": 30, "users": 500}, "carried": ["users"]}],
+                "trends": [{
+                    "date": "2024-01-01", "usage": {"segments": 30, "users": 500}, "refusals": {"segments": 2},
+                    "carried": ["users"],
+                }],
                 "forecast": {"segments": {
                     "projectedDate": "2024-02-15", "daysUntilLimit": 45, "growthRate": 0.02,
                     "earliest": "2024-02-09", "latest": "2024-02-27", "reason": null,
@@ -149,15 +155,23 @@ fn trends(analytics: &Analytics, granularity: Granularity) -> Vec<Bucket<'_>> {
     let mut trends = Vec::new();
     // Each type has all buckets from its first one on.
     while let Some(start) = points.iter_mut().filter_map(|(_, points)| points.peek().map(|point| point.start)).min() {
-        let (mut usage, mut carried) = (Vec::new(), Vec::new());
+        let (mut usage, mut refusals, mut carried) = (Vec::new(), Vec::new(), Vec::new());
         for (name, points) in &mut points {
             let Some(point) = points.next_if(|point| point.start == start) else { continue };
             usage.push((*name, point.snapshot.last));
+            if point.snapshot.refusals > 0 {
+                refusals.push((*name, point.snapshot.refusals));
+            }
             if point.carried {
                 carried.push(*name);
             }
         }
-        trends.push(Bucket { date: granularity.label(start), usage: ByName(usage), carried });
+        trends.push(Bucket {
+            date: granularity.label(start),
+            usage: ByName(usage),
+            refusals: ByName(refusals),
+            carried,
+        });
     }
     trends
 }

@@ -85,6 +85,7 @@ pub use layer::{Auth, AuthLayer};
 /// | `/system/quotas` | `PUT` | admins of all workspaces |
 /// | `/system/quota-import` | `POST` | admins of all workspaces |
 /// | `/system/quota-readiness` | `GET` | admins of all workspaces |
+/// | `/system/quota-status` | `GET` | admins of all workspaces |
 /// | `/system/quota-shadow` | `GET`, `PUT`, `DELETE` | admins of all workspaces |
 /// | `/system/quota-requests`, `/system/quota-audit` | `GET` | admins of all workspaces |
 /// | `/system/config/quota-enforcement` | `GET` | any caller |
@@ -134,7 +135,8 @@ pub use layer::{Auth, AuthLayer};
 /// # Usage over time
 ///
 /// `…/quota/analytics` takes `startDate` and `endDate` (both inclusive; the last 30 days where they are left out) and
-/// `granularity` (`hour`, `day`, `week`, `month`; `day` by default). `trends` has the usage at the end of each bucket; `carried`
+/// `granularity` (`hour`, `day`, `week`, `month`; `day` by default). `trends` has the usage at the end of each bucket, and
+/// `refusals` the creations that were refused in it, by the types of which any were; `carried`
 /// names the types of which nothing was read in it, so that their usage is what was known before. `forecast` has, for each
 /// type, what `Forecast` has. Reports take `format` (`json`, `csv`), `period` (`daily`, `weekly`, `monthly`, which is the
 /// default) and `date`, a day of the period, today where it is left out. That on all workspaces is streamed; where it breaks off, so
@@ -284,6 +286,7 @@ routes! {
     "/system/quotas": put => policy::bulk;
     "/system/quota-import": post => operate::import;
     "/system/quota-readiness": get => operate::readiness;
+    "/system/quota-status": get => operate::status;
     "/system/quota-shadow":
         get => operate::read_shadow, put => operate::start_shadow, delete => operate::stop_shadow;
     "/system/quota-requests": get => policy::all_requests;

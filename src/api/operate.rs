@@ -8,7 +8,7 @@ use super::Api;
 use super::dto::{self, Object};
 use super::extract::{Admin, MaybeEmpty, Operator, Pairs};
 use super::failure::Failure;
-use crate::engine::{Proposal, ShadowReport};
+use crate::engine::{Proposal, ShadowReport, SystemStatus};
 use crate::error::Error;
 use crate::problem::{ErrorCode, Problem};
 use crate::workspace::WorkspaceId;
@@ -114,6 +114,21 @@ pub(super) async fn import(
     };
     let proposals: Vec<_> = proposals.iter().map(proposal).collect();
     Ok(Json(json!({"summary": import.summary(), "proposals": proposals})))
+}
+
+describe!(status, |it| {
+    it.is("readStatus", "Operations", "Tells how the set-up stands: its tables, and the processes that enforce limits")
+        .about(
+            "`schema` has the version of the tables that the database has and the newest one that this program knows. `replicas` \
+            are the processes that share a ledger, each with what it enforces; in one process, it is that. `this` is the one that \
+            answers. `config` is null where a process doesn't tell, and times are those of the database's clock. One that was \
+            killed is there until its leases have ended.",
+        )
+        .answers(StatusCode::OK, "As it stands.", named("Status"), examples::status())
+});
+
+pub(super) async fn status(State(api): State<Api>, _: Operator) -> Result<Json<SystemStatus>, Failure> {
+    Ok(Json(api.quota().status().await?))
 }
 
 describe!(readiness, |it| {

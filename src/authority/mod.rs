@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::BoxFuture;
@@ -90,6 +91,26 @@ pub(crate) struct Heard {
     pub(crate) wanted: bool,
 }
 
+/// What the books have of a resource type of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Books {
+    pub(crate) resource: String,
+    /// Rows by the last count and those posted since.
+    pub(crate) rows: u64,
+    /// Units that may still become rows, or have become some that nobody has told of yet.
+    pub(crate) reserved: u64,
+}
+
+/// A live replica, for those who look after it: times are those of the authority's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Introduction {
+    pub(crate) replica: Uuid,
+    pub(crate) joined_at: Option<Timestamp>,
+    pub(crate) seen_at: Option<Timestamp>,
+    /// What it tells of itself; `None` where its version tells nothing.
+    pub(crate) config: Option<String>,
+}
+
 /// A replica, as the authority sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -169,8 +190,17 @@ pub(crate) trait Authority: Send + Sync + 'static {
     /// Hears what became of the units of many leases. Those that are not in the answer have ended.
     fn flush<'a>(&'a self, news: &'a [News]) -> BoxFuture<'a, Result<Vec<Heard>, Error>>;
 
-    /// A new replica, under an id that was never used.
-    fn join(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>>;
+    /// What the books have of the rows of a workspace. Nothing is changed by asking.
+    fn books<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<Books>, Error>>;
+
+    /// A new replica, under an id that was never used, and what it tells of itself.
+    fn join<'a>(&'a self, replica: Uuid, config: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// What a replica that has joined tells of itself has changed.
+    fn introduce<'a>(&'a self, replica: Uuid, config: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// All live replicas, the oldest first.
+    fn introductions(&self) -> BoxFuture<'_, Result<Vec<Introduction>, Error>>;
 
     /// The replica is gone, and has no leases left.
     fn leave(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>>;

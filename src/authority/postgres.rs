@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::postgres::{PgListener, PgPool, PgRow};
 use sqlx::{Postgres, Row};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{Above, Authority, BooksMark, Changed, Heard, LeaseOf, News, Notice, Peer, Reply, Times};
+use super::{
+    Above, Authority, Books, BooksMark, Changed, Heard, Introduction, LeaseOf, News, Notice, Peer, Reply, Times,
+};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::ledger::{Answer, Ask, Known};
@@ -211,6 +214,39 @@ impl PostgresAuthority {
         rows.iter().map(heard).collect::<Result<_, _>>().map_err(failed)
     }
 
+    async fn books(&self, workspace: &WorkspaceId) -> Result<Vec<Books>, Error> {
+        let workspace = literal(workspace.as_str());
+        // What was counted in an earlier epoch is forgotten.
+        let books = format!(
+            r#"SELECT "resource", "counted" + "posted" AS "rows", "leased" + "carried" AS "reserved" FROM "_tower_quota_key"
+               WHERE "workspace" = {workspace} AND "counted" IS NOT NULL AND "epoch" = "_tower_quota_epoch"()"#
+        );
+        let rows = self.call(books).await?;
+        let of_key = |row: &PgRow| {
+            let (rows, reserved) = (units(row, "rows")?, units(row, "reserved")?);
+            Ok(Books { resource: row.try_get("resource")?, rows, reserved })
+        };
+        rows.iter().map(of_key).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    async fn introductions(&self) -> Result<Vec<Introduction>, Error> {
+        // Ids are in the order of time.
+        let live = r#"SELECT "id", "config"::text AS "config",
+                (extract(epoch FROM "joinedAt") * 1000)::bigint AS "joined_at",
+                (extract(epoch FROM "seenAt") * 1000)::bigint AS "seen_at"
+            FROM "_tower_quota_replica" WHERE "live" AND "epoch" = "_tower_quota_epoch"() ORDER BY "id""#;
+        let rows = self.call(live.to_owned()).await?;
+        let time = |row: &PgRow, column: &str| {
+            let millisecond: Option<i64> = row.try_get(column)?;
+            Ok::<_, sqlx::Error>(millisecond.and_then(|at| Timestamp::from_millisecond(at).ok()))
+        };
+        let introduction = |row: &PgRow| {
+            let (joined_at, seen_at) = (time(row, "joined_at")?, time(row, "seen_at")?);
+            Ok(Introduction { replica: row.try_get("id")?, joined_at, seen_at, config: row.try_get("config")? })
+        };
+        rows.iter().map(introduction).collect::<Result<_, _>>().map_err(failed)
+    }
+
     async fn end(&self, leases: &[Uuid]) -> Result<u64, Error> {
         let leases = array(leases);
         self.call(format!(r#"SELECT "_tower_quota_kill"({leases})"#)).await?;
@@ -281,12 +317,31 @@ impl Authority for PostgresAuthority {
         Box::pin(self.flush(news))
     }
 
-    fn join(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>> {
+    fn books<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<Books>, Error>> {
+        Box::pin(self.books(workspace))
+    }
+
+    fn join<'a>(&'a self, replica: Uuid, config: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let me = quoted(replica);
-            let join = format!(r#"INSERT INTO "_tower_quota_replica" ("id") VALUES ({me}) ON CONFLICT DO NOTHING"#);
+            let (me, config) = (quoted(replica), literal(config));
+            let join = format!(
+                r#"INSERT INTO "_tower_quota_replica" ("id", "config") VALUES ({me}, {config}) ON CONFLICT DO NOTHING"#
+            );
             self.call(join).await.map(drop)
         })
+    }
+
+    fn introduce<'a>(&'a self, replica: Uuid, config: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let (me, config) = (quoted(replica), literal(config));
+            self.call(format!(r#"UPDATE "_tower_quota_replica" SET "config" = {config} WHERE "id" = {me}"#))
+                .await
+                .map(drop)
+        })
+    }
+
+    fn introductions(&self) -> BoxFuture<'_, Result<Vec<Introduction>, Error>> {
+        Box::pin(self.introductions())
     }
 
     fn leave(&self, replica: Uuid) -> BoxFuture<'_, Result<(), Error>> {

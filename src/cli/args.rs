@@ -10,8 +10,8 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_
 use clap_complete::Shell;
 use jiff::civil::Date;
 use jiff::{Span, SpanRelativeTo, Timestamp};
-use tower_quota::EnforcementMode;
-use tower_quota::client::{ReportFormat, ReportPeriod};
+use tower_quota::client::ReportFormat;
+use tower_quota::{EnforcementMode, Period};
 
 use crate::failure::Failure;
 use crate::limits::Written;
@@ -111,7 +111,7 @@ pub(crate) enum Command {
     /// Ask whether a creation would be admitted; exit code 1 where it would be refused
     Validate(Validate),
     /// Count the rows of a workspace anew
-    Recalculate(Of),
+    Recalculate(Recalculate),
     /// What usage was, by day, week or month
     Report(Report),
     /// How usage develops, and when it will reach the limits
@@ -206,6 +206,15 @@ pub(crate) struct Validate {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Recalculate {
+    #[command(flatten)]
+    pub(crate) of: Of,
+    /// Only tell which counts are wrong
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Report {
     #[command(flatten)]
     pub(crate) of: OfAny,
@@ -213,8 +222,8 @@ pub(crate) struct Report {
     #[arg(long, default_value = "csv", value_parser = named::<ReportFormat>([("csv", ReportFormat::Csv), ("json", ReportFormat::Json)]))]
     pub(crate) format: ReportFormat,
     /// How long its periods are
-    #[arg(long, default_value = "monthly", value_parser = named::<ReportPeriod>([("daily", ReportPeriod::Daily), ("weekly", ReportPeriod::Weekly), ("monthly", ReportPeriod::Monthly)]))]
-    pub(crate) period: ReportPeriod,
+    #[arg(long, default_value = "monthly", value_parser = named(Period::ALL.map(|period| (period.as_str(), period))))]
+    pub(crate) period: Period,
     /// The file that it is written to; the standard output where none is named
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,

@@ -510,6 +510,9 @@ pub struct Trend {
     pub date: String,
     /// Rows, by resource type; `None` where they aren't known.
     pub usage: Named<Option<u64>>,
+    /// Creations that were refused in it, by the resource types of which any were.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub refusals: Named<u64>,
     /// What else the server tells of it.
     #[serde(flatten)]
     pub other: serde_json::Map<String, Value>,

@@ -54,7 +54,7 @@ pub use answers::{
     WorkspaceSettings,
 };
 pub use error::{ClientError, QuotaExceeded};
-pub use operations::{AuditQuery, ImportStart, ReportFormat, ReportPeriod, SettingsChange, TrendQuery, WebhookChange};
+pub use operations::{AuditQuery, ImportStart, ReportFormat, SettingsChange, TrendQuery, WebhookChange};
 
 use transport::Transport;
 

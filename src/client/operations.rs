@@ -16,7 +16,9 @@ use super::answers::{
 };
 use super::error::ClientError;
 use super::transport::{Call, Reply};
+use crate::engine::SystemStatus;
 use crate::events::DeliveryStatus;
+use crate::insight::Period;
 use crate::limit::Limit;
 use crate::mode::EnforcementMode;
 use crate::policy::{Grace, IncreaseRequest, RequestStatus, TemporaryOverride};
@@ -148,30 +150,6 @@ impl TrendQuery {
         let today = TimeZone::UTC.to_datetime(Timestamp::now()).date();
         let before = Span::new().try_days(days.saturating_sub(1).max(0)).unwrap_or_default();
         Self { start: Some(today.saturating_sub(before)), end: Some(today), granularity: None }
-    }
-}
-
-/// How long a report's periods are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReportPeriod {
-    /// Days.
-    Daily,
-    /// Weeks.
-    Weekly,
-    /// Calendar months.
-    #[default]
-    Monthly,
-}
-
-impl ReportPeriod {
-    /// Its name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Daily => "daily",
-            Self::Weekly => "weekly",
-            Self::Monthly => "monthly",
-        }
     }
 }
 
@@ -316,9 +294,10 @@ impl QuotaClient {
         self.send(of(Method::POST, workspace, &["validate"]).body(body)).await?.json()
     }
 
-    /// Counts the rows of a workspace anew.
-    pub async fn recalculate(&self, workspace: &str) -> Result<Recalculation, ClientError> {
-        self.send(of(Method::POST, workspace, &["recalculate"])).await?.json()
+    /// Counts the rows of a workspace anew. With `dry_run`, it is only told what would be corrected.
+    pub async fn recalculate(&self, workspace: &str, dry_run: bool) -> Result<Recalculation, ClientError> {
+        let call = of(Method::POST, workspace, &["recalculate"]).query("dryRun", dry_run.then_some(true));
+        self.send(call).await?.json()
     }
 
     fn settings_of(reply: &Reply) -> Result<WorkspaceSettings, ClientError> {
@@ -487,6 +466,11 @@ impl QuotaClient {
         self.send(system(Method::GET, &["quota-readiness"])).await?.json()
     }
 
+    /// How the set-up stands: its tables, and the processes that enforce limits.
+    pub async fn status(&self) -> Result<SystemStatus, ClientError> {
+        self.send(system(Method::GET, &["quota-status"])).await?.json()
+    }
+
     /// What limits that are tried out would have refused so far.
     pub async fn shadow(&self) -> Result<ShadowStatus, ClientError> {
         self.send(system(Method::GET, &["quota-shadow"])).await?.json()
@@ -612,7 +596,7 @@ impl QuotaClient {
         &self,
         workspace: Option<&str>,
         format: ReportFormat,
-        period: ReportPeriod,
+        period: Period,
     ) -> Result<Vec<u8>, ClientError> {
         let call = match workspace {
             Some(workspace) => of(Method::GET, workspace, &["report"]),

@@ -1119,12 +1119,17 @@ impl Inner {
         let field = |(id, limit): (ResourceId, Limit)| (self.catalog.get(id).limit_field().to_owned(), json!(limit));
         Value::Object(limits.iter().map(field).collect())
     }
+
+    /// As [`Quota::modes_by_type`].
+    pub(super) fn modes_by_type(&self) -> Vec<Option<EnforcementMode>> {
+        self.type_modes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Quota {
     /// The enforcement mode of each resource type in all workspaces that have none of their own, in the catalog's order;
     /// `None` where it is that of all.
     pub fn modes_by_type(&self) -> Vec<Option<EnforcementMode>> {
-        self.0.type_modes.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.modes_by_type()
     }
 }

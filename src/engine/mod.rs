@@ -1,6 +1,6 @@
 //! The engine: limits, units and rows brought together into decisions. Works without HTTP.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::authority::Books;
 use crate::clock::{CoarseClock, millis};
 use crate::decision::{Check, DecisionReceipt, Demand, Refusal, ResolvedCharge, Usage};
 use crate::error::Error;
@@ -56,6 +57,7 @@ mod shadow;
 mod simulation;
 #[cfg(feature = "insight")]
 mod snapshots;
+mod status;
 mod sweep;
 mod tenant;
 mod watch;
@@ -80,6 +82,7 @@ pub(crate) use reservation::Unit;
 pub use shadow::{ShadowRefusals, ShadowReport};
 #[cfg(feature = "insight")]
 pub use snapshots::{SnapshotOptions, SnapshotSummary};
+pub use status::{LedgerKind, ReplicaConfig, ReplicaStatus, StoreStatus, SystemStatus, TypeConfig};
 
 use builder::Config;
 use cleanup::Cleaner;
@@ -165,7 +168,8 @@ pub struct QuotaView {
     pub limits: Arc<[Limit]>,
 }
 
-/// What a recount found.
+/// What a count found beside what the ledger believed: a [recount](Quota::recount), which corrects that, or a
+/// [comparison](Quota::drift), which doesn't.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Recount {
@@ -175,7 +179,7 @@ pub struct Recount {
     pub corrections: Vec<Correction>,
 }
 
-/// One wrong belief of the ledger, corrected.
+/// One wrong belief of the ledger.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Correction {
@@ -339,6 +343,35 @@ impl Quota {
         Ok(Recount { usage, corrections: counted.into_iter().filter_map(|(_, correction)| correction).collect() })
     }
 
+    /// Counts all rows of a workspace, and tells where the ledger believes something else: what a [`recount`](Self::recount)
+    /// would correct. Nothing is changed.
+    ///
+    /// Rows that requests in flight may have made are no drift. With a ledger that several processes share, neither are as many
+    /// as there are units on lease.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    pub async fn drift(&self, workspace: &WorkspaceId) -> Result<Recount, Error> {
+        let tenant = self.0.fresh(workspace).await?;
+        let all = self.0.catalog.iter().map(|resource| resource.id());
+        let before = self.0.books(workspace).await?;
+        let counted = self.0.each(&tenant, all, Inner::compare_one).await?;
+        let after = self.0.books(workspace).await?;
+        let limits = self.0.limits_of(&tenant)?;
+        let usage = counted.iter().zip(limits.by_resource.iter());
+        let usage = usage.map(|((current, _), limit)| Usage { current: *current, limit: *limit }).collect();
+        let corrections = self.0.catalog.iter().zip(&counted).filter_map(|(resource, (actual, wrong))| {
+            let books = || {
+                let of = |books: &HashMap<String, Books>| books.get(resource.name()).cloned();
+                misjudged(&of(&before)?, &of(&after)?, *actual)
+            };
+            let cached = wrong.or_else(books)?;
+            Some(Correction { resource: Arc::clone(resource), cached, actual: *actual })
+        });
+        Ok(Recount { usage, corrections: corrections.collect() })
+    }
+
     /// The quota record of a workspace; made if there is none and records are provisioned automatically.
     ///
     /// # Errors
@@ -491,6 +524,13 @@ fn merged(demands: &[Demand]) -> Vec<Demand> {
     }
     merged.sort_unstable_by_key(|demand| demand.resource);
     merged
+}
+
+/// What the books had before a count and after it, if that can't have been `actual` at any time in between.
+fn misjudged(before: &Books, after: &Books, actual: u64) -> Option<u64> {
+    let most = |books: &Books| books.rows.saturating_add(books.reserved);
+    let right = before.rows.min(after.rows)..=most(before).max(most(after));
+    (!right.contains(&actual)).then_some(before.rows)
 }
 
 fn no_record(workspace: &WorkspaceId) -> Error {
@@ -722,6 +762,26 @@ impl Inner {
         let right = |believed: u64| (believed..=believed.saturating_add(answer.known.reserved)).contains(&actual);
         let wrong = believed.filter(|believed| !right(*believed));
         Ok((actual, wrong.map(|cached| self.correction(resource, cached, actual))))
+    }
+
+    /// Counts the rows of one resource type, and tells the ledger nothing; answers what it believes wrongly.
+    async fn compare_one(
+        self: Arc<Self>,
+        tenant: Arc<Tenant>,
+        resource: ResourceId,
+    ) -> Result<(u64, Option<u64>), Error> {
+        let key = tenant.key(resource);
+        let round = key.and_then(|key| key.cell.begin_count());
+        let actual = self.count(&tenant, resource, None).await?;
+        let wrong = key.zip(round).and_then(|(key, round)| key.cell.compare_count(&round, actual));
+        Ok((actual, wrong))
+    }
+
+    /// The books of a workspace by resource type, where they are kept elsewhere.
+    async fn books(&self, workspace: &WorkspaceId) -> Result<HashMap<String, Books>, Error> {
+        let Some(replica) = &self.replica else { return Ok(HashMap::new()) };
+        let books = self.within("read the ledger", || replica.authority.books(workspace)).await?;
+        Ok(books.into_iter().map(|books| (books.resource.clone(), books)).collect())
     }
 
     fn correction(&self, resource: ResourceId, cached: u64, actual: u64) -> Correction {

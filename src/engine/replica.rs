@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
@@ -51,6 +52,8 @@ struct Signals {
 struct State {
     /// The id under which leases are held. A replica that lost them comes back under a new one.
     me: Option<Uuid>,
+    /// What the authority knows of this process, under that id.
+    told: String,
     /// Why there are none.
     failure: Option<Error>,
     seen: Vec<Peer>,
@@ -148,17 +151,26 @@ impl Replica {
         self.until.store(0, Ordering::Release);
     }
 
-    /// A sign of life. `true` when the leases under the old id are lost.
-    async fn beat(&self) -> bool {
-        let (me, joined) = {
+    /// A sign of life, and what this process tells of itself where that is new. `true` when the leases under the old id are
+    /// lost.
+    async fn beat(&self, config: &str) -> bool {
+        let (me, joined, told) = {
             let mut state = self.state();
-            (*state.me.get_or_insert_with(Uuid::now_v7), state.seen.iter().any(|peer| Some(peer.replica) == state.me))
+            let me = state.me.unwrap_or_else(|| {
+                // It joins with this, or has done so already where the answer was lost.
+                config.clone_into(&mut state.told);
+                Uuid::now_v7()
+            });
+            state.me = Some(me);
+            (me, state.seen.iter().any(|peer| peer.replica == me), state.told == config)
         };
         // What it may be used for counts from here.
         let sent = Instant::now();
         let beat = async {
             if !joined {
-                self.authority.join(me).await?;
+                self.authority.join(me, config).await?;
+            } else if !told {
+                self.authority.introduce(me, config).await?;
             }
             self.authority.beat(me).await
         };
@@ -170,6 +182,9 @@ impl Replica {
                 let lost = !peers.iter().filter(live).any(|peer| peer.replica == me);
                 self.peers.store(peers.iter().filter(live).count().max(1) as u64, Ordering::Relaxed);
                 state.seen = peers;
+                if joined {
+                    config.clone_into(&mut state.told);
+                }
                 if lost {
                     state.me = None;
                     self.until.store(0, Ordering::Release);
@@ -471,7 +486,7 @@ async fn beats(quota: Weak<Inner>, signals: Arc<Signals>) {
         let pause = {
             let Some(quota) = quota.upgrade() else { return };
             let Some(replica) = &quota.replica else { return };
-            let lost = replica.beat().await;
+            let lost = replica.beat(&json!(quota.replica_config()).to_string()).await;
             if lost {
                 tracing::warn!("this replica was taken for dead: it begins anew");
                 for tenant in quota.tenants.all() {

@@ -8,6 +8,7 @@ use jiff::tz::Offset;
 use jiff::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::period::{Period, excerpt};
 use crate::error::Error;
 use crate::limit::Limit;
 
@@ -104,8 +105,8 @@ impl Granularity {
     fn first_day(self, date: Date) -> Date {
         match self {
             Self::Hour | Self::Day => date,
-            Self::Week => date.saturating_sub(Span::new().days(date.weekday().to_monday_zero_offset())),
-            Self::Month => date.first_of_month(),
+            Self::Week => Period::Weekly.range(date).0,
+            Self::Month => Period::Monthly.range(date).0,
         }
     }
 
@@ -135,11 +136,6 @@ fn midnight(date: Date) -> Timestamp {
     timestamp(date.to_datetime(Time::midnight()))
 }
 
-/// The first characters of `value`: a message must not repeat a caller's (possibly huge) input.
-fn excerpt(value: &str) -> String {
-    value.chars().take(20).collect()
-}
-
 impl FromStr for Granularity {
     type Err = Error;
 
@@ -151,60 +147,6 @@ impl FromStr for Granularity {
 }
 
 impl fmt::Display for Granularity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What a report covers: a day, a week from Monday on, or a calendar month, in UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Period {
-    /// A day.
-    Daily,
-    /// A week, from Monday on.
-    Weekly,
-    /// A calendar month.
-    Monthly,
-}
-
-impl Period {
-    /// The three, from short to long.
-    pub const ALL: [Self; 3] = [Self::Daily, Self::Weekly, Self::Monthly];
-
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Daily => "daily",
-            Self::Weekly => "weekly",
-            Self::Monthly => "monthly",
-        }
-    }
-
-    /// The first and the last day of the period that holds `date`.
-    pub fn range(self, date: Date) -> (Date, Date) {
-        match self {
-            Self::Daily => (date, date),
-            Self::Weekly => {
-                let monday = Granularity::Week.first_day(date);
-                (monday, monday.saturating_add(Span::new().days(6)))
-            }
-            Self::Monthly => (date.first_of_month(), date.last_of_month()),
-        }
-    }
-}
-
-impl FromStr for Period {
-    type Err = Error;
-
-    fn from_str(value: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|period| period.as_str() == value).ok_or_else(|| {
-            Error::invalid(format!("`period` can't be {:?}: write daily, weekly or monthly", excerpt(value)))
-        })
-    }
-}
-
-impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

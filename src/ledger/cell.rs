@@ -116,6 +116,19 @@ pub(crate) struct Round {
     pub(crate) limit: Option<u64>,
 }
 
+impl Round {
+    /// What was believed, if `rows` show that it was wrong.
+    ///
+    /// Rows that requests in flight have made, or may have made since the mark, are no error of anybody's.
+    fn wrong(&self, key: &KeyState, rows: u64) -> Option<u64> {
+        let in_flight = key.reserved().saturating_add(key.posts_since(self.mark));
+        let right = |believed: &RangeInclusive<u64>| {
+            (*believed.start()..=believed.end().saturating_add(in_flight)).contains(&rows)
+        };
+        self.believed.as_ref().filter(|believed| !right(believed)).map(|believed| *believed.start())
+    }
+}
+
 /// What a resolver has to do next.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -291,21 +304,26 @@ impl<W> Cell<W> {
     }
 
     /// Applies such a count. Answers what was believed, if that was wrong, and whether a resolver waits to hear it.
-    ///
-    /// Rows that requests in flight have made, or may have made since the mark, are no error of anybody's.
     pub(crate) fn finish_count(&self, round: &Round, rows: u64) -> (Option<u64>, bool) {
         let mut wrong = None;
         let wake = self.change(|ledger| {
             let Book::Own(key) = &mut ledger.book else { return };
-            let in_flight = key.reserved().saturating_add(key.posts_since(round.mark));
-            if key.apply(round.mark, rows) {
-                let right = |believed: &RangeInclusive<u64>| {
-                    (*believed.start()..=believed.end().saturating_add(in_flight)).contains(&rows)
-                };
-                wrong = round.believed.as_ref().filter(|believed| !right(believed)).map(|believed| *believed.start());
-            }
+            let believed = round.wrong(key, rows);
+            let applied = key.apply(round.mark, rows);
+            wrong = believed.filter(|_| applied);
         });
         (wrong, wake)
+    }
+
+    /// The same of a count that is not applied.
+    pub(crate) fn compare_count(&self, round: &Round, rows: u64) -> Option<u64> {
+        let mut ledger = self.collect();
+        let wrong = match &ledger.book {
+            Book::Own(key) if key.is_of_now(round.mark) => round.wrong(key, rows),
+            _ => None,
+        };
+        self.reopen(&mut ledger);
+        wrong
     }
 
     /// Serves the head of the queue as far as it fits, and tells the resolver what to do next.

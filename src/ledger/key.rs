@@ -75,6 +75,11 @@ impl KeyState {
         self.leased == 0 && self.edits == 0
     }
 
+    /// Whether nothing was forgotten since `mark` was taken.
+    pub(crate) fn is_of_now(&self, mark: Mark) -> bool {
+        mark.epoch == self.epoch
+    }
+
     /// Units posted since `mark` was taken.
     pub(crate) fn posts_since(&self, mark: Mark) -> u64 {
         self.posts.saturating_sub(mark.posts)
@@ -155,7 +160,7 @@ impl KeyState {
     /// after. There are no more of those than edits, and never more rows than the bound allowed before: the smaller of
     /// both is carried on. While nobody deletes, that is nothing.
     pub(crate) fn apply(&mut self, mark: Mark, rows: u64) -> bool {
-        if mark.epoch != self.epoch {
+        if !self.is_of_now(mark) {
             return false;
         }
         let before = self.rows().map(|before| before.saturating_add(self.carried));

@@ -28,7 +28,7 @@ use crate::workspace::WorkspaceFormat;
 struct File<T, R> {
     #[serde(default)]
     path_reading: PathReading,
-    workspace_format: Option<Format>,
+    workspace_format: Option<WorkspaceFormat>,
     #[serde(default)]
     workspace: Vec<Source>,
     body_cap: Option<NonZeroUsize>,
@@ -52,14 +52,6 @@ struct TypeEntry {
 }
 
 struct DefaultLimit(Limit);
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "snake_case")]
-enum Format {
-    Verbatim,
-    Lowercase,
-    Uuid,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -409,16 +401,6 @@ fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
     }
 }
 
-impl From<Format> for WorkspaceFormat {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Verbatim => Self::Verbatim,
-            Format::Lowercase => Self::Lowercase,
-            Format::Uuid => Self::Uuid,
-        }
-    }
-}
-
 impl From<Source> for WorkspaceSource {
     fn from(source: Source) -> Self {
         match source {
@@ -578,7 +560,7 @@ impl File<Placed<ResourceSpec>, Placed<Rule>> {
         let catalog = types.catalog(self.resource)?;
         let mut builder = RouteMap::builder(&catalog).path_reading(self.path_reading);
         if let Some(format) = self.workspace_format {
-            builder = builder.workspace_format(format.into());
+            builder = builder.workspace_format(format);
         }
         if let Some(bytes) = self.body_cap {
             builder = builder.body_cap(bytes.get());

@@ -23,6 +23,7 @@ mod memory;
 mod overview;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod schema;
 #[cfg(feature = "insight")]
 #[cfg_attr(
     not(any(feature = "sqlite", feature = "postgres")),
@@ -53,6 +54,8 @@ pub use memory::MemoryStore;
 pub(crate) use overview::{Fullness, Overview, OverviewStore, Wanted, fullness};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
+pub(crate) use schema::SchemaStore;
+pub use schema::{SchemaVersions, StoreKind};
 #[cfg(feature = "insight")]
 pub(crate) use snapshots::{Reading, SnapshotStore, Turn};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -240,6 +243,12 @@ pub trait QuotaStore: Send + Sync + 'static {
         None
     }
 
+    /// In which version the tables are. Only those of a [`SqlStore`] have one.
+    #[doc(hidden)]
+    fn schema(&self) -> Option<&dyn SchemaStore> {
+        None
+    }
+
     /// Where notices are kept. Without such a place, which only a [`SqlStore`] has, nothing is told of thresholds.
     #[doc(hidden)]
     fn events(&self) -> Option<&dyn EventStore> {
@@ -386,6 +395,10 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn audit_sql(&self, entry: &AuditEntry, place: &str) -> Option<(String, Vec<String>)> {
         (**self).audit_sql(entry, place)
+    }
+
+    fn schema(&self) -> Option<&dyn SchemaStore> {
+        (**self).schema()
     }
 
     fn events(&self) -> Option<&dyn EventStore> {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::{ConnectOptions, Connection, Pool, Postgres, Transaction};
 
+use super::StoreKind;
 use super::sql::{Records, SqlStore, applied, missing_columns, upgrade};
 use crate::BoxFuture;
 use crate::error::Error;
@@ -88,6 +89,7 @@ impl SqlStore<Postgres> {
 }
 
 impl Records for Postgres {
+    const KIND: StoreKind = StoreKind::Postgres;
     const SCHEMA: &'static [&'static str] = &[
         include_str!("../../migrations/postgres/0001_workspace_quota.sql"),
         include_str!("../../migrations/postgres/0002_ledger.sql"),
@@ -98,6 +100,7 @@ impl Records for Postgres {
         include_str!("../../migrations/postgres/0007_snapshots.sql"),
         include_str!("../../migrations/postgres/0008_overview.sql"),
         include_str!("../../migrations/postgres/0009_audit_at.sql"),
+        include_str!("../../migrations/postgres/0010_replicas.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",
     to_char("createdAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),

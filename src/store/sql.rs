@@ -12,7 +12,7 @@ use super::sql_texts::{
     Query, Texts, WORKSPACE, audit_columns, audit_entry, audit_values, document, moment, refused, text,
 };
 use super::sql_transaction::SqlTransaction;
-use super::{EventStore, Expect, QuotaRecord, QuotaStore, StoreTransaction, now};
+use super::{EventStore, Expect, QuotaRecord, QuotaStore, SchemaStore, StoreKind, StoreTransaction, now};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::limit::{Limit, LimitSet};
@@ -46,6 +46,9 @@ pub struct SqlStore<DB: Records> {
 
 /// How a dialect keeps records.
 pub trait Records: Dialect {
+    /// Which dialect it is.
+    const KIND: StoreKind;
+
     /// The schema's versions, oldest first: the first is version 1. A released one is never edited.
     const SCHEMA: &'static [&'static str];
 
@@ -371,6 +374,10 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
         })
     }
 
+    fn schema(&self) -> Option<&dyn SchemaStore> {
+        Some(self)
+    }
+
     fn events(&self) -> Option<&dyn EventStore> {
         Some(self)
     }
@@ -424,20 +431,45 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
     }
 }
 
+impl<DB: Records> SchemaStore for SqlStore<DB> {
+    fn kind(&self) -> StoreKind {
+        DB::KIND
+    }
+
+    fn known(&self) -> u64 {
+        DB::SCHEMA.len() as u64
+    }
+
+    fn applied(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move {
+            let failed = |error| Error::unavailable("the version of the quota tables can't be read").with_source(error);
+            // Nothing is prepared for it: where that fails, this is asked to know why.
+            match DB::fetch(&self.pool, Statement::once(LATEST, Vec::new())).await {
+                Ok(rows) => latest::<DB>(&rows).map_err(failed).map(|latest| u64::try_from(latest).unwrap_or(0)),
+                Err(error) if DB::trouble(&error) == Some(Trouble::NoTable) => Ok(0),
+                Err(error) => Err(failed(error)),
+            }
+        })
+    }
+}
+
 const GONE: &str = ": the table \"WorkspaceQuota\" is gone; restore it from a backup, or drop \
                     \"_tower_quota_migrations\" and the \"Quota…\" tables too and start again without records";
+
+const LATEST: &str = r#"SELECT coalesce(max("version"), 0) FROM "_tower_quota_migrations""#;
+
+/// What [`LATEST`] has found.
+fn latest<DB: Records>(rows: &[DB::Row]) -> Result<i64, sqlx::Error> {
+    rows.first().map_or(Ok(0), |row| Ok(DB::number(row, 0)?.unwrap_or_default()))
+}
 
 /// Whose versions of the schema have been applied.
 ///
 /// sqlx's own migrator is not used: its table is the host's, which would find our versions in it and refuse to run. On
 /// SQLite it takes no lock, and a future that awaits it is not `Send`; on Postgres it takes one that a pooler loses.
 pub(super) async fn applied<DB: Records>(connection: &mut DB::Connection) -> Result<usize, Error> {
-    let latest = r#"SELECT coalesce(max("version"), 0) FROM "_tower_quota_migrations""#;
-    let rows = DB::rows(connection, Statement::once(latest, Vec::new())).await.map_err(DB::preparing)?;
-    let latest = match rows.first() {
-        Some(row) => DB::number(row, 0).map_err(DB::preparing)?.unwrap_or_default(),
-        None => 0,
-    };
+    let rows = DB::rows(connection, Statement::once(LATEST, Vec::new())).await.map_err(DB::preparing)?;
+    let latest = latest::<DB>(&rows).map_err(DB::preparing)?;
     usize::try_from(latest).ok().filter(|applied| *applied <= DB::SCHEMA.len()).ok_or_else(|| {
         Error::config(format!(
             "the quota tables have schema version {latest}, and this version of tower-quota knows up to {}: run the \

@@ -10,6 +10,7 @@ use sqlx::sqlite::{
 use sqlx::{Pool, Sqlite, Transaction};
 use tokio::time::Instant;
 
+use super::StoreKind;
 use super::sql::{Records, SqlStore, upgrade};
 use crate::BoxFuture;
 use crate::error::Error;
@@ -94,6 +95,7 @@ impl SqlStore<Sqlite> {
 }
 
 impl Records for Sqlite {
+    const KIND: StoreKind = StoreKind::Sqlite;
     const SCHEMA: &'static [&'static str] = &[
         include_str!("../../migrations/sqlite/0001_workspace_quota.sql"),
         include_str!("../../migrations/sqlite/0002_policy.sql"),

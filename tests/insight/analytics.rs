@@ -30,20 +30,22 @@ both!(buckets_have_the_usage_at_their_end_and_gaps_are_carried_and_marked, place
         snapshot("2024-02-04T10:00:00Z", 2, 2, 7),
     ];
     host.import("acme", Granularity::Day, &history).await;
-    let point = |day: &str, segments: u64, carried: bool| {
-        let carried = if carried { json!(["segments"]) } else { json!([]) };
-        json!({"date": day, "usage": {"segments": segments}, "carried": carried})
+    // Each of them tells of two refusals. Where nothing was read, nothing is known to have been refused.
+    let point = |day: &str, segments: u64, refusals: u64| {
+        let carried = if refusals == 0 { json!(["segments"]) } else { json!([]) };
+        let refusals = if refusals == 0 { json!({}) } else { json!({"segments": refusals}) };
+        json!({"date": day, "usage": {"segments": segments}, "refusals": refusals, "carried": carried})
     };
     let days = asked(&host, "startDate=2024-01-28&endDate=2024-02-02&granularity=day").await;
     assert_eq!(
         days["trends"],
         json!([
             // Nothing is known of the first day.
-            point("2024-01-29", 3, false),
-            point("2024-01-30", 3, true),
-            point("2024-01-31", 7, false),
-            point("2024-02-01", 7, true),
-            point("2024-02-02", 7, true),
+            point("2024-01-29", 3, 2),
+            point("2024-01-30", 3, 0),
+            point("2024-01-31", 7, 4),
+            point("2024-02-01", 7, 0),
+            point("2024-02-02", 7, 0),
         ])
     );
     assert_eq!(
@@ -53,18 +55,18 @@ both!(buckets_have_the_usage_at_their_end_and_gaps_are_carried_and_marked, place
     // A day is the default, and what was before the range is carried into it.
     assert_eq!(
         asked(&host, "startDate=2024-02-01&endDate=2024-02-01").await["trends"],
-        json!([point("2024-02-01", 7, true)])
+        json!([point("2024-02-01", 7, 0)])
     );
     let weeks = asked(&host, "startDate=2024-01-30&endDate=2024-02-10&granularity=week").await;
-    assert_eq!(weeks["trends"], json!([point("2024-01-29", 2, false), point("2024-02-05", 2, true)]));
+    assert_eq!(weeks["trends"], json!([point("2024-01-29", 2, 8), point("2024-02-05", 2, 0)]));
     let months = asked(&host, "startDate=2024-01-30&endDate=2024-03-01&granularity=month").await;
-    let expected = [point("2024-01-01", 7, false), point("2024-02-01", 2, false), point("2024-03-01", 2, true)];
+    let expected = [point("2024-01-01", 7, 6), point("2024-02-01", 2, 2), point("2024-03-01", 2, 0)];
     assert_eq!(months["trends"], json!(expected));
     let hours = asked(&host, "startDate=2024-01-31&endDate=2024-01-31&granularity=hour").await;
     let hours = hours["trends"].as_array().unwrap();
     assert_eq!(hours.len(), 24);
-    assert_eq!(hours[19], point("2024-01-31T19:00:00Z", 3, true));
-    assert_eq!(hours[20], point("2024-01-31T20:00:00Z", 7, false));
+    assert_eq!(hours[19], point("2024-01-31T19:00:00Z", 3, 0));
+    assert_eq!(hours[20], point("2024-01-31T20:00:00Z", 7, 4));
     // A history that ended long ago has no future, but what there is now has.
     let forecast = &days["forecast"]["segments"];
     assert_eq!(forecast["reason"], "tooLittleHistory", "{forecast}");
@@ -76,7 +78,10 @@ both!(the_present_is_counted_and_the_future_is_left_out, place, {
     let today = today().to_string();
     let range = |granularity| format!("startDate={}&endDate={}&granularity={granularity}", ago(0), ago(-40));
     let days = asked(&host, &range("day")).await;
-    assert_eq!(days["trends"], json!([{"date": today, "usage": {"segments": 2, "users": 0}, "carried": []}]));
+    assert_eq!(
+        days["trends"],
+        json!([{"date": today, "usage": {"segments": 2, "users": 0}, "refusals": {}, "carried": []}])
+    );
     let hours = asked(&host, &range("hour").replace(&ago(-40).to_string(), &ago(-1).to_string())).await;
     assert_eq!(hours["trends"].as_array().unwrap().len(), 1);
     assert_eq!(asked(&host, &format!("startDate={}&endDate={}", ago(-3), ago(-9))).await["trends"], json!([]));

@@ -49,6 +49,7 @@ macro_rules! all_of_it {
             an_approval_and_a_put_are_one_after_the_other,
             the_audit_log_is_paged_filtered_and_only_added_to,
             a_recount_with_drift_is_audited,
+            creations_in_flight_are_no_drift,
             many_workspaces_are_set_at_once_or_none,
             changes_of_another_version_change_nothing,
             bad_input_changes_nothing,

@@ -657,11 +657,38 @@ pub(crate) async fn a_recount_with_drift_is_audited(host: Host) {
     host.post(ADMIN, &recalculate, json!({})).await.expect(200);
     assert_eq!(host.told("acme", "recount_drift").await, 0);
     host.delete_rows("acme", 3).await;
+    // To be told is not to have it corrected.
+    for _ in 0..2 {
+        let told = host.post(ADMIN, &format!("{recalculate}?dryRun=true"), json!({})).await.expect(200).body;
+        let drift = json!([{"resourceType": "segments", "cached": 4, "actual": 1, "drift": -3}]);
+        assert_eq!((&told["corrections"], &told["usage"]["segments"]), (&drift, &json!(1)));
+    }
+    assert_eq!(host.told("acme", "recount_drift").await, 0);
     let answer = host.post(ADMIN, &recalculate, json!({})).await.expect(200).body;
     assert_eq!(answer["corrections"][0]["drift"], -3);
     let entries = host.audited("acme").await;
     let drift = entries.iter().find(|entry| entry["action"] == "recount_drift").unwrap();
     assert_eq!((&drift["old"], &drift["new"], &drift["actor"]), (&json!(4), &json!(1), &json!("ada")));
+}
+
+pub(crate) async fn creations_in_flight_are_no_drift(host: Host) {
+    host.put(ACME, json!({"maxSegments": 100_000})).await.expect(200);
+    let host = Arc::new(host);
+    let recalculate = format!("{ACME}/recalculate");
+    host.post(ADMIN, &recalculate, json!({})).await.expect(200);
+    let look = async || {
+        let told = host.post(ADMIN, &format!("{recalculate}?dryRun=true"), json!({})).await.expect(200).body;
+        assert_eq!(told["corrections"], json!([]), "{told}");
+        told["usage"]["segments"].as_u64().unwrap()
+    };
+    let burst = Burst::start(&host, "acme");
+    for _ in 0..20 {
+        let before = burst.made();
+        look().await;
+        until("more rows are made", async || burst.made() > before).await;
+    }
+    let made = burst.end().await;
+    assert_eq!(look().await, made);
 }
 
 pub(crate) async fn many_workspaces_are_set_at_once_or_none(host: Host) {

@@ -283,7 +283,7 @@ async fn reads_are_sent_again_and_other_calls_are_not() {
 
     // Who knows what would be done twice?
     let (client, served) = scripted(vec![busy(Some("0")), plans()]).await;
-    assert!(client.recalculate("acme").await.unwrap_err().is_unavailable());
+    assert!(client.recalculate("acme", false).await.unwrap_err().is_unavailable());
     assert!(client.put_plan("pro", &limits(1), None).await.unwrap_err().is_unreadable());
     assert_eq!(served.load(Ordering::SeqCst), 2);
     let (client, served) = scripted(vec![busy(Some("0")), StatusCode::IM_A_TEAPOT.into_response()]).await;
@@ -307,7 +307,7 @@ async fn a_connection_that_breaks_off_is_tried_again_by_reads_alone() {
     });
     assert!(client.plans().await.unwrap_err().is_unreachable());
     assert_eq!(accepted.swap(0, Ordering::SeqCst), 3);
-    assert!(client.recalculate("acme").await.unwrap_err().is_unreachable());
+    assert!(client.recalculate("acme", false).await.unwrap_err().is_unreachable());
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 

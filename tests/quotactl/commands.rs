@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tower_quota::Provisioning;
 
 use crate::host::{Host, serve};
+use crate::support::database::Database;
+use crate::support::postgres::shared;
 use crate::support::quickstart::{ACME, ADMIN, Quickstart, Server, create, create_all};
 use crate::support::receiver::Receiver;
 use crate::support::until;
@@ -99,7 +101,8 @@ fn recalculate() {
     session.run("recalculate -w acme --output csv");
     session.comment("a row is deleted, and none of this is told to the layer");
     server.database().run(r#"DELETE FROM "Segment" WHERE "name" = 'number 2'"#.to_owned());
-    session.all(&["recalculate -w acme", "recalculate -w acme --output json"]);
+    session.all(&["recalculate -w acme --dry-run", "recalculate -w acme", "recalculate -w acme --output json"]);
+    session.run("recalculate -w acme --dry-run");
     session.set("QUOTA_TOKEN", ACME);
     session.run("recalculate -w acme");
     session.is("recalculate.txt");
@@ -406,6 +409,85 @@ fn doctor() {
     session.run("doctor -w acme --output csv");
     session.run("doctor --routes absent.toml");
     session.is("doctor.txt");
+}
+
+/// How the set-up stands.
+fn standing(server: &Quickstart) -> Value {
+    server.connect().send("GET", "/api/system/quota-status", "").expect(200).json()
+}
+
+fn replicas(server: &Quickstart) -> Vec<Value> {
+    standing(server)["replicas"].as_array().unwrap().clone()
+}
+
+/// Waits until one sees so many.
+fn all_are_there(server: &Quickstart, many: usize) {
+    until("all replicas are known", || replicas(server).len() == many);
+}
+
+#[test]
+fn doctor_looks_at_all_replicas() {
+    let url = shared().database();
+    let first = Quickstart::on(&url, &[]);
+    let mut session = Session::at(first.address, ADMIN);
+    session.run("doctor");
+    let alike = Quickstart::on(&url, &[]);
+    all_are_there(&first, 2);
+    for replica in replicas(&first) {
+        // RFC 3339, with the same zone: in the order of time.
+        let (joined, seen) = (replica["joinedAt"].as_str().unwrap(), replica["seenAt"].as_str().unwrap());
+        assert!(joined[..19] <= seen[..19], "{replica}");
+    }
+    session.comment("another replica has started");
+    session.run("doctor");
+    drop(alike);
+
+    session.comment("replicas in another mode, and with other rules");
+    let folder = tempfile::tempdir().unwrap();
+    let rules = include_str!("../../examples/quickstart/routes.toml");
+    let other = rules.split("\n\n").filter(|block| !block.contains("webhooks")).collect::<Vec<_>>().join("\n\n");
+    let file = folder.path().join("other.toml");
+    std::fs::write(&file, other.replace("default = 50", "default = 60")).unwrap();
+    // Its leases have ended by then.
+    until("the one that was killed is forgotten", || replicas(&first).len() == 1);
+    let warns = Quickstart::on(&url, &[("QUOTA_ENFORCEMENT_MODE", "warn")]);
+    all_are_there(&first, 2);
+    let differs = Quickstart::on(&url, &[("QUOTA_ROUTES", file.to_str().unwrap())]);
+    all_are_there(&first, 3);
+    session.run("doctor");
+    drop(differs);
+
+    session.comment("the mode is set at the one, and the other stops");
+    Session::at(warns.address, ADMIN).run("mode set enforce");
+    Session::at(warns.address, ADMIN).run("mode set strict --resource users");
+    until("it is told", || {
+        let all = replicas(&first);
+        all.len() == 2
+            && all.iter().all(|of| of["config"]["mode"] == "enforce")
+            && all[1]["config"]["modes"] != json!({})
+    });
+    session.run("doctor");
+
+    session.comment("a replica of an older version tells nothing, and one of another version tells that");
+    let mut database = Database::postgres(&url);
+    let id = replicas(&first)[1]["id"].as_str().unwrap().to_owned();
+    let set = |to: &str| format!(r#"UPDATE "_tower_quota_replica" SET "config" = {to} WHERE "id" = '{id}'"#);
+    database.run(set("NULL"));
+    session.run("doctor");
+    let ours = "(SELECT \"config\" FROM \"_tower_quota_replica\" ORDER BY \"id\" LIMIT 1)";
+    database.run(set(&format!(r#"{ours} || '{{"version": "0.0.1", "of tomorrow": true}}'"#)));
+    session.run("doctor");
+    database.run(set(ours));
+
+    session.comment("the tables are of a newer version, and then of an older one");
+    let known = standing(&first)["store"]["schema"]["known"].as_u64().unwrap();
+    session.hide("[KNOWS]", format!("knows up to {known}"));
+    session.hide("[NEEDS]", format!("version {}, and the program needs {known}", known - 1));
+    database.run(r#"INSERT INTO "_tower_quota_migrations" VALUES (99, '2999-01-01T00:00:00Z')"#.to_owned());
+    session.run("doctor");
+    database.run(format!(r#"DELETE FROM "_tower_quota_migrations" WHERE "version" >= {known}"#));
+    session.run("doctor --output csv");
+    session.is("doctor-replicas.txt");
 }
 
 /// As the contract has it; the quickstart keeps no history.

@@ -11,7 +11,7 @@ use pty_process::Size;
 use pty_process::blocking::{Pts, Pty, open};
 use vt100::{Color, Parser};
 
-use crate::support::quickstart::{ACME, ADMIN, Quickstart, Server, create_all, signal};
+use crate::support::quickstart::{ACME, ADMIN, Quickstart, Server, create, create_all, signal};
 use crate::support::until;
 use crate::transcript::Session;
 
@@ -20,6 +20,8 @@ struct Terminal {
     pty: Arc<Pty>,
     pts: Pts,
     screen: Arc<Mutex<Parser>>,
+    /// All that was ever written to it.
+    written: Arc<Mutex<Vec<u8>>>,
     child: Child,
     /// What `stty` said before.
     before: String,
@@ -45,14 +47,17 @@ impl Terminal {
         let mut command = pty_process::blocking::Command::from(command).env("TERM", "xterm-256color");
         let child = command.spawn_borrowed(&pts).unwrap();
         let (pty, screen) = (Arc::new(pty), Arc::new(Mutex::new(Parser::new(cells(rows), cells(columns), 0))));
-        let (read, seen) = (Arc::clone(&pty), Arc::clone(&screen));
+        let written = Arc::default();
+        let (read, seen, log) = (Arc::clone(&pty), Arc::clone(&screen), Arc::clone(&written));
         thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(many) = (&*read).read(&mut bytes) {
+                let log: &Mutex<Vec<u8>> = &log;
+                log.lock().unwrap_or_else(PoisonError::into_inner).extend(&bytes[..many]);
                 seen.lock().unwrap_or_else(PoisonError::into_inner).process(&bytes[..many]);
             }
         });
-        Self { pty, pts, screen, child, before }
+        Self { pty, pts, screen, written, child, before }
     }
 
     fn monitor(session: &Session, size: (u16, u16)) -> Self {
@@ -76,6 +81,12 @@ impl Terminal {
             assert!(begun.elapsed().as_secs() < 60, "never {words:?}:\n{}", self.text());
             thread::sleep(std::time::Duration::from_millis(5));
         }
+    }
+
+    /// Whether this was ever written, if only to be taken back.
+    fn has_shown(&self, text: &str) -> bool {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
     /// The line that begins so; nothing as long as there is none.
@@ -167,8 +178,14 @@ fn the_screen_is_live() {
     assert!(terminal.line("segments").contains('█'), "a sparkline: {drawn}");
 
     create_all(&mut server.connect(), "acme", (46..=50).map(|number| format!("number {number}")));
-    terminal.shows(&["50 / 50", "100%"]);
+    terminal.shows(&["50 / 50", "100%", "refused in the last 24 hours (UTC)\nnone"]);
     assert_eq!(terminal.colour("segments"), Color::Idx(1));
+    for number in 51..=53 {
+        create(&mut server.connect(), "acme", &format!("number {number}")).refused(429, "QUOTA_EXCEEDED");
+    }
+    // Of this hour, or of the one before.
+    let refused = regex::Regex::new(r"refused in the last 24 hours \(UTC\)\n +[0-9]{2}:00  segments  [123]\n").unwrap();
+    until("refusals are on the screen", || refused.is_match(&terminal.text()));
     session.command().args(["mode", "set", "warn"]).output().unwrap();
     terminal.shows(&["acme  warn"]);
 
@@ -182,7 +199,14 @@ fn the_screen_is_live() {
     terminal.resize(3, 20);
     until("it fits", || terminal.text().lines().count() <= 3 && terminal.text().starts_with("acme"));
     terminal.resize(30, 120);
-    terminal.shows(&["50 / 50", "recent changes"]);
+    terminal.shows(&["50 / 50", "  segments  ", "recent changes"]);
+    // Where there is not room for both, refusals are what is seen.
+    terminal.resize(17, 80);
+    until("there is room for one", || {
+        !terminal.text().contains("recent changes") && refused.is_match(&terminal.text())
+    });
+    terminal.resize(30, 120);
+    terminal.shows(&["recent changes"]);
 
     server.kill();
     terminal.shows(&["can't be reached"]);
@@ -273,6 +297,27 @@ fn colours_are_for_terminals() {
 }
 
 #[test]
+fn long_work_tells_how_far_it_is() {
+    let (server, session) = server();
+    create_all(&mut server.connect(), "globex", ["one".to_owned()]);
+    for (line, told, result) in [
+        ("migrate analyze", "2 workspaces looked at", "2 workspaces; limits: "),
+        ("migrate apply", "2 workspaces done", "2 workspaces; limits: "),
+    ] {
+        let mut command = session.command();
+        command.args(line.split(' '));
+        let mut terminal = Terminal::start(command, (60, 100));
+        assert!(terminal.ended().success(), "{}", terminal.text());
+        terminal.shows(&[result]);
+        assert!(terminal.has_shown(told), "{}", terminal.text());
+        assert!(!terminal.text().contains(told), "it is taken back: {}", terminal.text());
+        // Nobody looks on at a pipe.
+        let piped = session.command().args(line.split(' ')).output().unwrap();
+        assert!(!String::from_utf8_lossy(&piped.stderr).contains("workspaces"), "{piped:?}");
+    }
+}
+
+#[test]
 fn a_pipe_gets_plain_lines() {
     let (mut server, session) = server();
     let mut command = session.command();
@@ -281,10 +326,13 @@ fn a_pipe_gets_plain_lines() {
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let mut segments = || lines.by_ref().map(Result::unwrap).find(|line| line.contains(" segments ")).unwrap();
     let first = segments();
-    let expected = regex::Regex::new("^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z segments 45/50 90% warning$").unwrap();
+    let expected =
+        regex::Regex::new("^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z segments 45/50 90% warning 0 refused$").unwrap();
     assert!(expected.is_match(&first), "{first}");
     create_all(&mut server.connect(), "acme", (46..=50).map(|number| format!("number {number}")));
-    while !segments().ends_with("segments 50/50 100% exceeded") {}
+    while !segments().ends_with("segments 50/50 100% exceeded 0 refused") {}
+    create(&mut server.connect(), "acme", "one too many").refused(429, "QUOTA_EXCEEDED");
+    while !segments().ends_with("segments 50/50 100% exceeded 1 refused") {}
     // It goes on, and says so.
     server.kill();
     let mut told = String::new();

@@ -18,6 +18,7 @@ from tower_quota_client import (
     PreconditionFailed,
     QuotaClient,
     QuotaExceeded,
+    TypeConfig,
     Unauthenticated,
     UnexpectedAnswer,
     Unreachable,
@@ -120,6 +121,8 @@ def test_rows_are_counted_anew(admin: QuotaClient, quickstart: Quickstart, name:
     create(quickstart, name, "one")
     recount = admin.workspace(name).recalculate()
     assert (recount.workspace_id, recount.usage["segments"]) == (name, 1)
+    told = admin.workspace(name).recalculate(dry_run=True)
+    assert (told.usage["segments"], told.corrections) == (1, ())
 
 
 def test_settings_are_changed_part_by_part(admin: QuotaClient, name: str) -> None:
@@ -217,6 +220,16 @@ def test_what_concerns_all_workspaces(admin: QuotaClient, quickstart: Quickstart
     assert system.stop_shadow().workspaces[0].limit == 1
     with pytest.raises(NotFound):
         system.shadow()
+
+
+def test_the_set_up_tells_how_it_stands(admin: QuotaClient) -> None:
+    status = admin.system.status()
+    assert (status.store.kind, status.ledger, status.promise) == ("sqlite", "process", "exact")
+    assert status.store.schema is not None and status.store.schema.applied == status.store.schema.known
+    [replica] = status.replicas
+    assert (replica.id, replica.this) == (None, True)
+    assert replica.config is not None
+    assert replica.config.types["segments"] == TypeConfig(limit_field="maxSegments", default_limit=50)
 
 
 def test_modes_are_changed_at_run_time(admin: QuotaClient) -> None:

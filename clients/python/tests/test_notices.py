@@ -150,6 +150,7 @@ def test_usage_over_time_and_a_report_on_it(admin: QuotaClient, quickstart: Quic
 
     # Refusals are written down some seconds later.
     row = until("the refusal is in the report", refused)
+    assert workspace.analytics(start_date=today, granularity="day").trends[-1].refusals == {"segments": 1}
     assert (row.workspace_id, row.period, row.start) == (name, "monthly", today.replace(day=1))
     assert (row.max, row.last, row.limit, row.percent, row.grace_uses, row.limit_changes) == (2, 2, 2, 100, 0, 1)
     report = workspace.report(period="daily", day=today)

@@ -172,9 +172,10 @@ export class Workspace extends Part {
     return this.whole<t.Verdict>(call, ["allowed", "currentUsage", "limit", "remaining", "percentUsed", "wouldExceed"], options);
   }
 
-  /** Counts the rows anew. For admins. */
-  async recalculate(options?: CallOptions): Promise<t.Recount> {
-    const call: Call = { method: "POST", path: this.#path("recalculate") };
+  /** Counts the rows anew. With `dryRun`, it is only told what would be corrected. For admins. */
+  async recalculate(options?: CallOptions & { readonly dryRun?: boolean }): Promise<t.Recount> {
+    const query = options?.dryRun === true ? { dryRun: true } : {};
+    const call: Call = { method: "POST", path: this.#path("recalculate"), query };
     return this.whole<t.Recount>(call, ["workspaceId", "usage", "corrections", "recalculatedAt"], options);
   }
 
@@ -348,6 +349,12 @@ export class System extends Part {
   /** @throws Unavailable where the store of the quota doesn't answer. */
   async health(options?: CallOptions): Promise<void> {
     await this.whole({ method: "GET", path: ["system", "health"] }, [], options);
+  }
+
+  /** How the set-up stands: its tables, and the processes that enforce limits. */
+  async status(options?: CallOptions): Promise<t.SystemStatus> {
+    const call: Call = { method: "GET", path: ["system", "quota-status"] };
+    return this.whole<t.SystemStatus>(call, ["store", "ledger", "promise", "replicas"], options);
   }
 
   async #enforcement(call: Call, options?: CallOptions): Promise<t.Enforcement> {

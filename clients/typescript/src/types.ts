@@ -251,6 +251,8 @@ export interface Analytics {
     /** Where the bucket begins: a day, or, by the hour, a time. */
     readonly date: string;
     readonly usage: ByType<Count>;
+    /** Creations that were refused in it, by the types of which any were. */
+    readonly refusals?: ByType<Count>;
     /** The types of which nothing was read in it: they have what was known before. */
     readonly carried?: readonly string[];
   }[];
@@ -357,6 +359,38 @@ export interface Shadow {
     readonly usage: Count;
     readonly limit: Limit;
   }[];
+}
+
+/** How a set-up stands. */
+export interface SystemStatus {
+  readonly store: {
+    readonly kind: "sqlite" | "postgres" | "other";
+    /** The version of the tables, and the newest one that the program knows; `null` where they have none. */
+    readonly schema: { readonly applied: number; readonly known: number } | null;
+  };
+  /** Where units are granted. */
+  readonly ledger: "process" | "postgres";
+  readonly promise: "exact" | "bounded";
+  readonly replicas: readonly Replica[];
+}
+
+/** A process that enforces limits. Its times are by the database's clock. */
+export interface Replica {
+  /** `null` where there is one process. */
+  readonly id: string | null;
+  /** It is the one that answers. */
+  readonly this: boolean;
+  readonly joinedAt: string | null;
+  readonly seenAt: string | null;
+  /** What it enforces; `null` where it doesn't tell. */
+  readonly config: {
+    readonly version: string;
+    readonly schema: number | null;
+    readonly mode: Mode;
+    readonly modes: ByType<Mode>;
+    readonly workspaceFormat: "verbatim" | "lowercase" | "uuid";
+    readonly types: ByType<{ readonly limitField: string; readonly defaultLimit: Limit }>;
+  } | null;
 }
 
 export interface Enforcement {

@@ -135,6 +135,8 @@ describe("the API", () => {
     const recount = await admin.workspace("recount").recalculate();
     assert.equal(recount.usage["segments"], 1);
     assert.ok(Array.isArray(recount.corrections));
+    const told = await admin.workspace("recount").recalculate({ dryRun: true });
+    assert.deepEqual([told.usage["segments"], told.corrections], [1, []]);
   });
 
   test("settings are changed part by part", async () => {
@@ -222,6 +224,15 @@ describe("the API", () => {
     assert.equal((await quickstart.create("bulk-1", "two")).status, 201);
     assert.equal((await system.shadow(5)).wouldRefuse, 1);
     assert.equal((await system.stopShadow()).workspaces[0]?.limit, 1);
+  });
+
+  test("the set-up tells how it stands", async () => {
+    const status = await admin.system.status();
+    assert.deepEqual([status.store.kind, status.ledger, status.promise], ["sqlite", "process", "exact"]);
+    assert.equal(status.store.schema?.applied, status.store.schema?.known);
+    const [replica, ...others] = status.replicas;
+    assert.deepEqual([others, replica?.this, replica?.id], [[], true, null]);
+    assert.deepEqual(replica?.config?.types["segments"], { limitField: "maxSegments", defaultLimit: 50 });
   });
 
   test("modes are changed at run time", async () => {

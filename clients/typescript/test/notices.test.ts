@@ -146,6 +146,8 @@ describe("what is told", () => {
       const { rows } = await workspace.report({ date: today });
       return rows.find(({ resourceType, refusals }) => resourceType === "segments" && refusals === 1);
     });
+    const told = await workspace.analytics({ startDate: today, granularity: "day" });
+    assert.deepEqual(told.trends.at(-1)?.refusals, { segments: 1 });
     assert.deepEqual([row.workspaceId, row.period, row.start.slice(8)], ["reported", "monthly", "01"]);
     assert.deepEqual([row.max, row.last, row.limit, row.percent, row.graceUses, row.limitChanges], [2, 2, 2, 100, 0, 1]);
     const report = await workspace.report({ date: today, period: "daily" });

@@ -43,6 +43,25 @@ pub(in crate::api) fn settings() -> Value {
     })
 }
 
+pub(in crate::api) fn status() -> Value {
+    let types = json!({"segments": {"limitField": "maxSegments", "defaultLimit": 50}});
+    json!({
+        "store": {"kind": "postgres", "schema": {"applied": 10, "known": 10}},
+        "ledger": "postgres",
+        "promise": "exact",
+        "replicas": [{
+            "id": ID,
+            "this": true,
+            "joinedAt": THEN,
+            "seenAt": LATER,
+            "config": {
+                "version": env!("CARGO_PKG_VERSION"), "schema": 10, "mode": "enforce", "modes": {},
+                "workspaceFormat": "verbatim", "types": types,
+            },
+        }],
+    })
+}
+
 pub(in crate::api) fn plan() -> Value {
     let limits = json!({"maxSegments": 100});
     json!({"name": "pro", "version": 3, "limits": limits, "createdAt": THEN, "updatedAt": LATER})

@@ -8,7 +8,7 @@ use crate::api::Api;
 use crate::api::dto::Object;
 #[cfg(feature = "webhooks")]
 use crate::api::extract::NamedTwice;
-use crate::api::extract::{Admin, Caller, Explain, IfMatch, MaybeEmpty, Named, Operator, Pairs, Reader, Soft};
+use crate::api::extract::{Admin, Caller, DryRun, Explain, IfMatch, MaybeEmpty, Named, Operator, Pairs, Reader, Soft};
 use crate::problem::ErrorCode::{
     InsufficientPermissions, InvalidRequest, PayloadTooLarge, PreconditionFailed, QuotaNotFound, QuotaUnavailable,
     Unauthenticated,
@@ -117,6 +117,13 @@ impl Input for Explain {
     fn describe(operation: &mut Operation) {
         Pairs::describe(operation);
         operation.query("explain", flag(), "Tells for each resource type where its limit comes from.");
+    }
+}
+
+impl Input for DryRun {
+    fn describe(operation: &mut Operation) {
+        Pairs::describe(operation);
+        operation.query("dryRun", flag(), "Tells what would be corrected, and changes nothing.");
     }
 }
 

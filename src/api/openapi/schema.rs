@@ -292,6 +292,7 @@ pub(super) fn components(catalog: &ResourceCatalog) -> Map<String, Value> {
                 [("types", named("Modes"))],
             ),
         ),
+        ("Status", status()),
         ("AtLimit", object([("workspaceId", named("WorkspaceId")), ("usage", count()), ("limit", named("Limit"))])),
         (
             "Readiness",
@@ -336,6 +337,33 @@ fn explained() -> Value {
     )
 }
 
+/// Other processes may have other resource types than this one.
+fn status() -> Value {
+    let named_by_type = |each: Value| json!({"type": "object", "additionalProperties": each});
+    let config = object([
+        ("version", text()),
+        ("schema", or_null(count())),
+        ("mode", named("Mode")),
+        ("modes", named_by_type(named("Mode"))),
+        ("workspaceFormat", one_of(["verbatim", "lowercase", "uuid"])),
+        ("types", named_by_type(object([("limitField", text()), ("defaultLimit", named("Limit"))]))),
+    ]);
+    let replica = object([
+        ("id", or_null(uuid())),
+        ("this", flag()),
+        ("joinedAt", or_null(time())),
+        ("seenAt", or_null(time())),
+        ("config", or_null(config)),
+    ]);
+    let versions = object([("applied", count()), ("known", count())]);
+    object([
+        ("store", object([("kind", one_of(["sqlite", "postgres", "other"])), ("schema", or_null(versions))])),
+        ("ledger", one_of(["process", "postgres"])),
+        ("promise", one_of(["exact", "bounded"])),
+        ("replicas", list(replica)),
+    ])
+}
+
 #[cfg(feature = "insight")]
 fn insight() -> [(&'static str, Value); 3] {
     use crate::insight::{ForecastReason, Period};
@@ -366,7 +394,12 @@ fn insight() -> [(&'static str, Value); 3] {
         ("limitChanges", or_null(count())),
     ]);
     // An hour is named by its beginning.
-    let trend = object([("date", text()), ("usage", by_type(count())), ("carried", list(named("ResourceType")))]);
+    let trend = object([
+        ("date", text()),
+        ("usage", by_type(count())),
+        ("refusals", by_type(count())),
+        ("carried", list(named("ResourceType"))),
+    ]);
     [("Trend", trend), ("Forecasts", by_type(forecast)), ("ReportRow", row)]
 }
 

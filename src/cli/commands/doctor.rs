@@ -1,9 +1,12 @@
 //! What may keep limits from being enforced.
 
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tower_quota::client::ClientError;
-use tower_quota::{EnforcementMode, Promise, RouteMap};
+use tower_quota::{EnforcementMode, Promise, ReplicaConfig, ReplicaStatus, RouteMap, SchemaVersions, TypeConfig};
 
 use super::quota::rows;
 use super::{Context, routes};
@@ -68,11 +71,11 @@ pub(super) async fn run(context: &Context, asked: Doctor) -> Result<Outcome, Fai
         None => None,
     };
     // Where there is no server, or nothing that it lets see, there is nothing more to ask.
-    if server(context, &mut findings).await
-        && enforcement(context, &mut findings).await
-        && let Some(workspace) = &asked.workspace
-    {
-        self::workspace(context, workspace, map.as_ref(), &mut findings).await;
+    if server(context, &mut findings).await && enforcement(context, &mut findings).await {
+        set_up(context, &mut findings).await;
+        if let Some(workspace) = &asked.workspace {
+            self::workspace(context, workspace, map.as_ref(), &mut findings).await;
+        }
     }
     if let Some(map) = &map {
         match routes::uncreated(map).as_slice() {
@@ -168,6 +171,92 @@ async fn enforcement(context: &Context, findings: &mut Findings) -> bool {
     true
 }
 
+/// Whether the tables are those that the program needs, and all processes enforce the same.
+async fn set_up(context: &Context, findings: &mut Findings) {
+    let status = match context.client.status().await {
+        Ok(status) => status,
+        Err(error) => return refused(findings, "replicas", &error),
+    };
+    if let Some(SchemaVersions { applied, known, .. }) = status.store.schema {
+        match applied.cmp(&known) {
+            Ordering::Equal => findings.ok("schema", "up to date"),
+            Ordering::Greater => findings.warn(
+                "schema",
+                format!("version {applied}, and the program knows up to {known}"),
+                "upgrade the program: it would not start again",
+            ),
+            Ordering::Less => findings.fail(
+                "schema",
+                format!("version {applied}, and the program needs {known}"),
+                "start the program again, as the owner of the tables: it applies what is missing",
+            ),
+        }
+    }
+    replicas(&status.replicas, findings);
+}
+
+fn replicas(all: &[ReplicaStatus], findings: &mut Findings) {
+    let before = findings.0.len();
+    let Some(ours) = all.iter().find(|of| of.this).and_then(|of| of.config.as_ref()) else {
+        return findings.fail("replicas", "the one that answers is none of them any more", "ask again");
+    };
+    for other in all.iter().filter(|of| !of.this) {
+        let who = other.id.map_or_else(|| "another".to_owned(), |id| id.to_string());
+        match &other.config {
+            Some(theirs) => differences(&who, ours, theirs, findings),
+            None => findings.warn(
+                "replicas",
+                format!("{who}: doesn't tell what it enforces"),
+                "it is of another version: replace it",
+            ),
+        }
+    }
+    if findings.0.len() == before {
+        findings.ok(
+            "replicas",
+            match all.len() {
+                1 => "1, which answers".to_owned(),
+                some => format!("{some}, which enforce the same"),
+            },
+        );
+    }
+}
+
+/// In what another process differs from the one that answers.
+fn differences(who: &str, ours: &ReplicaConfig, theirs: &ReplicaConfig, findings: &mut Findings) {
+    let mut differ = |what: &str, (theirs, ours): (&str, &str), next: &str| {
+        if theirs != ours {
+            findings.fail("replicas", format!("{who}: {what} {theirs}; the one that answers: {ours}"), next);
+        }
+    };
+    let mode = "each process has its own: `quotactl mode set` at each, or start all with the same";
+    differ("mode", (theirs.mode.as_str(), ours.mode.as_str()), mode);
+    for resource in both(&theirs.modes, &ours.modes) {
+        let of =
+            |modes: &BTreeMap<String, EnforcementMode>| modes.get(resource).map_or("that of all", |mode| mode.as_str());
+        differ(&format!("mode of {resource}"), (of(&theirs.modes), of(&ours.modes)), mode);
+    }
+    let format = "start all with the same `workspace_format`";
+    differ("workspace ids", (theirs.workspace_format.as_str(), ours.workspace_format.as_str()), format);
+    let types = "start all with the same resource types and default limits";
+    for resource in both(&theirs.types, &ours.types) {
+        let of = |types: &BTreeMap<String, TypeConfig>| {
+            let known = types.get(resource);
+            known.map_or_else(|| "(no such type)".to_owned(), |of| format!("{} ({})", of.default_limit, of.limit_field))
+        };
+        differ(&format!("default of {resource}"), (&of(&theirs.types), &of(&ours.types)), types);
+    }
+    if theirs.version != ours.version {
+        let found = format!("{who}: version {}; the one that answers: {}", theirs.version, ours.version);
+        findings.warn("replicas", found, "end the upgrade: replace those of the older version");
+    }
+}
+
+/// The names that are in either.
+fn both<'a, T>(one: &'a BTreeMap<String, T>, other: &'a BTreeMap<String, T>) -> BTreeSet<&'a String> {
+    one.keys().chain(other.keys()).collect()
+}
+
 async fn workspace(context: &Context, workspace: &str, map: Option<&RouteMap>, findings: &mut Findings) {
     let status = match context.client.quota(workspace).await {
         Ok(status) => status,
@@ -202,15 +291,18 @@ async fn workspace(context: &Context, workspace: &str, map: Option<&RouteMap>, f
         }
         Err(error) => refused(findings, "settings", &error),
     }
-    match context.client.recalculate(workspace).await {
+    match context.client.recalculate(workspace, true).await {
         Ok(recount) if recount.corrections.is_empty() => findings.ok("counts", "as believed"),
         Ok(recount) => {
             let drift = |of: &tower_quota::client::CountDrift| format!("{} by {}", of.resource_type, of.drift);
             let drifts: Vec<_> = recount.corrections.iter().map(drift).collect();
             findings.warn(
                 "counts",
-                format!("were off, and are corrected now: {}", drifts.join(", ")),
-                "rows are written around the layer: see \"Rows written around the layer\" in the README",
+                format!("are off: {}", drifts.join(", ")),
+                format!(
+                    "`quotactl recalculate --workspace {workspace}`; why it is so, see \"Rows written around the layer\" in \
+                     the README"
+                ),
             );
         }
         Err(error) => refused(findings, "counts", &error),
@@ -230,5 +322,36 @@ async fn workspace(context: &Context, workspace: &str, map: Option<&RouteMap>, f
             let found = format!("the server has no type {}, which the file has", unserved.join(", "));
             findings.warn("rules", found, "start the server with this file");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(format: &str, modes: &Value) -> ReplicaConfig {
+        let types = json!({"segments": {"limitField": "maxSegments", "defaultLimit": null}});
+        let config = json!({
+            "version": "1.0.0", "schema": null, "mode": "enforce", "modes": modes, "workspaceFormat": format, "types": types,
+        });
+        serde_json::from_value(config).unwrap()
+    }
+
+    #[test]
+    fn each_difference_is_told() {
+        let found = |theirs: &ReplicaConfig| {
+            let mut findings = Findings::default();
+            differences("b", &config("verbatim", &json!({"users": "off"})), theirs, &mut findings);
+            findings.0.into_iter().map(|(_, _, found, _)| found).collect::<Vec<_>>()
+        };
+        assert!(found(&config("verbatim", &json!({"users": "off"}))).is_empty());
+        assert_eq!(
+            found(&config("uuid", &json!({"segments": "warn"}))),
+            [
+                "b: mode of segments warn; the one that answers: that of all",
+                "b: mode of users that of all; the one that answers: off",
+                "b: workspace ids uuid; the one that answers: verbatim",
+            ]
+        );
     }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn run(called: Called) -> Result<Outcome, Failure> {
         Command::Status(of) => quota::status(&context, &of.workspace).await,
         Command::Update(update) => quota::update(&context, update).await,
         Command::Validate(asked) => quota::validate(&context, asked).await,
-        Command::Recalculate(of) => quota::recalculate(&context, &of.workspace).await,
+        Command::Recalculate(asked) => quota::recalculate(&context, asked).await,
         Command::Cleanup(cleanup) => quota::cleanup(&context, cleanup).await,
         Command::Report(report) => insight::report(&context, report).await,
         Command::Analytics(asked) => insight::analytics(&context, asked).await,

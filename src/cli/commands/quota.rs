@@ -5,7 +5,7 @@ use tower_quota::client::{Explained, QuotaStatus, WorkspaceQuota};
 use tower_quota::{Limit, Usage};
 
 use super::{Context, tone};
-use crate::args::{Cleanup, Update, Validate};
+use crate::args::{Cleanup, Recalculate, Update, Validate};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Cell, Shown, Tone, warn};
 
@@ -143,8 +143,9 @@ pub(super) async fn validate(context: &Context, asked: Validate) -> Result<Outco
     }
 }
 
-pub(super) async fn recalculate(context: &Context, workspace: &str) -> Result<Outcome, Failure> {
-    let recount = context.client.recalculate(workspace).await?;
+pub(super) async fn recalculate(context: &Context, asked: Recalculate) -> Result<Outcome, Failure> {
+    let Recalculate { of, dry_run } = asked;
+    let recount = context.client.recalculate(&of.workspace, dry_run).await?;
     let mut shown = Shown::table(&recount, ["resource", "believed", "rows", "drift"])?;
     for (resource, rows) in recount.usage.iter() {
         let drift = recount.corrections.iter().find(|correction| correction.resource_type == resource);
@@ -159,10 +160,13 @@ pub(super) async fn recalculate(context: &Context, workspace: &str) -> Result<Ou
             }),
         ]);
     }
-    shown.note(match recount.corrections.len() {
-        0 => "all counts were right".to_owned(),
-        1 => "1 count was corrected".to_owned(),
-        some => format!("{some} counts were corrected"),
+    shown.note(match (recount.corrections.len(), dry_run) {
+        (0, false) => "all counts were right".to_owned(),
+        (1, false) => "1 count was corrected".to_owned(),
+        (some, false) => format!("{some} counts were corrected"),
+        (0, true) => "all counts are right".to_owned(),
+        (1, true) => "1 count is wrong: without --dry-run it is corrected".to_owned(),
+        (some, true) => format!("{some} counts are wrong: without --dry-run they are corrected"),
     });
     context.show(&shown)
 }

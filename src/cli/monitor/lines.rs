@@ -44,8 +44,9 @@ fn told(sample: &Sample) -> String {
             _ => "exceeded",
         };
         let (current, limit, resource) = (row.usage.current, row.usage.limit, plain(row.resource));
+        let refused = sample.refused(row.resource).map(|many| format!(" {many} refused")).unwrap_or_default();
         // Writing to a string can't fail.
-        let _ = writeln!(lines, "{now:.0} {resource} {current}/{limit} {percent}% {state}");
+        let _ = writeln!(lines, "{now:.0} {resource} {current}/{limit} {percent}% {state}{refused}");
     }
     lines
 }

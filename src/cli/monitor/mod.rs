@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, restore, try_init};
 use tokio::sync::mpsc;
@@ -24,32 +25,81 @@ const ENTRIES: u32 = 10;
 /// How many days of what the server remembers are shown.
 const DAYS: i64 = 30;
 
+/// How long refusals are recent.
+const RECENT: SignedDuration = SignedDuration::from_hours(24);
+
 /// What the server tells at one time.
 struct Sample {
     status: QuotaStatus,
     enforcement: Enforcement,
     /// `None` where the server has none.
     analytics: Option<Analytics>,
+    /// The newest first; `None` where the server keeps none.
+    refusals: Option<Vec<Refused>>,
     /// `None` where the token may not see it.
     entries: Option<Vec<AuditEntry>>,
+}
+
+/// Creations that were refused within an hour.
+struct Refused {
+    /// When the hour began.
+    hour: Timestamp,
+    resource: String,
+    many: u64,
 }
 
 impl Sample {
     async fn take(client: &QuotaClient, workspace: &str) -> Result<Self, ClientError> {
         let status = client.quota(workspace).await?;
         let enforcement = client.enforcement().await?;
-        let analytics = match client.analytics(workspace, &TrendQuery::last_days(DAYS)).await {
-            // It is there in some servers only.
-            Err(error) if error.is_not_found() || error.is_bad_request() => None,
-            analytics => Some(analytics?),
+        let analytics = analytics(client, workspace, &TrendQuery::last_days(DAYS)).await?;
+        let hours = TrendQuery { granularity: Some("hour".into()), ..TrendQuery::last_days(2) };
+        let refusals = match &analytics {
+            Some(_) => self::analytics(client, workspace, &hours).await?.map(|hours| recent(&hours)),
+            None => None,
         };
         let query = AuditQuery { workspace: Some(workspace.into()), limit: Some(ENTRIES), ..AuditQuery::default() };
         let entries = match client.audit(&query).await {
             Err(error) if error.is_forbidden() => None,
             list => Some(list?.entries),
         };
-        Ok(Self { status, enforcement, analytics, entries })
+        Ok(Self { status, enforcement, analytics, refusals, entries })
     }
+
+    /// How many creations of a resource type were refused of late.
+    fn refused(&self, resource: &str) -> Option<u64> {
+        let of = |refusals: &Vec<Refused>| {
+            refusals.iter().filter(|of| of.resource == resource).fold(0, |sum: u64, of| sum.saturating_add(of.many))
+        };
+        self.refusals.as_ref().map(of)
+    }
+}
+
+/// What the server tells of usage over time; `None` where it doesn't.
+async fn analytics(
+    client: &QuotaClient,
+    workspace: &str,
+    query: &TrendQuery,
+) -> Result<Option<Analytics>, ClientError> {
+    match client.analytics(workspace, query).await {
+        // It is there in some servers only.
+        Err(error) if error.is_not_found() || error.is_bad_request() => Ok(None),
+        analytics => analytics.map(Some),
+    }
+}
+
+/// The recent refusals among those of some hours.
+fn recent(hours: &Analytics) -> Vec<Refused> {
+    let since = Timestamp::now().saturating_sub(RECENT).unwrap_or(Timestamp::MIN);
+    let of_hour = hours.trends.iter().rev().filter_map(|trend| {
+        let hour = trend.date.parse::<Timestamp>().ok().filter(|hour| *hour > since)?;
+        Some(trend.refusals.iter().map(move |(resource, many)| Refused {
+            hour,
+            resource: resource.to_owned(),
+            many: *many,
+        }))
+    });
+    of_hour.flatten().collect()
 }
 
 pub(crate) async fn run(client: QuotaClient, asked: Monitor) -> Result<Outcome, Failure> {

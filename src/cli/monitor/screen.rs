@@ -12,12 +12,15 @@ use ratatui::widgets::{Paragraph, Sparkline};
 use tower_quota::client::{ClientError, TypeForecast};
 use tower_quota::{AuditEntry, Usage};
 
-use super::Sample;
+use super::{Refused, Sample};
 use crate::commands::{action, rows, tone};
 use crate::output::{Tone, plain};
 
 /// How many readings are kept for a resource type: as many as a wide screen has columns.
 const KEPT: usize = 400;
+
+/// How many refusals are shown at most: below them come the changes.
+const REFUSALS: usize = 10;
 
 /// From how many columns on there is room for bars, and for sparklines and forecasts.
 const BARS: u16 = 40;
@@ -141,7 +144,14 @@ impl View {
 
     fn log(&self, frame: &mut Frame<'_>, area: Rect) {
         let head = Style::new().add_modifier(Modifier::DIM);
-        let mut lines = vec![Line::default(), Line::styled("recent changes", head)];
+        // Where there is not room for all, they come first.
+        let mut lines = vec![Line::default(), Line::styled("refused in the last 24 hours (UTC)", head)];
+        match &self.sample.refusals {
+            None => lines.push(Line::styled("the server doesn't keep that", head)),
+            Some(refusals) if refusals.is_empty() => lines.push(Line::styled("none", head)),
+            Some(refusals) => lines.extend(refusals.iter().take(REFUSALS).map(|of| Line::raw(refused(of)))),
+        }
+        lines.extend([Line::default(), Line::styled("recent changes", head)]);
         match &self.sample.entries {
             None => lines.push(Line::styled("to see them takes an admin's token", head)),
             Some(entries) if entries.is_empty() => lines.push(Line::styled("none", head)),
@@ -193,6 +203,11 @@ fn foreseen(forecast: &TypeForecast) -> String {
         (None, Some(reason)) if reason == "noGrowth" => "no growth".to_owned(),
         _ => String::new(),
     }
+}
+
+fn refused(of: &Refused) -> String {
+    let (hour, resource, many) = (of.hour.strftime("%H:%M").to_string(), plain(&of.resource), of.many);
+    format!("{hour:>6}  {resource}  {many}")
 }
 
 fn changed(entry: &AuditEntry) -> String {

@@ -37,6 +37,7 @@ from ._types import (
     Settings,
     SettingsChange,
     Shadow,
+    SystemStatus,
     TemporaryOverride,
     Verdict,
     Webhook,
@@ -283,9 +284,9 @@ class _WorkspaceCalls:
         return Call("POST", self._path("validate"), _whole(Verdict), {"soft": soft or None}, body)
 
     @_operation
-    def recalculate(self) -> Call[Recount]:
-        """Counts the rows anew. For admins."""
-        return Call("POST", self._path("recalculate"), _whole(Recount))
+    def recalculate(self, *, dry_run: bool = False) -> Call[Recount]:
+        """Counts the rows anew. With `dry_run`, it is only told what would be corrected. For admins."""
+        return Call("POST", self._path("recalculate"), _whole(Recount), {"dryRun": dry_run or None})
 
     @_operation
     def cleanup(self, resource_type: str, *, dry_run: bool = True, batch: int | None = None) -> Call[Cleanup]:
@@ -497,6 +498,11 @@ class _SystemCalls:
     def health(self) -> Call[None]:
         """`Unavailable` where the store of the quota doesn't answer."""
         return Call("GET", ("system", "health"), _nothing)
+
+    @_operation
+    def status(self) -> Call[SystemStatus]:
+        """How the set-up stands: its tables, and the processes that enforce limits."""
+        return Call("GET", ("system", "quota-status"), _whole(SystemStatus))
 
     @_operation
     def enforcement(self) -> Call[Enforcement]:

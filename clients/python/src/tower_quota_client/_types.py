@@ -251,6 +251,8 @@ class TrendPoint:
     #: Where the bucket begins: a day, or, by the hour, a time.
     date: str
     usage: dict[str, int]
+    #: Creations that were refused in it, by the types of which any were.
+    refusals: dict[str, int] = field(default_factory=dict)
     #: The types of which nothing was read in it: they have what was known before.
     carried: tuple[str, ...] = ()
 
@@ -373,6 +375,66 @@ class Shadow:
     evaluated: int
     would_refuse: int
     workspaces: tuple[ShadowWorkspace, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaVersions:
+    #: That which the database has.
+    applied: int
+    #: The newest one that the program knows.
+    known: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStatus:
+    kind: Literal["sqlite", "postgres", "other"]
+    #: `None` where the tables have no versions.
+    schema: SchemaVersions | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeConfig:
+    limit_field: str
+    default_limit: Limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaConfig:
+    """What a process enforces: replicas that don't have the same don't limit the same."""
+
+    version: str
+    #: The newest version of the tables that it knows.
+    schema: int | None
+    mode: Mode
+    #: Of the resource types that have a mode of their own.
+    modes: dict[str, Mode]
+    workspace_format: Literal["verbatim", "lowercase", "uuid"]
+    types: dict[str, TypeConfig]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A process that enforces limits. Its times are by the database's clock."""
+
+    #: `None` where there is one process.
+    id: str | None
+    #: It is the one that answers.
+    this: bool
+    joined_at: datetime | None
+    seen_at: datetime | None
+    #: `None` where it doesn't tell.
+    config: ReplicaConfig | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemStatus:
+    """How a set-up stands."""
+
+    store: StoreStatus
+    #: Where units are granted.
+    ledger: Literal["process", "postgres"]
+    promise: Literal["exact", "bounded"]
+    replicas: tuple[Replica, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
