@@ -131,6 +131,8 @@ use std::pin::Pin;
 mod api;
 #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the one authority that there is needs Postgres"))]
 mod authority;
+#[cfg(feature = "authz")]
+mod authz;
 mod body;
 #[cfg(feature = "client")]
 pub mod client;
@@ -178,6 +180,8 @@ pub use api::{
 };
 #[cfg(feature = "postgres")]
 pub use authority::PostgresLedger;
+#[cfg(feature = "authz")]
+pub use authz::{AuthRequest, ExtAuthz};
 #[cfg(feature = "dashboard")]
 pub use dashboard::Dashboard;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};

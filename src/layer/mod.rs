@@ -1,6 +1,8 @@
 //! The middleware: [`QuotaLayer`] around a service. Its prose is at the type, which is what readers of the docs see.
 
 mod answer;
+#[cfg(feature = "authz")]
+mod ask;
 mod body;
 mod future;
 mod outcome;
@@ -8,6 +10,10 @@ mod request_body;
 mod service;
 
 pub use answer::RefusalResponse;
+#[cfg(feature = "authz")]
+pub(crate) use answer::{grpc_code, problem};
+#[cfg(feature = "authz")]
+pub(crate) use ask::Handed;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 #[cfg(feature = "axum")]
