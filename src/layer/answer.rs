@@ -59,7 +59,7 @@ pub(crate) fn problem(problem: &Problem, request: &HeaderMap) -> Response<Bytes>
 }
 
 /// A gRPC answer without messages: its status stands in the head.
-pub(super) fn grpc(problem: &Problem) -> Response<Bytes> {
+pub(crate) fn grpc(problem: &Problem) -> Response<Bytes> {
     // `grpc-message` is percent-encoded UTF-8 (gRPC over HTTP/2, "Responses").
     const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
     let message = utf8_percent_encode(problem.message(), MESSAGE).to_string();
@@ -84,7 +84,8 @@ pub(crate) fn grpc_code(code: ErrorCode) -> i32 {
         ErrorCode::Unauthenticated => 16,
         ErrorCode::PreconditionFailed => 9,
         ErrorCode::MethodNotAllowed => 12,
-        ErrorCode::QuotaUnavailable => 14,
+        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway => 14,
+        ErrorCode::RequestTimeout | ErrorCode::GatewayTimeout => 4,
     }
 }
 

@@ -10,6 +10,8 @@ mod request_body;
 mod service;
 
 pub use answer::RefusalResponse;
+#[cfg(feature = "gateway")]
+pub(crate) use answer::grpc;
 #[cfg(feature = "authz")]
 pub(crate) use answer::{grpc_code, problem};
 #[cfg(feature = "authz")]
@@ -18,5 +20,8 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 #[cfg(feature = "axum")]
 pub use request_body::AxumBody;
+pub use outcome::RowOutcome;
+#[cfg(feature = "gateway")]
+pub(crate) use outcome::is_grpc;
 pub use request_body::{BodyMode, Replayed, RequestBody, ResponseMode, Untouched};
 pub use service::{QuotaLayer, QuotaService};
