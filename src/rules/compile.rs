@@ -95,8 +95,7 @@ impl MappedRule {
     }
 
     /// Whether only an extension, which the host puts into the request itself, says whose its requests are.
-    #[cfg(feature = "authz")]
-    pub(crate) fn needs_extension(&self) -> bool {
+    pub fn needs_extension(&self) -> bool {
         !self.workspace.is_empty() && self.workspace.iter().all(|source| matches!(source, WorkspaceSource::Extension))
     }
 

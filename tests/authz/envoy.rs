@@ -27,7 +27,7 @@ use tower_quota::{
 use crate::files::{LONGEST, SHORT};
 
 /// Who answers Envoy, and the rows of all workspaces.
-struct Authz {
+pub(crate) struct Authz {
     client: AuthorizationClient<Channel>,
     rows: Arc<AtomicU64>,
 }
@@ -82,15 +82,23 @@ impl Authz {
     }
 
     async fn check(&self, http: HttpRequest) -> CheckResponse {
+        Self::ask(self.client.clone(), http).await
+    }
+
+    pub(crate) async fn ask(mut client: AuthorizationClient<Channel>, http: HttpRequest) -> CheckResponse {
         let attributes =
             AttributeContext { request: Some(Request { time: None, http: Some(http) }), ..AttributeContext::default() };
         let request = CheckRequest { attributes: Some(attributes) };
-        self.client.clone().check(request).await.unwrap().into_inner()
+        client.check(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) fn has_passed(response: &CheckResponse) -> bool {
+        response.status.as_ref().is_some_and(|status| status.code == Code::Ok as i32)
     }
 
     #[track_caller]
     fn passes(response: CheckResponse) -> OkHttpResponse {
-        assert_eq!(response.status.as_ref().unwrap().code, Code::Ok as i32, "{response:?}");
+        assert!(Self::has_passed(&response), "{response:?}");
         match response.http_response {
             Some(HttpResponse::OkResponse(ok)) => ok,
             other => panic!("{other:?}"),
@@ -99,7 +107,7 @@ impl Authz {
 
     #[track_caller]
     fn denies(response: CheckResponse, status: i32) -> DeniedHttpResponse {
-        assert_ne!(response.status.as_ref().unwrap().code, Code::Ok as i32, "{response:?}");
+        assert!(!Self::has_passed(&response), "{response:?}");
         match response.http_response {
             Some(HttpResponse::DeniedResponse(denied)) => {
                 assert_eq!(denied.status.as_ref().unwrap().code, status, "{denied:?}");
@@ -120,7 +128,7 @@ impl Authz {
 }
 
 /// A request as Envoy tells it with `encode_raw_headers`.
-fn raw(method: &str, path: &str, headers: &[(&str, &[u8])]) -> HttpRequest {
+pub(crate) fn raw(method: &str, path: &str, headers: &[(&str, &[u8])]) -> HttpRequest {
     let pseudo: [(&str, &[u8]); 2] = [(":method", method.as_bytes()), (":path", path.as_bytes())];
     let headers = pseudo.iter().chain(headers).map(|(name, value)| HeaderValue {
         key: (*name).to_owned(),
@@ -199,7 +207,7 @@ async fn of_many_at_once_as_many_pass_as_there_is_room_for() {
         let mut passed = 0;
         for asked in asking.collect::<Vec<_>>() {
             let response = asked.await.unwrap();
-            match response.status.as_ref().unwrap().code == Code::Ok as i32 {
+            match Authz::has_passed(&response) {
                 true => passed += 1,
                 false => drop(Authz::refuses(response, 429, "QUOTA_EXCEEDED")),
             }
@@ -222,7 +230,7 @@ async fn a_unit_stays_taken_until_no_row_can_come_of_it() {
     // The upstream made one row of the three.
     authz.rows.store(1, Ordering::SeqCst);
     let deadline = Instant::now() + Duration::from_secs(60);
-    while authz.check(creation()).await.status.unwrap().code != Code::Ok as i32 {
+    while !Authz::has_passed(&authz.check(creation()).await) {
         assert!(Instant::now() < deadline, "the units never came back");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

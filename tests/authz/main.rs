@@ -9,5 +9,9 @@ mod support;
 mod contrib;
 mod envoy;
 mod files;
+#[path = "../serve/host.rs"]
+#[allow(dead_code, reason = "the tests of `serve` need more of it")]
+mod host;
 mod nginx;
 mod refusals;
+mod serve;

@@ -45,16 +45,16 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// In front of `files`; asks at `quota`.
-    pub(crate) fn start(files: &Path, quota: SocketAddr) -> Self {
+    /// Asks at `quota`, and forwards to `upstream`, or else to the one that writes files into `files`.
+    pub(crate) fn start(quota: SocketAddr, upstream: Option<SocketAddr>, files: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let here = folder.path().display();
         let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/nginx.conf");
         let mut front = fs::read_to_string(contrib).unwrap();
-        let upstream = format!("unix:{here}/files");
+        let upstream = upstream.map_or_else(|| format!("unix:{here}/files"), |upstream| upstream.to_string());
         let own = [
-            ("127.0.0.1:8081", quota.to_string()),
+            ("127.0.0.1:8082", quota.to_string()),
             ("127.0.0.1:3000", upstream),
             ("127.0.0.1:8000", address.to_string()),
         ];
@@ -118,7 +118,7 @@ impl Setup {
             tokio::spawn(async move { axum::serve(listener, app).await });
             (files, address)
         });
-        let nginx = Nginx::start(files.path(), quota);
+        let nginx = Nginx::start(quota, None, files.path());
         Self { nginx, files, quota, _runtime: runtime }
     }
 }
