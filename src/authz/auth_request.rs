@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 
 use super::{method, target};
 use crate::error::Error;
@@ -73,9 +73,11 @@ const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 /// # What is promised
 ///
 /// How the upstream answers is never seen here. So units of a request that passes stay taken for the time of
-/// [`Settling::After`](crate::Settling::After), even if the upstream refuses it. Then they count as rows, until the next count
-/// of rows says otherwise: before anybody is refused, rows are counted. Limits are exact as long as no request makes rows
-/// later than that. Deletions are taken to have been done; the count tells here, too.
+/// [`Settling::After`](crate::Settling::After), even if the upstream refuses it; a row that is counted meanwhile counts beside
+/// its unit. Then they count as rows, until the next count of rows says otherwise: nobody is refused without one. Limits are
+/// exact as long as no request makes rows later than that time after it has passed, nor, after a restart without a
+/// `PostgresLedger`, later than [`first_count_after`](crate::QuotaBuilder::first_count_after). Of a deletion, too, the count
+/// tells whether it was done.
 ///
 /// It believes what it is told: nobody but nginx may reach it.
 pub struct AuthRequest {
@@ -107,34 +109,30 @@ impl fmt::Debug for AuthRequest {
 }
 
 async fn answer(State(layer): State<QuotaLayer<Untouched>>, asking: Request<Body>) -> Response {
-    let (parts, _) = asking.into_parts();
-    match original(parts.headers) {
-        Ok(request) => match layer.ask::<Untouched, ()>(request).await {
-            Ok(headers) => (StatusCode::OK, headers).into_response(),
-            Err(response) => refused(response),
-        },
-        Err((told, headers)) => {
+    let (mut parts, _) = asking.into_parts();
+    match original(&parts.headers) {
+        Ok((method, uri)) => {
+            parts.headers.remove(ORIGINAL_METHOD);
+            parts.headers.remove(ORIGINAL_URI);
+            let mut request = Request::new(());
+            *request.method_mut() = method;
+            *request.uri_mut() = uri;
+            *request.headers_mut() = parts.headers;
+            match layer.ask::<Untouched, ()>(request).await {
+                Ok(headers) => (StatusCode::OK, headers).into_response(),
+                Err(response) => refused(response),
+            }
+        }
+        Err(told) => {
             tracing::warn!(problem = told.message(), "this is not what nginx should ask");
-            problem(&told, &headers).map(Body::from)
+            problem(&told, &parts.headers).map(Body::from)
         }
     }
 }
 
-/// The request that nginx asks about.
-fn original(mut headers: HeaderMap) -> Result<Request<()>, (Problem, HeaderMap)> {
-    let read =
-        |headers: &HeaderMap| Ok((method(only(headers, &ORIGINAL_METHOD)?)?, target(only(headers, &ORIGINAL_URI)?)?));
-    let (method, uri) = match read(&headers) {
-        Ok(read) => read,
-        Err(problem) => return Err((problem, headers)),
-    };
-    headers.remove(ORIGINAL_METHOD);
-    headers.remove(ORIGINAL_URI);
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
-    Ok(request)
+/// What nginx asks about.
+fn original(headers: &HeaderMap) -> Result<(Method, Uri), Problem> {
+    Ok((method(only(headers, &ORIGINAL_METHOD)?)?, target(only(headers, &ORIGINAL_URI)?)?))
 }
 
 /// The value of a header that nginx sets. Where there are two, one is the client's.
