@@ -79,6 +79,9 @@ const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 /// `PostgresLedger`, later than [`first_count_after`](crate::QuotaBuilder::first_count_after). Of a deletion, too, the count
 /// tells whether it was done.
 ///
+/// nginx asks before it reads a body. It must have read it, as in `contrib/nginx.conf`: a client that is slow to send one could
+/// make its row at any time.
+///
 /// It believes what it is told: nobody but nginx may reach it.
 pub struct AuthRequest {
     layer: QuotaLayer<Untouched>,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -17,9 +18,10 @@ fn envoys_configuration_says_what_the_service_needs() {
     let [config] = &YamlLoader::load_from_str(&text).unwrap()[..] else { panic!("one document") };
     let resources = &config["static_resources"];
     let manager = &resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
-    let (asks, forwards) = (&manager["http_filters"][0]["typed_config"], &manager["http_filters"][1]["typed_config"]);
+    let [reads, asks, forwards] = [0, 1, 2].map(|filter| &manager["http_filters"][filter]["typed_config"]);
     let named = |typed: &Yaml| typed["@type"].as_str().unwrap().to_owned();
     assert_eq!(named(manager), HttpConnectionManager::type_url());
+    assert_eq!(named(reads), Buffer::type_url());
     assert_eq!(named(asks), ExtAuthz::type_url());
     assert_eq!(named(forwards), Router::type_url());
 

@@ -49,6 +49,8 @@ impl Nginx {
     pub(crate) fn start(quota: SocketAddr, upstream: Option<SocketAddr>, files: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // In the file it is at an address, which is told once to listen and once to forward.
+        let behind = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let here = folder.path().display();
         let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/nginx.conf");
         let mut front = fs::read_to_string(contrib).unwrap();
@@ -62,6 +64,8 @@ impl Nginx {
             assert_eq!(front.matches(example).count(), 1, "{example}");
             front = front.replace(example, &own);
         }
+        assert_eq!(front.matches("127.0.0.1:8001").count(), 2);
+        front = front.replace("127.0.0.1:8001", &behind.to_string());
         fs::write(folder.path().join("front.conf"), front).unwrap();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary = temporary.map(|kind| format!("{kind}_temp_path {here}/temporary;")).join(" ");
@@ -149,6 +153,25 @@ fn what_is_over_the_limit_is_answered_as_by_the_layer() {
     client.send("DELETE", "/acme/one", "").expect(204);
     until("there is room again", || client.send("PUT", "/acme/four", "four").status == 201);
     client.send("PUT", "/acme/five", "").refused(429, "QUOTA_EXCEEDED");
+    assert_eq!(setup.files.number("acme"), 3);
+}
+
+#[test]
+fn a_body_that_comes_late_is_awaited_before_a_unit_is_taken() {
+    let setup = Setup::new(EnforcementMode::Enforce, LONGEST);
+    setup.files.workspace("acme");
+    let mut slow = [setup.nginx.connect(), setup.nginx.connect(), setup.nginx.connect()];
+    for client in &mut slow {
+        client.send_raw(b"PUT /acme/late HTTP/1.1\r\nhost: nginx\r\ncontent-length: 4\r\n\r\nlat").unwrap();
+    }
+    let mut quick = setup.nginx.connect();
+    for name in ["one", "two", "three"] {
+        quick.send("PUT", &format!("/acme/{name}"), "").expect(201);
+    }
+    for mut client in slow {
+        client.send_raw(b"e").unwrap();
+        client.read().unwrap().refused(429, "QUOTA_EXCEEDED");
+    }
     assert_eq!(setup.files.number("acme"), 3);
 }
 
