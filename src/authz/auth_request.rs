@@ -128,7 +128,7 @@ async fn answer(State(layer): State<QuotaLayer<Untouched>>, asking: Request<Body
         }
         Err(told) => {
             tracing::warn!(problem = told.message(), "this is not what nginx should ask");
-            problem(&told, &parts.headers).map(Body::from)
+            refused(problem(&told, &parts.headers))
         }
     }
 }

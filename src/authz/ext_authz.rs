@@ -18,6 +18,7 @@ use super::{method, target};
 use crate::error::Error;
 use crate::layer::{Handed, QuotaLayer, Replayed, grpc_code, problem};
 use crate::problem::{ErrorCode, Problem};
+use crate::rules::RouteMap;
 
 /// Whether Envoy has handed on only a part of the body. It takes such a header of the client's away.
 const PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
@@ -95,7 +96,7 @@ impl ExtAuthz {
 
     /// A router with the gRPC service `envoy.service.auth.v3.Authorization`, for a server that speaks HTTP/2.
     pub fn into_router(self) -> Router {
-        let largest = self.layer.rules().map(|rule| rule.body_cap()).max().unwrap_or_default();
+        let largest = self.layer.rules().map(|rule| rule.body_cap()).max().unwrap_or(RouteMap::DEFAULT_BODY_CAP);
         let named = self.layer.rules().flat_map(|rule| rule.workspace_headers().cloned()).collect();
         let checks = AuthorizationServer::new(Checks { layer: self.layer, named })
             .max_decoding_message_size(largest.saturating_add(HEADROOM));
