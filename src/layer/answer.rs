@@ -84,7 +84,7 @@ pub(crate) fn grpc_code(code: ErrorCode) -> i32 {
         ErrorCode::Unauthenticated => 16,
         ErrorCode::PreconditionFailed => 9,
         ErrorCode::MethodNotAllowed => 12,
-        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway => 14,
+        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway | ErrorCode::ServiceUnavailable => 14,
         ErrorCode::RequestTimeout | ErrorCode::GatewayTimeout => 4,
     }
 }
