@@ -160,13 +160,8 @@ impl Service {
         if let Some(listener) = in_front {
             self.stand_in_front(&quota, listener, stopped.clone())?;
         }
-        if let (Some(listener), Some(authz)) = (asked, &self.setup.config.authz) {
-            let answers = authz::router(authz, &quota, &self.setup.map).map_err(|error| failed(&error))?;
-            let (rules, in_force) = watch::channel(answers);
-            let (_, in_the_clear) = watch::channel(None);
-            let accepting = http::accept(listener, Authz::new(in_force), in_the_clear, stopped);
-            self.accepting.push(tokio::spawn(accepting));
-            self.authz = Some(rules);
+        if let Some(listener) = asked {
+            self.answer_proxies(&quota, listener, stopped)?;
         }
         tracing::info!(mode = %quota.mode(), promise = ?quota.promise(), "ready");
         self.quota = Some(quota.clone());
@@ -196,6 +191,23 @@ impl Service {
             http::accept(listener, Front::new(in_force, proxy), certificates, gateway.idle_timeout, stopped);
         self.accepting.push(tokio::spawn(accepting));
         self.front = Some(InForce { rules, certificate });
+        Ok(())
+    }
+
+    /// Takes questions of proxies.
+    fn answer_proxies(
+        &mut self,
+        quota: &Quota,
+        listener: TcpListener,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
+        let Some(authz) = &self.setup.config.authz else { return Ok(()) };
+        let answers = authz::router(authz, quota, &self.setup.map).map_err(|error| failed(&error))?;
+        let (rules, in_force) = watch::channel(answers);
+        let (_, in_the_clear) = watch::channel(None);
+        let accepting = http::accept(listener, Authz::new(in_force), in_the_clear, http::PATIENCE, stopped);
+        self.accepting.push(tokio::spawn(accepting));
+        self.authz = Some(rules);
         Ok(())
     }
 
