@@ -79,11 +79,14 @@ if [[ -z ${TEST_PYTHON-} ]] && ! python3 -c 'import aiosmtpd' 2>/dev/null &&
   ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; then
   packages+=(python3-aiosmtpd)
 fi
-# Of Prometheus the tests need no more than its tool. To install the package would start a server.
+# Of Prometheus the tests need no more than its tool, of nginx the program. To install the packages would start servers.
 tools=target/tools/bin
 unpacked=()
 if [[ -z ${TEST_PROMTOOL-} && ! -x $tools/promtool ]] && ! command -v promtool >/dev/null; then
   unpacked+=(prometheus)
+fi
+if [[ -z ${TEST_NGINX-} && ! -x $tools/nginx ]] && ! command -v nginx >/dev/null; then
+  unpacked+=(nginx)
 fi
 if ((${#packages[@]} + ${#unpacked[@]} > 0)); then
   if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
@@ -99,9 +102,15 @@ fi
 if ((${#unpacked[@]} > 0)); then
   # By the same signed lists as an installation. As root, since nobody else may write to the scratch folder.
   (cd -- "$scratch" && apt-get -o APT::Sandbox::User=root download "${unpacked[@]}" </dev/null)
-  dpkg-deb --fsys-tarfile "$scratch"/prometheus_*.deb | tar -x -C "$scratch" ./usr/bin/promtool
   mkdir -p -- "$tools"
-  mv -- "$scratch/usr/bin/promtool" "$tools/promtool"
+  for package in "${unpacked[@]}"; do
+    case $package in
+      prometheus) program=./usr/bin/promtool ;;
+      nginx) program=./usr/sbin/nginx ;;
+    esac
+    dpkg-deb --fsys-tarfile "$scratch/$package"_*.deb | tar -x -C "$scratch" "$program"
+    mv -- "$scratch/$program" "$tools/"
+  done
 fi
 
 if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then

@@ -74,6 +74,7 @@
 //! | one process, rows in another database | exact while nothing abandoned commits after it was settled ([`Settling`]), nor anything of a killed process after [`first_count_after`](QuotaBuilder::first_count_after) |
 //! | several processes, `PostgresLedger`, every transaction that makes rows holds its `Fence` | exact |
 //! | several processes, `PostgresLedger`, no fences | exact while every commit comes within `longest_handler` of its admission: [`Promise::Bounded`] |
+//! | an API behind Envoy or nginx, which ask here first (`ExtAuthz`, `AuthRequest`) | exact while each row is there within [`Settling::After`](Settling) of its request |
 //! | rows also written around the layer | seen by the next count: at each refusal, and when limits are [refreshed][r] |
 //! | the same, with a `Backstop` in Postgres, and fences where there is a `PostgresLedger` | exact |
 //!
@@ -98,6 +99,7 @@
 //! - [`QuotaStore`]: where limits are kept. [`UsageSource`]: how rows are counted, of any database.
 //! - [`ResourceCatalog`]: what is limited. [`EnforcementMode`]: how strictly.
 //! - `Gateway` (feature `gateway`): a reverse proxy to put behind the layer, for APIs that are not written in Rust.
+//! - `ExtAuthz` and `AuthRequest` (feature `authz`): the same limits [behind Envoy and nginx](guide::proxies).
 //! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router. `client` (the feature of that name): a
 //!   client of it; and `quotactl` (feature `cli`), a program.
 //!
@@ -117,6 +119,7 @@
 //! | `openapi` | no | `/openapi.json` and `/docs` in `QuotaApi`: its description in OpenAPI 3.1, and a page to browse it |
 //! | `client` | no | the module `client`: a client of the HTTP API, over rustls |
 //! | `cli` | no | the program `quotactl`, on that client |
+//! | `authz` | no | `ExtAuthz` and `AuthRequest`: decisions for Envoy and nginx, which ask before they forward; implies `axum` |
 //! | `serve` | no | `quotactl serve`: the API and the metrics as a service, without a layer in front of anything |
 //! | `axum` | with `api` | `QuotaLayer::for_axum`; the layer goes by axum 0.8's `MatchedPath` |
 //! | `full` | no | all of them |
@@ -132,6 +135,8 @@ use std::pin::Pin;
 mod api;
 #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the one authority that there is needs Postgres"))]
 mod authority;
+#[cfg(feature = "authz")]
+mod authz;
 mod body;
 #[cfg(feature = "client")]
 pub mod client;
@@ -181,6 +186,8 @@ pub use api::{
 };
 #[cfg(feature = "postgres")]
 pub use authority::PostgresLedger;
+#[cfg(feature = "authz")]
+pub use authz::{AuthRequest, ExtAuthz};
 #[cfg(feature = "dashboard")]
 pub use dashboard::Dashboard;
 pub use decision::{Check, DecisionReceipt, Demand, Evidence, Existing, Refusal, ResolvedCharge, Usage};

@@ -226,7 +226,7 @@ impl Problem {
         serde_json::to_string(&body).unwrap_or_default()
     }
 
-    /// The whole answer, in `format`.
+    /// The whole answer, in `format`; its extensions have the [`ErrorCode`].
     pub fn to_response(&self, format: ProblemFormat) -> Response<Bytes> {
         let content_type = match format {
             ProblemFormat::Json => "application/json",
@@ -234,6 +234,7 @@ impl Problem {
         };
         let mut response = Response::new(Bytes::from(self.to_json(format)));
         *response.status_mut() = self.code.status();
+        response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(seconds) = self.retry_after {

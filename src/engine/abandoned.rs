@@ -9,9 +9,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Inner;
+#[cfg(feature = "authz")]
+use super::replica::Replica;
 use super::reservation::Kind;
 use super::tenant::Tenant;
 use crate::BoxFuture;
+#[cfg(feature = "authz")]
+use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::resource::ResourceId;
 
@@ -84,6 +88,31 @@ impl fmt::Debug for Settling {
 impl fmt::Debug for SettlingBarrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Barrier")
+    }
+}
+
+#[cfg(feature = "authz")]
+impl Inner {
+    /// Checks that units can be settled of requests that are let through here, and served elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] when they would be settled before the request is done.
+    pub(crate) fn settles_elsewhere(&self) -> Result<(), Error> {
+        if self.replica.as_ref().is_some_and(Replica::fenced) {
+            return Err(Error::config(
+                "the ledger is `fenced`, and who serves the requests of a proxy holds no fences: leave `fenced` out, and \
+                 say with `longest_handler` how long such a request takes at most",
+            ));
+        }
+        // What it waits for may not have begun yet.
+        if self.config.has_barrier {
+            return Err(Error::config(
+                "a barrier can't tell that a request is done which a proxy has only asked about: use `Settling::After`, \
+                 with a time that no request takes longer than",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -51,6 +51,9 @@ pub(crate) struct Config {
     pub(crate) writes_to_admins: bool,
     /// How often thresholds are looked at where workspaces are not in use.
     pub(crate) sweep_every: Option<Duration>,
+    /// Abandoned units are settled by a barrier.
+    #[cfg(feature = "authz")]
+    pub(crate) has_barrier: bool,
 }
 
 /// Builds a [`Quota`].
@@ -102,6 +105,8 @@ impl QuotaBuilder {
                 thresholds: None,
                 writes_to_admins: false,
                 sweep_every: Some(Duration::from_secs(3600)),
+                #[cfg(feature = "authz")]
+                has_barrier: false,
             },
         }
     }
@@ -133,6 +138,10 @@ impl QuotaBuilder {
 
     /// When abandoned units are settled; ten seconds after by default.
     pub fn settling(mut self, settling: Settling) -> Self {
+        #[cfg(feature = "authz")]
+        {
+            self.config.has_barrier = matches!(settling, Settling::Barrier(_));
+        }
         self.settling = settling;
         self
     }

@@ -14,5 +14,6 @@ macro_rules! pages {
 }
 
 pages! {
-    start setups rules batches fences replicas gateway failures migration service dashboard operating security troubleshooting
+    start setups rules batches fences replicas gateway proxies failures migration service dashboard operating security
+    troubleshooting
 }

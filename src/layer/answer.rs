@@ -51,7 +51,7 @@ pub(super) fn contract(refusal: &Refusal, request: &Parts) -> Response<Bytes> {
 }
 
 /// An error, as the client of this request reads it.
-pub(super) fn problem(problem: &Problem, request: &HeaderMap) -> Response<Bytes> {
+pub(crate) fn problem(problem: &Problem, request: &HeaderMap) -> Response<Bytes> {
     if is_grpc(request) {
         return grpc(problem);
     }
@@ -60,29 +60,33 @@ pub(super) fn problem(problem: &Problem, request: &HeaderMap) -> Response<Bytes>
 
 /// A gRPC answer without messages: its status stands in the head.
 pub(crate) fn grpc(problem: &Problem) -> Response<Bytes> {
-    // The numbers of google.rpc.Code.
-    let status = match problem.code() {
-        ErrorCode::QuotaExceeded | ErrorCode::PayloadTooLarge => "8",
-        ErrorCode::QuotaNotFound | ErrorCode::NotFound => "5",
-        ErrorCode::InvalidResourceType | ErrorCode::InvalidRequest | ErrorCode::WorkspaceMismatch => "3",
-        ErrorCode::InsufficientPermissions => "7",
-        ErrorCode::Unauthenticated => "16",
-        ErrorCode::PreconditionFailed => "9",
-        ErrorCode::MethodNotAllowed => "12",
-        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway | ErrorCode::ServiceUnavailable => "14",
-        ErrorCode::RequestTimeout | ErrorCode::GatewayTimeout => "4",
-    };
     // `grpc-message` is percent-encoded UTF-8 (gRPC over HTTP/2, "Responses").
     const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
     let message = utf8_percent_encode(problem.message(), MESSAGE).to_string();
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(status));
+    headers.insert("grpc-status", HeaderValue::from(grpc_code(problem.code())));
     if let Some(message) = header_value(&message) {
         headers.insert("grpc-message", message);
     }
+    response.extensions_mut().insert(problem.code());
     response
+}
+
+/// The number of an error in google.rpc.Code.
+pub(crate) fn grpc_code(code: ErrorCode) -> i32 {
+    match code {
+        ErrorCode::QuotaExceeded | ErrorCode::PayloadTooLarge => 8,
+        ErrorCode::QuotaNotFound | ErrorCode::NotFound => 5,
+        ErrorCode::InvalidResourceType | ErrorCode::InvalidRequest | ErrorCode::WorkspaceMismatch => 3,
+        ErrorCode::InsufficientPermissions => 7,
+        ErrorCode::Unauthenticated => 16,
+        ErrorCode::PreconditionFailed => 9,
+        ErrorCode::MethodNotAllowed => 12,
+        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway | ErrorCode::ServiceUnavailable => 14,
+        ErrorCode::RequestTimeout | ErrorCode::GatewayTimeout => 4,
+    }
 }
 
 /// `quota-warning`: what was over its limit in a request that passed, as a structured field (RFC 9651).

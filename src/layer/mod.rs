@@ -1,6 +1,8 @@
 //! The middleware: [`QuotaLayer`] around a service. Its prose is at the type, which is what readers of the docs see.
 
 mod answer;
+#[cfg(feature = "authz")]
+mod ask;
 mod body;
 mod future;
 mod outcome;
@@ -10,6 +12,10 @@ mod service;
 pub use answer::RefusalResponse;
 #[cfg(feature = "gateway")]
 pub(crate) use answer::grpc;
+#[cfg(feature = "authz")]
+pub(crate) use answer::{grpc_code, problem};
+#[cfg(feature = "authz")]
+pub(crate) use ask::Handed;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use outcome::RowOutcome;

@@ -153,12 +153,7 @@ impl Pending {
 
     /// Settles the request by its response, or by the trailers that are still to come.
     pub(super) fn settle<M: ResponseMode<B>, B>(mut self, mut response: Response<B>) -> Response<M::Leaving> {
-        if let Some(warning) = warning_header(self.reservation.warnings()) {
-            response.headers_mut().insert(HeaderName::from_static("quota-warning"), warning);
-        }
-        if let Some(catalog) = &self.headers {
-            rate_limit_headers(response.headers_mut(), &self.reservation, catalog);
-        }
+        self.tell(response.headers_mut());
         if let Some(receipt) = self.receipt.take() {
             response.extensions_mut().insert(*receipt);
         }
@@ -173,6 +168,25 @@ impl Pending {
             self.end(RowOutcome::of_status(response.status()));
         }
         response.map(M::passed)
+    }
+
+    /// Leaves the request to somebody who will never tell how it ended; answers with the headers for its response.
+    #[cfg(feature = "authz")]
+    pub(super) fn leave(self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.tell(&mut headers);
+        self.end(RowOutcome::Unknown);
+        headers
+    }
+
+    /// What a response tells of limits.
+    fn tell(&self, headers: &mut HeaderMap) {
+        if let Some(warning) = warning_header(self.reservation.warnings()) {
+            headers.insert(HeaderName::from_static("quota-warning"), warning);
+        }
+        if let Some(catalog) = &self.headers {
+            rate_limit_headers(headers, &self.reservation, catalog);
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub trait ResponseMode<R>: sealed::Sealed {
     fn made(body: ResponseBody<R>) -> Self::Leaving;
 }
 
-mod sealed {
+pub(super) mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Untouched {}
     impl Sealed for super::Replayed {}

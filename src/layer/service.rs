@@ -98,13 +98,13 @@ use crate::spans::{self, Asked};
 /// | [`QuotaLayer::reading_bodies`] | `Request<RequestBody<B>>` | any other server |
 #[must_use]
 pub struct QuotaLayer<M = Untouched> {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     mode: PhantomData<fn() -> M>,
 }
 
-struct Shared {
-    quota: Quota,
-    routes: RouteMap,
+pub(super) struct Shared {
+    pub(super) quota: Quota,
+    pub(super) routes: RouteMap,
     refusal: Arc<dyn RefusalResponse>,
     refusal_status: Option<StatusCode>,
     rate_limit_headers: bool,
@@ -325,7 +325,7 @@ impl<S, M> QuotaService<S, M> {
 }
 
 /// What can be said about a request at first sight, without waiting for anything.
-enum Triage {
+pub(super) enum Triage {
     Pass,
     Admitted(Pending),
     Answer(Problem),
@@ -333,7 +333,7 @@ enum Triage {
 }
 
 impl Shared {
-    fn triage<B>(&self, request: &Request<B>) -> Triage {
+    pub(super) fn triage<B>(&self, request: &Request<B>) -> Triage {
         let mode = self.quota.mode();
         if mode == EnforcementMode::Off {
             return Triage::Pass;
@@ -409,7 +409,11 @@ impl Shared {
     }
 
     /// Resolves a request and reserves what it needs: what to call the inner service with, or the answer.
-    async fn decide<M, B>(&self, parts: Parts, body: B) -> Result<(Request<M::Body>, Pending), Response<Bytes>>
+    pub(super) async fn decide<M, B>(
+        &self,
+        parts: Parts,
+        body: B,
+    ) -> Result<(Request<M::Body>, Pending), Response<Bytes>>
     where
         M: BodyMode<B>,
     {
@@ -532,6 +536,7 @@ impl Shared {
         if self.rate_limit_headers {
             refused_rate_limit_headers(response.headers_mut(), &refusal);
         }
+        response.extensions_mut().insert(ErrorCode::QuotaExceeded);
         response.extensions_mut().insert(refusal.receipt.clone());
         response.extensions_mut().insert(refusal);
         response

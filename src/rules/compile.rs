@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+#[cfg(feature = "authz")]
+use http::HeaderName;
 use http::Method;
 
 use super::path::{PathReading, Template};
@@ -90,6 +92,20 @@ impl MappedRule {
     /// Whether [`Match::resolve`](super::Match::resolve) wants the body.
     pub fn needs_body(&self) -> bool {
         self.charges_read_body || self.workspace.iter().any(|source| matches!(source, WorkspaceSource::Body(_)))
+    }
+
+    /// Whether only an extension, which the host puts into the request itself, says whose its requests are.
+    pub fn needs_extension(&self) -> bool {
+        !self.workspace.is_empty() && self.workspace.iter().all(|source| matches!(source, WorkspaceSource::Extension))
+    }
+
+    /// The headers that may say whose its requests are.
+    #[cfg(feature = "authz")]
+    pub(crate) fn workspace_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.workspace.iter().filter_map(|source| match source {
+            WorkspaceSource::Header(name) => Some(name),
+            _ => None,
+        })
     }
 
     /// Whether it wants the body even where a trusted source has named the workspace.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
-use tower_quota::EnforcementMode;
+use tower_quota::{EnforcementMode, OnFailure};
 use tracing_subscriber::filter::LevelFilter;
 
 /// The file. Whatever may be wrong beside its type is `Spanned`, so that it can be told where.
@@ -38,6 +38,7 @@ pub(super) struct Config {
     pub(super) log: Log,
     pub(super) tls: Option<Spanned<Tls>>,
     pub(super) gateway: Option<Gateway>,
+    pub(super) authz: Option<Authz>,
     pub(super) thresholds: Option<Spanned<Thresholds>>,
     pub(super) webhooks: Option<Webhooks>,
     pub(super) smtp: Option<Smtp>,
@@ -236,6 +237,23 @@ pub(super) struct Gateway {
     pub(super) tls: Option<Spanned<Tls>>,
 }
 
+/// Answers to proxies that ask before they forward a request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Authz {
+    #[serde(default = "authz_listen")]
+    pub(super) listen: SocketAddr,
+    pub(super) nginx_path: Option<Spanned<Place>>,
+    #[serde(default = "thirty")]
+    pub(super) longest_request_seconds: Seconds,
+    #[serde(default)]
+    pub(super) first_count_after_seconds: u64,
+    #[serde(default)]
+    pub(super) rate_limit_headers: bool,
+    #[serde(default)]
+    pub(super) on_failure: Failing,
+}
+
 /// By what name the upstream is called.
 #[derive(Deserialize, Clone, Copy, Default, PartialEq)]
 #[serde(rename_all = "lowercase")]
@@ -252,6 +270,15 @@ pub(super) enum Failing {
     #[default]
     Open,
     Closed,
+}
+
+impl From<Failing> for OnFailure {
+    fn from(failing: Failing) -> Self {
+        match failing {
+            Failing::Open => Self::Open,
+            Failing::Closed => Self::Closed,
+        }
+    }
 }
 
 /// At which usage notices are given; those of a type count instead of those of all.
@@ -376,12 +403,20 @@ fn gateway_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8081))
 }
 
+fn authz_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8082))
+}
+
 fn four() -> Seconds {
     Seconds(4)
 }
 
 fn five() -> Seconds {
     Seconds(5)
+}
+
+fn thirty() -> Seconds {
+    Seconds(30)
 }
 
 fn sixty() -> Seconds {

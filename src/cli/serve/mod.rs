@@ -2,6 +2,7 @@
 //! enforces them in front of another API.
 
 mod app;
+mod authz;
 mod config;
 mod file;
 mod front;
@@ -26,6 +27,7 @@ use tower_quota::{
 };
 
 use self::app::{Gate, Tokens};
+use self::authz::Authz;
 use self::front::Front;
 use self::setup::{Kind, Rows, Setup};
 use self::signals::{Signal, Signals};
@@ -54,6 +56,10 @@ pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
         Some(gateway) => Some(bind("gateway listening", gateway.listen, gateway.tls.is_some()).await?),
         None => None,
     };
+    let asked = match &setup.config.authz {
+        Some(authz) => Some(bind("authz listening", authz.listen, false).await?),
+        None => None,
+    };
     let metrics = telemetry::metrics(&setup.config)?;
 
     let gate = Arc::new(Gate::default());
@@ -64,9 +70,9 @@ pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
     let accepting = vec![tokio::spawn(accepting)];
 
     let tokens = Arc::new(Tokens::new(setup.tokens.clone()));
-    let (quota, front) = (None, None);
-    let mut service = Service { setup, log, tokens, certificate, gate, quota, front, accepting, signals };
-    let ran = service.run(&called.config, metrics, in_front, stopped).await;
+    let (quota, front, authz) = (None, None, None);
+    let mut service = Service { setup, log, tokens, certificate, gate, quota, front, authz, accepting, signals };
+    let ran = service.run(&called.config, metrics, in_front, asked, stopped).await;
 
     service.gate.close();
     let shutdown = service.setup.config.shutdown;
@@ -121,6 +127,8 @@ struct Service {
     gate: Arc<Gate>,
     quota: Option<Quota>,
     front: Option<InForce>,
+    /// What answers proxies, by the rules in force.
+    authz: Option<watch::Sender<axum::Router>>,
     /// What takes connections, and tells in the end which are left.
     accepting: Vec<JoinHandle<JoinSet<()>>>,
     signals: Signals,
@@ -139,6 +147,7 @@ impl Service {
         config: &Path,
         metrics: Option<axum::Router>,
         in_front: Option<TcpListener>,
+        asked: Option<TcpListener>,
         stopped: watch::Receiver<bool>,
     ) -> Result<(), Failure> {
         let quota = tokio::select! {
@@ -149,7 +158,10 @@ impl Service {
         self.gate.open(quota.clone(), app);
         // Until now, connections to it have been waiting.
         if let Some(listener) = in_front {
-            self.stand_in_front(&quota, listener, stopped)?;
+            self.stand_in_front(&quota, listener, stopped.clone())?;
+        }
+        if let Some(listener) = asked {
+            self.answer_proxies(&quota, listener, stopped)?;
         }
         tracing::info!(mode = %quota.mode(), promise = ?quota.promise(), "ready");
         self.quota = Some(quota.clone());
@@ -182,6 +194,23 @@ impl Service {
         Ok(())
     }
 
+    /// Takes questions of proxies.
+    fn answer_proxies(
+        &mut self,
+        quota: &Quota,
+        listener: TcpListener,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
+        let Some(authz) = &self.setup.config.authz else { return Ok(()) };
+        let answers = authz::router(authz, quota, &self.setup.map).map_err(|error| failed(&error))?;
+        let (rules, in_force) = watch::channel(answers);
+        let (_, in_the_clear) = watch::channel(None);
+        let accepting = http::accept(listener, Authz::new(in_force), in_the_clear, http::PATIENCE, stopped);
+        self.accepting.push(tokio::spawn(accepting));
+        self.authz = Some(rules);
+        Ok(())
+    }
+
     /// Puts in force what can change while it runs.
     fn change(&mut self, quota: &Quota, new: Setup) {
         for name in self.setup.fixed_that_differ(&new) {
@@ -193,6 +222,7 @@ impl Service {
             self.certificate.send_replace(Some(Arc::clone(tls)));
         }
         self.change_front(quota, &new);
+        self.change_authz(quota, &new);
         self.change_mode(quota, &new);
         tracing::info!(
             tokens = new.config.token.len(),
@@ -214,6 +244,14 @@ impl Service {
         match before.layer(quota, &new.map) {
             Ok(layer) => drop(front.rules.send_replace(layer)),
             Err(error) => tracing::warn!(%error, "the rules stay as they were"),
+        }
+    }
+
+    fn change_authz(&self, quota: &Quota, new: &Setup) {
+        let (Some(rules), Some(authz)) = (&self.authz, &self.setup.config.authz) else { return };
+        match authz::router(authz, quota, &new.map) {
+            Ok(answers) => drop(rules.send_replace(answers)),
+            Err(error) => tracing::warn!(%error, "proxies are answered by the rules of before"),
         }
     }
 
@@ -244,14 +282,19 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
         Some(Kind::Postgres) => {
             let store = PostgresStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?;
             let ledger = PostgresLedger::new(&store).listens(!setup.config.database.pooler);
-            let ledger = match &setup.gateway {
-                Some(gateway) => ledger.longest_handler(gateway.longest_request),
+            let ledger = match setup.longest_request() {
+                Some(longest) => ledger.longest_handler(longest),
                 // It makes no rows, so that there is nothing to fence.
                 None => ledger.fenced(),
             };
             builder.store(store).ledger(ledger)
         }
-        _ => builder.store(SqliteStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?),
+        _ => {
+            let store = SqliteStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?;
+            // What was granted before is known to nobody; in Postgres, leases tell.
+            let wait = setup.config.authz.as_ref().map_or(0, |authz| authz.first_count_after_seconds);
+            builder.store(store).first_count_after(Duration::from_secs(wait))
+        }
     };
     let builder = match &setup.rows {
         Rows::Sqlite(counts) => {
@@ -274,8 +317,8 @@ fn with_options(mut builder: QuotaBuilder, setup: &Setup) -> QuotaBuilder {
     for (name, thresholds) in &setup.thresholds.of {
         builder = builder.thresholds_of(name, thresholds.clone());
     }
-    if let Some(gateway) = &setup.gateway {
-        builder = builder.settling(Settling::After(gateway.longest_request));
+    if let Some(longest) = setup.longest_request() {
+        builder = builder.settling(Settling::After(longest));
     }
     if let Some(format) = setup.map.workspace_format() {
         builder = builder.workspace_format(format);

@@ -24,7 +24,7 @@ use tower_quota::{
 };
 use url::Url;
 
-use super::config::{self, Config, Failing, Host, Role, Smtp, Tls, Webhooks};
+use super::config::{self, Config, Host, Role, Smtp, Tls, Webhooks};
 use super::file::{File, Secret};
 use crate::commands::routes;
 use crate::connect;
@@ -143,6 +143,9 @@ impl Setup {
         let tls = config.tls.as_ref().map(|tls| tls_of(&file, tls)).transpose()?;
         let gateway = config.gateway.as_ref().map(|gateway| in_front(&file, gateway, tls.as_ref())).transpose()?;
         places(&file, &config)?;
+        if let Some(written) = &config.authz {
+            super::authz::check(&file, written, &map)?;
+        }
         let thresholds = thresholds(&file, &config, map.catalog())?;
         let webhooks = config.webhooks.as_ref().map(|webhooks| webhooks_of(&file, webhooks)).transpose()?;
         let email = config.smtp.as_ref().map(|smtp| email(&file, smtp, &mut secrets)).transpose()?;
@@ -166,6 +169,13 @@ impl Setup {
             snapshots,
             referred,
         })
+    }
+
+    /// How long after it has passed a request may make rows, where requests pass here.
+    pub(super) fn longest_request(&self) -> Option<Duration> {
+        let forwarded = self.gateway.as_ref().map(|gateway| gateway.longest_request);
+        let asked = self.config.authz.as_ref().map(|authz| authz.longest_request_seconds.into());
+        forwarded.max(asked)
     }
 
     /// What `other` has differently that can't be changed while it runs.
@@ -462,10 +472,7 @@ fn in_front(file: &File, written: &config::Gateway, tls: Option<&Arc<ServerConfi
         idle_timeout: written.idle_timeout_seconds.into(),
         longest_request: longest.into(),
         rate_limit_headers: written.rate_limit_headers,
-        on_failure: match written.on_failure {
-            Failing::Open => OnFailure::Open,
-            Failing::Closed => OnFailure::Closed,
-        },
+        on_failure: written.on_failure.into(),
     })
 }
 
