@@ -1,8 +1,8 @@
 //! Heads of requests and responses, as the next hop may see them (RFC 9110, 7.6).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, MAX_FORWARDS, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, request, response};
@@ -179,6 +179,22 @@ fn strip(headers: &mut HeaderMap) {
     let named: Vec<_> = elements(headers, CONNECTION).filter_map(|name| HeaderName::try_from(name).ok()).collect();
     for name in named.iter().chain(&OF_CONNECTION) {
         headers.remove(name);
+    }
+}
+
+/// Whether a request may be forwarded once more: of those that ask about the way, `Max-Forwards` says how often.
+pub(super) fn may_go_on(head: &mut request::Parts) -> bool {
+    if head.method != Method::OPTIONS {
+        return true;
+    }
+    let left = head.headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.parse::<u32>().ok());
+    match left {
+        None => true,
+        Some(0) => false,
+        Some(left) => {
+            head.headers.insert(MAX_FORWARDS, (left - 1).into());
+            true
+        }
     }
 }
 

@@ -9,9 +9,9 @@ mod outcome;
 mod request_body;
 mod service;
 
-pub use answer::RefusalResponse;
 #[cfg(feature = "gateway")]
-pub(crate) use answer::grpc;
+pub(crate) use answer::ErrorForm;
+pub use answer::RefusalResponse;
 #[cfg(feature = "authz")]
 pub(crate) use answer::{grpc_code, problem};
 #[cfg(feature = "authz")]
@@ -19,8 +19,6 @@ pub(crate) use ask::Handed;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use outcome::RowOutcome;
-#[cfg(feature = "gateway")]
-pub(crate) use outcome::is_grpc;
 #[cfg(feature = "axum")]
 pub use request_body::AxumBody;
 pub use request_body::{BodyMode, Replayed, RequestBody, ResponseMode, Untouched};
