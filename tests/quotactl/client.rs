@@ -10,10 +10,11 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower_quota::client::{
-    AuditQuery, Named, QuotaClient, ReportFormat, ReportPeriod, SettingsChange, TrendQuery, WebhookChange,
-    WebhookDelivery,
+    AuditQuery, Named, QuotaClient, ReportFormat, SettingsChange, TrendQuery, WebhookChange, WebhookDelivery,
 };
-use tower_quota::{AuditAction, CleanupPolicy, DeliveryStatus, EndpointStatus, EnforcementMode, EventKind, Limit};
+use tower_quota::{
+    AuditAction, CleanupPolicy, DeliveryStatus, EndpointStatus, EnforcementMode, EventKind, Limit, Period,
+};
 
 use crate::host::serve;
 use crate::support::quickstart::{ACME, ADMIN, Quickstart, Server, create, create_all, list, remaining};
@@ -211,7 +212,7 @@ fn usage_over_time_and_reports_on_it() {
     assert_eq!((forecast.projected_date.as_ref(), forecast.days_until_limit), (Some(&today.date), Some(0)));
 
     let report = |workspace, format| {
-        let report = runtime.block_on(admin.report(workspace, format, ReportPeriod::Monthly)).unwrap();
+        let report = runtime.block_on(admin.report(workspace, format, Period::Monthly)).unwrap();
         String::from_utf8(report).unwrap()
     };
     // Refusals are written down some seconds later.
