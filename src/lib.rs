@@ -215,7 +215,7 @@ pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
 #[cfg(feature = "gateway")]
-pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions};
+pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions, PacedBody};
 #[cfg(any(feature = "insight", feature = "client"))]
 pub use insight::Period;
 #[cfg(feature = "insight")]

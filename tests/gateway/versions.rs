@@ -164,7 +164,8 @@ fn an_http2_connection_that_has_ended_is_replaced() {
         }
         // `:status: 200` and the end of the stream; GOAWAY.
         talk.send([0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88])?;
-        talk.send([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0])
+        talk.send([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0])?;
+        talk.outlast()
     });
     let front = Front::with(GatewayOptions::upstream(upstream.url()).http2(true));
     for at in 1..=5 {

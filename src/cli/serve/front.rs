@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tower::{Layer, Service};
-use tower_quota::{Gateway, GatewayBody, QuotaLayer, QuotaService, Replayed, ResponseBody};
+use tower_quota::{Gateway, GatewayBody, PacedBody, QuotaLayer, QuotaService, Replayed, ResponseBody};
 
 /// The layer in force.
 pub(super) type Rules = watch::Receiver<QuotaLayer<Replayed>>;
@@ -17,18 +18,20 @@ pub(super) type Rules = watch::Receiver<QuotaLayer<Replayed>>;
 pub(super) struct Front {
     rules: Rules,
     gateway: Gateway,
+    /// How long the next piece of a body may take, which the layer may read before the gateway does.
+    idle_timeout: Duration,
 }
 
 impl Front {
-    pub(super) fn new(rules: Rules, gateway: Gateway) -> Self {
-        Self { rules, gateway }
+    pub(super) fn new(rules: Rules, gateway: Gateway, idle_timeout: Duration) -> Self {
+        Self { rules, gateway, idle_timeout }
     }
 }
 
 impl Service<Request<Incoming>> for Front {
     type Response = Response<ResponseBody<GatewayBody>>;
     type Error = Infallible;
-    type Future = <QuotaService<Gateway, Replayed> as Service<Request<Incoming>>>::Future;
+    type Future = <QuotaService<Gateway, Replayed> as Service<Request<PacedBody<Incoming>>>>::Future;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The gateway always is.
@@ -36,6 +39,7 @@ impl Service<Request<Incoming>> for Front {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let request = request.map(|body| PacedBody::new(body, self.idle_timeout));
         self.rules.borrow().layer(self.gateway.clone()).call(request)
     }
 }
