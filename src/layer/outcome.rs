@@ -1,6 +1,7 @@
 //! What a response says about the rows that the request was to create.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
@@ -37,6 +38,16 @@ impl Outcome {
             _ if status.as_u16() == CLIENT_CLOSED_REQUEST => Self::Unknown,
             _ if status.is_client_error() => Self::Voided,
             _ => Self::Unknown,
+        }
+    }
+
+    #[inline]
+    fn end(self, reservation: Reservation) {
+        match self {
+            Self::Posted => reservation.post(),
+            Self::Voided => reservation.void(),
+            // Dropped, it is settled as abandoned.
+            Self::Unknown => drop(reservation),
         }
     }
 }
@@ -80,6 +91,8 @@ pub(super) struct After {
     pub(super) workspace: WorkspaceId,
     pub(super) demands: Vec<Demand>,
     pub(super) what: What,
+    /// How long rows may come after the response.
+    pub(super) late: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,21 +123,14 @@ impl Pending {
 
     #[inline]
     pub(super) fn end(self, outcome: Outcome) {
-        match outcome {
-            Outcome::Posted => {
-                self.reservation.post();
-                if let Some(after) = self.after {
-                    after.tell();
-                }
-            }
-            Outcome::Voided => self.reservation.void(),
-            Outcome::Unknown => {
-                // Dropped, the reservation is settled as abandoned.
-                drop(self.reservation);
-                if let Some(after) = self.after {
-                    after.tell();
-                }
-            }
+        let Self { reservation, after, .. } = self;
+        let Some(after) = after else { return outcome.end(reservation) };
+        match after.late.filter(|_| outcome != Outcome::Voided) {
+            None => after.end(reservation, outcome),
+            Some(late) => drop(tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                after.end(reservation, outcome);
+            })),
         }
     }
 
@@ -163,6 +169,13 @@ impl Pending {
 }
 
 impl After {
+    fn end(self, reservation: Reservation, outcome: Outcome) {
+        outcome.end(reservation);
+        if outcome != Outcome::Voided {
+            self.tell();
+        }
+    }
+
     fn tell(self) {
         match self.what {
             What::Deleted => self.quota.deleted(self.workspace.as_str(), self.demands.into_iter()),

@@ -469,11 +469,14 @@ impl Shared {
             workspace: workspace.clone(),
             demands: charges.iter().map(ResolvedCharge::demand).collect(),
             what,
+            late: rule.late_rows(),
         };
         if rule.operation() == Operation::Delete {
             return Ok(Pending::new(Reservation::nothing(), Some(after(What::Deleted))));
         }
-        let after = charges.iter().any(|charge| charge.settle_by_count).then(|| after(What::Count));
+        let counts = rule.late_rows().is_some() || charges.iter().any(|charge| charge.settle_by_count);
+        // What only edits leaves nothing to be counted.
+        let after = |reservation: &Reservation| (counts && reservation.makes_any()).then(|| after(What::Count));
         let demands = charges.iter().map(|charge| charge.demand());
         let new = charges.iter().all(|charge| charge.existing == Existing::No);
         let at_once = if new { self.quota.0.try_admit(workspace.as_str(), demands) } else { None };
@@ -485,6 +488,7 @@ impl Shared {
             Ok(Decision::Admitted(reservation)) => {
                 spans::passed(span, outcome_of(&reservation), || self.quota.receipt(&reservation));
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
+                let after = after(&reservation);
                 Ok(Pending::new(reservation, after).telling(self.named(), receipt))
             }
             Ok(Decision::Refused(refusal)) => {
@@ -506,6 +510,7 @@ impl Shared {
                 spans::not_decided(span, Outcome::Undecided);
                 let reservation = self.quota.0.admit_undecided(&workspace, &charges);
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
+                let after = after(&reservation);
                 Ok(Pending::new(reservation, after).telling(None, receipt))
             }
         }

@@ -224,9 +224,10 @@ fn described(map: &RouteMap, charge: &ResolvedCharge) -> (Value, String) {
     let units = charge.units;
     let mut told = format!("{units} of {name}");
     let existing = match &charge.existing {
-        Existing::Row { column, value } => {
-            told.push_str(&format!(", unless there is a row whose {column} is {value:?}"));
-            json!({"column": &**column, "values": [value]})
+        Existing::Row { column, value, uncounted } => {
+            let uncounted_too = if *uncounted { ", counted or not," } else { "" };
+            told.push_str(&format!(", unless there is a row{uncounted_too} whose {column} is {value:?}"));
+            json!({"column": &**column, "values": [value], "uncounted": uncounted})
         }
         Existing::Rows { column, values } => {
             told.push_str(&format!(", less those whose {column} is there: {}", values.join(", ")));
@@ -245,6 +246,12 @@ fn described(map: &RouteMap, charge: &ResolvedCharge) -> (Value, String) {
 
 fn notes(shown: &mut Shown, map: &RouteMap, found: &Match<'_>, charges: &[ResolvedCharge]) {
     let rule = found.rule();
+    if let Some(late) = rule.late_rows().filter(|_| !charges.is_empty()) {
+        shown.note(format!(
+            "rows may come up to {} s after the response: until then its units are held",
+            late.as_secs()
+        ));
+    }
     if rule.operation() == Operation::Delete {
         shown.note("it makes no rows: the rows are counted anew after it");
     }
