@@ -147,6 +147,8 @@ mod error;
 mod events;
 #[cfg(feature = "postgres")]
 mod fence;
+#[cfg(feature = "gateway")]
+mod gateway;
 // Its examples need all features; to be read, it needs none.
 #[cfg(any(all(doc, not(doctest)), all(doctest, feature = "full")))]
 pub mod guide;
@@ -157,7 +159,7 @@ mod ledger;
 mod limit;
 mod metrics;
 mod mode;
-#[cfg(any(feature = "webhooks", feature = "email", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "email", feature = "client", feature = "gateway"))]
 mod peer;
 mod policy;
 mod principal;
@@ -203,6 +205,8 @@ pub use events::{
 pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
+#[cfg(feature = "gateway")]
+pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions};
 #[cfg(feature = "insight")]
 pub use insight::{
     Forecast, ForecastReason, Granularity, Period, Predicted, ReportRow, Snapshot, TrendPoint, forecast, predict, trend,
@@ -211,7 +215,7 @@ pub use insight::{
 pub use layer::AxumBody;
 pub use layer::{
     BodyMode, QuotaLayer, QuotaService, RefusalResponse, Replayed, RequestBody, ResponseBody, ResponseFuture,
-    ResponseMode, Untouched,
+    ResponseMode, RowOutcome, Untouched,
 };
 pub use limit::{FiniteLimit, Limit, LimitSet};
 #[cfg(feature = "metrics")]

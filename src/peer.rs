@@ -2,18 +2,18 @@
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use std::sync::Arc;
 #[cfg(any(feature = "webhooks", feature = "client"))]
 use std::time::{Duration, SystemTime};
 
 #[cfg(any(feature = "webhooks", feature = "client"))]
 use http::{HeaderMap, header::RETRY_AFTER};
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::Error;
@@ -44,7 +44,7 @@ pub(crate) fn unreadable() -> Error {
 }
 
 /// TLS with the system's root certificates and those in `pems`.
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 pub(crate) fn tls_config(pems: &[Vec<u8>]) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     // Some that can't be read are usual; with none at all, each request tells that the certificate is of no known issuer.

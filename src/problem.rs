@@ -36,6 +36,12 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// The store can't answer and the policy is to fail closed. 503.
     QuotaUnavailable,
+    /// A gateway has not got a request's body in time, or not whole. 408.
+    RequestTimeout,
+    /// A gateway has got no proper answer from the server behind it. 502.
+    BadGateway,
+    /// A gateway has got no answer from the server behind it in time. 504.
+    GatewayTimeout,
 }
 
 impl ErrorCode {
@@ -54,6 +60,9 @@ impl ErrorCode {
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::QuotaUnavailable => "QUOTA_UNAVAILABLE",
+            Self::RequestTimeout => "REQUEST_TIMEOUT",
+            Self::BadGateway => "BAD_GATEWAY",
+            Self::GatewayTimeout => "GATEWAY_TIMEOUT",
         }
     }
 
@@ -69,6 +78,9 @@ impl ErrorCode {
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::QuotaUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -87,6 +99,9 @@ impl ErrorCode {
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::QuotaUnavailable => "Quota unavailable",
+            Self::RequestTimeout => "Request timeout",
+            Self::BadGateway => "Bad gateway",
+            Self::GatewayTimeout => "Gateway timeout",
         }
     }
 }

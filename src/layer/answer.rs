@@ -59,7 +59,7 @@ pub(super) fn problem(problem: &Problem, request: &HeaderMap) -> Response<Bytes>
 }
 
 /// A gRPC answer without messages: its status stands in the head.
-pub(super) fn grpc(problem: &Problem) -> Response<Bytes> {
+pub(crate) fn grpc(problem: &Problem) -> Response<Bytes> {
     // The numbers of google.rpc.Code.
     let status = match problem.code() {
         ErrorCode::QuotaExceeded | ErrorCode::PayloadTooLarge => "8",
@@ -69,7 +69,8 @@ pub(super) fn grpc(problem: &Problem) -> Response<Bytes> {
         ErrorCode::Unauthenticated => "16",
         ErrorCode::PreconditionFailed => "9",
         ErrorCode::MethodNotAllowed => "12",
-        ErrorCode::QuotaUnavailable => "14",
+        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway => "14",
+        ErrorCode::RequestTimeout | ErrorCode::GatewayTimeout => "4",
     };
     // `grpc-message` is percent-encoded UTF-8 (gRPC over HTTP/2, "Responses").
     const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');

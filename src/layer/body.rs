@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use super::outcome::{Outcome, Pending, grpc_outcome};
+use super::outcome::{Pending, RowOutcome, grpc_outcome};
 
 /// The response body behind a [`QuotaLayer`](crate::QuotaLayer): the inner service's, or the layer's own answer.
 #[pin_project]
@@ -54,7 +54,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                     && let Some(trailers) = frame.trailers_ref()
                     && let Some(pending) = pending.take()
                 {
-                    pending.end(grpc_outcome(trailers).unwrap_or(Outcome::Unknown));
+                    pending.end(grpc_outcome(trailers).unwrap_or(RowOutcome::Unknown));
                 }
                 Poll::Ready(frame)
             }

@@ -8,9 +8,14 @@ mod request_body;
 mod service;
 
 pub use answer::RefusalResponse;
+#[cfg(feature = "gateway")]
+pub(crate) use answer::grpc;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 #[cfg(feature = "axum")]
 pub use request_body::AxumBody;
+pub use outcome::RowOutcome;
+#[cfg(feature = "gateway")]
+pub(crate) use outcome::is_grpc;
 pub use request_body::{BodyMode, Replayed, RequestBody, ResponseMode, Untouched};
 pub use service::{QuotaLayer, QuotaService};

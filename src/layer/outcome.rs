@@ -13,9 +13,21 @@ use crate::engine::{Inner, Reservation};
 use crate::resource::ResourceCatalog;
 use crate::workspace::WorkspaceId;
 
-/// How a reservation ends.
+/// What became of the rows that a request was to create, and so of its units.
+///
+/// As a rule its response's status tells. A service behind the layer that knows better says so in the response's extensions:
+/// a proxy that answers 502 because it has sent nothing, for example.
+///
+/// ```
+/// use http::{Response, StatusCode};
+/// use tower_quota::RowOutcome;
+///
+/// let mut response = Response::new("nobody is there");
+/// *response.status_mut() = StatusCode::BAD_GATEWAY;
+/// response.extensions_mut().insert(RowOutcome::Voided);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum RowOutcome {
     /// The rows exist.
     Posted,
     /// No row exists, and none can come to exist.
@@ -27,7 +39,7 @@ pub(super) enum Outcome {
 /// nginx's status for a client that closed the connection.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-impl Outcome {
+impl RowOutcome {
     #[inline]
     fn of_status(status: StatusCode) -> Self {
         match status {
@@ -53,20 +65,20 @@ impl Outcome {
 }
 
 /// The outcome that gRPC headers or trailers tell; `None` when they have no `grpc-status`.
-pub(super) fn grpc_outcome(headers: &HeaderMap) -> Option<Outcome> {
+pub(super) fn grpc_outcome(headers: &HeaderMap) -> Option<RowOutcome> {
     let status = headers.get("grpc-status")?;
     Some(match status.as_bytes() {
         // OK
-        b"0" => Outcome::Posted,
+        b"0" => RowOutcome::Posted,
         // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
         // OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED: the server refused the call.
-        b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"11" | b"12" | b"16" => Outcome::Voided,
-        _ => Outcome::Unknown,
+        b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"11" | b"12" | b"16" => RowOutcome::Voided,
+        _ => RowOutcome::Unknown,
     })
 }
 
 /// Whether a message is gRPC's, by its content type.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
     let Some(rest) = content_type.as_bytes().strip_prefix(b"application/grpc") else { return false };
     // `application/grpc-web` has its trailers inside the body, where nobody else reads them.
@@ -122,10 +134,10 @@ impl Pending {
     }
 
     #[inline]
-    pub(super) fn end(self, outcome: Outcome) {
+    pub(super) fn end(self, outcome: RowOutcome) {
         let Self { reservation, after, .. } = self;
         let Some(after) = after else { return outcome.end(reservation) };
-        match after.late.filter(|_| outcome != Outcome::Voided) {
+        match after.late.filter(|_| outcome != RowOutcome::Voided) {
             None => after.end(reservation, outcome),
             Some(late) => drop(tokio::spawn(async move {
                 tokio::time::sleep(late).await;
@@ -156,22 +168,24 @@ impl Pending {
         if let Some(receipt) = self.receipt.take() {
             response.extensions_mut().insert(*receipt);
         }
-        if response.status() == StatusCode::OK && is_grpc(response.headers()) {
+        if let Some(outcome) = response.extensions_mut().remove::<RowOutcome>() {
+            self.end(outcome);
+        } else if response.status() == StatusCode::OK && is_grpc(response.headers()) {
             let Some(outcome) = grpc_outcome(response.headers()) else {
                 return response.map(|body| M::made(ResponseBody::watched(body, self)));
             };
             self.end(outcome);
         } else {
-            self.end(Outcome::of_status(response.status()));
+            self.end(RowOutcome::of_status(response.status()));
         }
         response.map(M::passed)
     }
 }
 
 impl After {
-    fn end(self, reservation: Reservation, outcome: Outcome) {
+    fn end(self, reservation: Reservation, outcome: RowOutcome) {
         outcome.end(reservation);
-        if outcome != Outcome::Voided {
+        if outcome != RowOutcome::Voided {
             self.tell();
         }
     }
@@ -204,15 +218,15 @@ mod tests {
 
     #[test]
     fn statuses() {
-        let outcome = |status| Outcome::of_status(StatusCode::from_u16(status).unwrap());
+        let outcome = |status| RowOutcome::of_status(StatusCode::from_u16(status).unwrap());
         for status in [200, 201, 202, 204, 299, 302, 303] {
-            assert_eq!(outcome(status), Outcome::Posted, "{status}");
+            assert_eq!(outcome(status), RowOutcome::Posted, "{status}");
         }
         for status in [400, 401, 404, 409, 422, 429] {
-            assert_eq!(outcome(status), Outcome::Voided, "{status}");
+            assert_eq!(outcome(status), RowOutcome::Voided, "{status}");
         }
         for status in [101, 408, 499, 500, 502, 503, 504, 599] {
-            assert_eq!(outcome(status), Outcome::Unknown, "{status}");
+            assert_eq!(outcome(status), RowOutcome::Unknown, "{status}");
         }
     }
 

@@ -74,6 +74,8 @@ use crate::spans::{self, Asked};
 /// | 4xx but 408 and 499; for gRPC, a status that says the call was refused | given back |
 /// | anything else; an error, a panic, a dropped request | unknown: see [`Settling`](crate::Settling) |
 ///
+/// A [`RowOutcome`](crate::RowOutcome) in its extensions comes before all of that.
+///
 /// A row must not come of a request after its response has begun: not from a task that the handler has left behind, and
 /// not while the response's body is written. Such a handler reserves its units itself, with
 /// [`Quota::reserve`].

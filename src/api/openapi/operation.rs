@@ -278,6 +278,9 @@ fn example(code: ErrorCode) -> Problem {
         ErrorCode::NotFound => "there is nothing with this id",
         ErrorCode::MethodNotAllowed => "the path has no such method; `Allow` lists those it has",
         ErrorCode::QuotaUnavailable => "the quota can't be checked now; try again",
+        ErrorCode::RequestTimeout => "the body has not come in time: send it without pauses",
+        ErrorCode::BadGateway => "the server behind this gateway can't be reached; try again",
+        ErrorCode::GatewayTimeout => "the server behind this gateway has not answered in time",
     };
     Problem::new(code, message)
 }

@@ -1,6 +1,5 @@
 //! What is served: how the service is, whatever it does; and all else once it has started.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use http::{Request, StatusCode};
 use tower::Service;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_quota::{
-    Authenticator, BoxFuture, Dashboard, ErrorCode, Principal, Problem, ProblemFormat, Quota, QuotaApi, StaticTokens,
+    Authenticator, BoxFuture, ClientConnection, Dashboard, ErrorCode, Principal, Problem, ProblemFormat, Quota, QuotaApi, StaticTokens,
 };
 
 use super::config::Config;
@@ -25,10 +24,6 @@ pub(super) const PROBES: [&str; 2] = ["/livez", "/readyz"];
 
 /// How long the next bytes of a body may be on their way.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Who asks.
-#[derive(Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
 
 /// Where the service stands.
 #[derive(Default)]
@@ -102,7 +97,7 @@ pub(super) fn inner(config: &Config, quota: &Quota, tokens: Arc<Tokens>, metrics
 
 /// From where a request came, for the audit log.
 fn origin(way: &str, request: &Parts) -> String {
-    request.extensions.get().map_or_else(|| way.to_owned(), |Peer(peer)| format!("{way} {}", peer.ip()))
+    request.extensions.get().map_or_else(|| way.to_owned(), |client: &ClientConnection| format!("{way} {}", client.address().ip()))
 }
 
 /// The tokens in force, which change while it runs.

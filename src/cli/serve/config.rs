@@ -37,6 +37,7 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) log: Log,
     pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) gateway: Option<Gateway>,
     pub(super) thresholds: Option<Spanned<Thresholds>>,
     pub(super) webhooks: Option<Webhooks>,
     pub(super) smtp: Option<Smtp>,
@@ -201,6 +202,55 @@ pub(super) struct Tls {
     pub(super) key: PathBuf,
 }
 
+/// Another API that the rules are enforced in front of.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gateway {
+    pub(super) upstream: Spanned<String>,
+    #[serde(default = "gateway_listen")]
+    pub(super) listen: SocketAddr,
+    #[serde(default)]
+    pub(super) http2: bool,
+    #[serde(default)]
+    pub(super) host: Host,
+    #[serde(default)]
+    pub(super) trusted_proxies: Vec<Network>,
+    #[serde(default = "five")]
+    pub(super) connect_timeout_seconds: Seconds,
+    #[serde(default = "sixty")]
+    pub(super) response_timeout_seconds: Seconds,
+    #[serde(default = "sixty")]
+    pub(super) idle_timeout_seconds: Seconds,
+    #[serde(default = "four")]
+    pub(super) keep_alive_seconds: Seconds,
+    #[serde(default = "two_minutes")]
+    pub(super) longest_request_seconds: Spanned<Seconds>,
+    #[serde(default)]
+    pub(super) rate_limit_headers: bool,
+    #[serde(default)]
+    pub(super) on_failure: Failing,
+    pub(super) root_certificate: Option<PathBuf>,
+    pub(super) tls: Option<Spanned<Tls>>,
+}
+
+/// By what name the upstream is called.
+#[derive(Deserialize, Clone, Copy, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Host {
+    #[default]
+    Client,
+    Upstream,
+}
+
+/// What becomes of requests while nothing can be decided.
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Failing {
+    #[default]
+    Open,
+    Closed,
+}
+
 /// At which usage notices are given; those of a type count instead of those of all.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -317,6 +367,26 @@ impl Default for Shutdown {
 
 fn listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8080))
+}
+
+fn gateway_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8081))
+}
+
+fn four() -> Seconds {
+    Seconds(4)
+}
+
+fn five() -> Seconds {
+    Seconds(5)
+}
+
+fn sixty() -> Seconds {
+    Seconds(60)
+}
+
+fn two_minutes() -> Spanned<Seconds> {
+    Spanned::new(0..0, Seconds(120))
 }
 
 fn yes() -> bool {

@@ -1,27 +1,30 @@
-//! The listener and its connections, in the clear or with TLS.
+//! Listeners and their connections: HTTP/1.1 and HTTP/2, in the clear or with TLS.
 
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use http::Request;
+use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
-
-use super::app::Peer;
+use tower_quota::ClientConnection;
 
 /// How long a client may take to say what it wants, and to agree on how to encrypt that.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,10 +35,25 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The certificate in force; `None` in the clear.
 pub(super) type Certificate = watch::Receiver<Option<Arc<ServerConfig>>>;
 
+/// What can be served: it is always ready, and never fails.
+pub(super) trait App:
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+}
+
+impl<S, B> App for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    type Body = B;
+}
+
 /// Takes connections until `stop` says so; tells then what is left to do.
 pub(super) async fn accept(
     listener: TcpListener,
-    app: Router,
+    app: impl App,
     certificate: Certificate,
     mut stop: watch::Receiver<bool>,
 ) -> JoinSet<()> {
@@ -54,7 +72,7 @@ pub(super) async fn accept(
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "no connection can be taken");
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE).await;
             }
         }
     }
@@ -69,41 +87,47 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
-    app: Router,
+    app: impl App,
     mut stop: watch::Receiver<bool>,
 ) {
     // Without it answers are only slower.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return serve(stream, peer, app, stop).await };
+    let client = ClientConnection::new(peer);
+    let Some(tls) = tls else { return serve(stream, client, app, stop).await };
     let agreed = tokio::select! {
         agreed = timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)) => agreed,
         // It has asked for nothing yet.
         _ = stop.wait_for(|stop| *stop) => return,
     };
     match agreed {
-        Ok(Ok(stream)) => serve(stream, peer, app, stop).await,
+        Ok(Ok(stream)) => serve(stream, client.encrypted(true), app, stop).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
         Err(_) => tracing::debug!(%peer, "no TLS in time"),
     }
 }
 
 async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: SocketAddr,
-    app: Router,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    client: ClientConnection,
+    app: impl App,
     mut stop: watch::Receiver<bool>,
 ) {
+    let asked = Arc::new(AtomicBool::new(false));
+    let asks = Arc::clone(&asked);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
-        // A router is always ready.
+        asks.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(client);
         app.clone().call(request)
     });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(PATIENCE).keep_alive_timeout(PATIENCE);
+    let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let peer = client.address();
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         _ = stop.wait_for(|stop| *stop) => None,
+        () = silence(&asked) => return tracing::debug!(%peer, "no request in time"),
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -113,6 +137,14 @@ async fn serve(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection has broken off");
+        tracing::debug!(%peer, error, "a connection has broken off");
+    }
+}
+
+/// Ends where nothing was asked in time: until the version of HTTP is known, no other time-out counts.
+async fn silence(asked: &AtomicBool) {
+    sleep(PATIENCE).await;
+    if asked.load(Ordering::Relaxed) {
+        pending::<()>().await;
     }
 }

@@ -1,8 +1,10 @@
-//! `quotactl serve`: the API as a service of its own, beside the programs that enforce the limits.
+//! `quotactl serve`: the API as a service of its own, beside the programs that enforce the limits; or with a gateway that
+//! enforces them in front of another API.
 
 mod app;
 mod config;
 mod file;
+mod front;
 mod http;
 mod setup;
 mod signals;
@@ -10,15 +12,20 @@ mod telemetry;
 
 use std::error::Error;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tower_quota::{ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, SqliteStore};
+use tokio::task::{JoinHandle, JoinSet};
+use tower_quota::{
+    Gateway, ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, QuotaLayer, Replayed, Settling, SqliteStore,
+};
 
 use self::app::{Gate, Tokens};
+use self::front::Front;
 use self::setup::{Kind, Rows, Setup};
 use self::signals::{Signal, Signals};
 use self::telemetry::Log;
@@ -41,18 +48,23 @@ pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
     let log = Log::install(&setup.config)?;
     // Before anything else, that none is missed.
     let signals = Signals::listen().map_err(|error| Failure::other(format!("no signal can be heard: {error}")))?;
-    let listener = bind(&setup).await?;
+    let listener = bind("listening", setup.config.listen, setup.tls.is_some()).await?;
+    let in_front = match &setup.gateway {
+        Some(gateway) => Some(bind("gateway listening", gateway.listen, gateway.tls.is_some()).await?),
+        None => None,
+    };
     let metrics = telemetry::metrics(&setup.config)?;
 
     let gate = Arc::new(Gate::default());
     let (certificate, certificates) = watch::channel(setup.tls.clone());
     let (stop, stopped) = watch::channel(false);
-    let accepting = http::accept(listener, app::outer(Arc::clone(&gate)), certificates, stopped);
-    let accepting = tokio::spawn(accepting);
+    let accepting = http::accept(listener, app::outer(Arc::clone(&gate)), certificates, stopped.clone());
+    let accepting = vec![tokio::spawn(accepting)];
 
     let tokens = Arc::new(Tokens::new(setup.tokens.clone()));
-    let mut service = Service { setup, log, tokens, certificate, gate, quota: None, signals };
-    let ran = service.run(&called.config, metrics).await;
+    let (quota, front) = (None, None);
+    let mut service = Service { setup, log, tokens, certificate, gate, quota, front, accepting, signals };
+    let ran = service.run(&called.config, metrics, in_front, stopped).await;
 
     service.gate.close();
     let shutdown = service.setup.config.shutdown;
@@ -60,11 +72,15 @@ pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
         tokio::time::sleep(Duration::from_secs(shutdown.drain_seconds)).await;
     }
     stop.send_replace(true);
-    if let Ok(mut connections) = accepting.await {
-        let all = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(shutdown.patience_seconds.into(), all).await.is_err() {
-            tracing::warn!("requests are cut off: they took longer than `shutdown.patience_seconds`");
+    let all = async {
+        for accepting in service.accepting {
+            if let Ok(mut connections) = accepting.await {
+                while connections.join_next().await.is_some() {}
+            }
         }
+    };
+    if tokio::time::timeout(shutdown.patience_seconds.into(), all).await.is_err() {
+        tracing::warn!("requests are cut off: they took longer than `shutdown.patience_seconds`");
     }
     if let Some(quota) = &service.quota
         && let Err(error) = quota.shutdown(FAREWELL).await
@@ -76,8 +92,7 @@ pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-async fn bind(setup: &Setup) -> Result<TcpListener, Failure> {
-    let address = setup.config.listen;
+async fn bind(what: &str, address: SocketAddr, encrypted: bool) -> Result<TcpListener, Failure> {
     let listening = async {
         let listener = TcpListener::bind(address).await?;
         Ok::<_, io::Error>((listener.local_addr()?, listener))
@@ -90,8 +105,8 @@ async fn bind(setup: &Setup) -> Result<TcpListener, Failure> {
             _ => failure.hint("`listen` is an address of this machine, or 0.0.0.0 for all, and a port"),
         }
     })?;
-    let scheme = if setup.tls.is_some() { "https" } else { "http" };
-    to_stdout(format!("listening on {scheme}://{address}\n").as_bytes())?;
+    let scheme = if encrypted { "https" } else { "http" };
+    to_stdout(format!("{what} on {scheme}://{address}\n").as_bytes())?;
     Ok(listener)
 }
 
@@ -103,18 +118,37 @@ struct Service {
     certificate: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
     gate: Arc<Gate>,
     quota: Option<Quota>,
+    front: Option<InForce>,
+    /// What takes connections, and tells in the end which are left.
+    accepting: Vec<JoinHandle<JoinSet<()>>>,
     signals: Signals,
+}
+
+/// What can change of a gateway while it runs.
+struct InForce {
+    rules: watch::Sender<QuotaLayer<Replayed>>,
+    certificate: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
 }
 
 impl Service {
     /// Starts, and goes on until it is told to stop.
-    async fn run(&mut self, config: &Path, metrics: Option<axum::Router>) -> Result<(), Failure> {
+    async fn run(
+        &mut self,
+        config: &Path,
+        metrics: Option<axum::Router>,
+        in_front: Option<TcpListener>,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
         let quota = tokio::select! {
             started = start(&self.setup) => started?,
             () = self.signals.stop() => return Ok(()),
         };
         let app = app::inner(&self.setup.config, &quota, Arc::clone(&self.tokens), metrics);
         self.gate.open(quota.clone(), app);
+        // Until now, connections to it have been waiting.
+        if let Some(listener) = in_front {
+            self.stand_in_front(&quota, listener, stopped)?;
+        }
         tracing::info!(mode = %quota.mode(), promise = ?quota.promise(), "ready");
         self.quota = Some(quota.clone());
         while self.signals.next().await == Signal::Reload {
@@ -123,6 +157,24 @@ impl Service {
                 Err(failure) => tracing::error!(%failure, "the configuration stays as it was"),
             }
         }
+        Ok(())
+    }
+
+    /// Takes requests to the API behind this.
+    fn stand_in_front(
+        &mut self,
+        quota: &Quota,
+        listener: TcpListener,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
+        let Some(gateway) = &self.setup.gateway else { return Ok(()) };
+        let layer = gateway.layer(quota, &self.setup.map).map_err(|error| failed(&error))?;
+        let proxy = Gateway::new(gateway.options.clone()).map_err(|error| failed(&error))?;
+        let (rules, in_force) = watch::channel(layer);
+        let (certificate, certificates) = watch::channel(gateway.tls.clone());
+        let accepting = http::accept(listener, Front::new(in_force, proxy), certificates, stopped);
+        self.accepting.push(tokio::spawn(accepting));
+        self.front = Some(InForce { rules, certificate });
         Ok(())
     }
 
@@ -136,6 +188,7 @@ impl Service {
         if let (Some(_), Some(tls)) = (&self.setup.tls, &new.tls) {
             self.certificate.send_replace(Some(Arc::clone(tls)));
         }
+        self.change_front(quota, &new);
         self.change_mode(quota, &new);
         tracing::info!(
             tokens = new.config.token.len(),
@@ -147,6 +200,17 @@ impl Service {
         self.setup.config.mode = mode;
         self.setup.config.log.level = log;
         self.setup.config.shutdown = new.config.shutdown;
+    }
+
+    fn change_front(&self, quota: &Quota, new: &Setup) {
+        let (Some(front), Some(before), Some(after)) = (&self.front, &self.setup.gateway, &new.gateway) else { return };
+        if let (Some(_), Some(tls)) = (&before.tls, &after.tls) {
+            front.certificate.send_replace(Some(Arc::clone(tls)));
+        }
+        match before.layer(quota, &new.map) {
+            Ok(layer) => drop(front.rules.send_replace(layer)),
+            Err(error) => tracing::warn!(%error, "the rules stay as they were"),
+        }
     }
 
     fn change_mode(&self, quota: &Quota, new: &Setup) {
@@ -175,8 +239,12 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
     let builder = match Kind::of(&setup.database) {
         Some(Kind::Postgres) => {
             let store = PostgresStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?;
-            // It makes no rows, so that there is nothing to fence.
-            let ledger = PostgresLedger::new(&store).fenced().listens(!setup.config.database.pooler);
+            let ledger = PostgresLedger::new(&store).listens(!setup.config.database.pooler);
+            let ledger = match &setup.gateway {
+                Some(gateway) => ledger.longest_handler(gateway.longest_request),
+                // It makes no rows, so that there is nothing to fence.
+                None => ledger.fenced(),
+            };
             builder.store(store).ledger(ledger)
         }
         _ => builder.store(SqliteStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?),
@@ -201,6 +269,9 @@ fn with_options(mut builder: QuotaBuilder, setup: &Setup) -> QuotaBuilder {
     builder = builder.metrics(setup.config.metrics.enabled);
     for (name, thresholds) in &setup.thresholds.of {
         builder = builder.thresholds_of(name, thresholds.clone());
+    }
+    if let Some(gateway) = &setup.gateway {
+        builder = builder.settling(Settling::After(gateway.longest_request));
     }
     if let Some(format) = setup.map.workspace_format() {
         builder = builder.workspace_format(format);

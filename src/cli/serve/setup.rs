@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,12 +18,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Postgres, Sqlite};
 use toml::{Spanned, Table};
 use tower_quota::{
-    EmailOptions, PostgresUsage, Principal, ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable,
-    SqlUsageBuilder, SqliteUsage, StaticTokens, Thresholds, WebhookOptions,
+    EmailOptions, Gateway, GatewayOptions, OnFailure, PostgresUsage, Principal, Quota, QuotaLayer, Replayed,
+    ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable, SqlUsageBuilder, SqliteUsage, StaticTokens,
+    Thresholds, WebhookOptions,
 };
 use url::Url;
 
-use super::config::{Config, Role, Smtp, Tls, Webhooks};
+use super::config::{self, Config, Failing, Host, Role, Smtp, Tls, Webhooks};
 use super::file::{File, Secret};
 use crate::commands::routes;
 use crate::connect;
@@ -44,6 +46,7 @@ pub(super) struct Setup {
     pub(super) map: RouteMap,
     pub(super) tokens: StaticTokens,
     pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) gateway: Option<InFront>,
     pub(super) thresholds: Notices,
     pub(super) webhooks: Option<WebhookOptions>,
     pub(super) email: Option<EmailOptions>,
@@ -56,6 +59,29 @@ pub(super) struct Setup {
 pub(super) enum Rows {
     Sqlite(SqlUsageBuilder<Sqlite>),
     Postgres(SqlUsageBuilder<Postgres>),
+}
+
+/// What is in front of another API.
+pub(super) struct InFront {
+    pub(super) options: GatewayOptions,
+    pub(super) listen: SocketAddr,
+    /// Its own, or that of the service.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) longest_request: Duration,
+    pub(super) rate_limit_headers: bool,
+    pub(super) on_failure: OnFailure,
+}
+
+impl InFront {
+    /// The rules, as they are put in front of the API.
+    ///
+    /// # Errors
+    ///
+    /// Where they are of other resource types than `quota`.
+    pub(super) fn layer(&self, quota: &Quota, map: &RouteMap) -> Result<QuotaLayer<Replayed>, tower_quota::Error> {
+        let layer = QuotaLayer::reading_bodies(quota.clone(), map.clone())?;
+        Ok(layer.rate_limit_headers(self.rate_limit_headers).on_failure(self.on_failure))
+    }
 }
 
 /// At which usage notices are given.
@@ -114,6 +140,7 @@ impl Setup {
         let rows = counts(&file, kind, rows_url, &rows_at, map.catalog(), &tables)?;
         let tokens = tokens(&file, &config, &map, &mut secrets)?;
         let tls = config.tls.as_ref().map(|tls| tls_of(&file, tls)).transpose()?;
+        let gateway = config.gateway.as_ref().map(|gateway| in_front(&file, gateway, tls.as_ref())).transpose()?;
         places(&file, &config)?;
         let thresholds = thresholds(&file, &config, map.catalog())?;
         let webhooks = config.webhooks.as_ref().map(|webhooks| webhooks_of(&file, webhooks)).transpose()?;
@@ -123,7 +150,21 @@ impl Setup {
             file.private()?;
         }
         let (written, referred) = (file.parse()?, secrets.referred);
-        Ok(Self { config, written, database, rows, map, tokens, tls, thresholds, webhooks, email, snapshots, referred })
+        Ok(Self {
+            config,
+            written,
+            database,
+            rows,
+            map,
+            tokens,
+            tls,
+            gateway,
+            thresholds,
+            webhooks,
+            email,
+            snapshots,
+            referred,
+        })
     }
 
     /// What `other` has differently that can't be changed while it runs.
@@ -324,7 +365,7 @@ fn tls_of(file: &File, tls: &Spanned<Tls>) -> Result<Arc<ServerConfig>, Failure>
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private));
     let mut config = config.map_err(|error| wrong(&certificate, &error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -380,6 +421,42 @@ fn thresholds(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result
         Ok((name.clone(), build(at, [percents.warning, percents.critical, percents.exceeded])?))
     });
     Ok(Notices { all, of: of.collect::<Result<_, Failure>>()? })
+}
+
+fn in_front(file: &File, written: &config::Gateway, tls: Option<&Arc<ServerConfig>>) -> Result<InFront, Failure> {
+    let mut options = GatewayOptions::upstream(written.upstream.get_ref())
+        .http2(written.http2)
+        .upstream_host(written.host == Host::Upstream)
+        .trusted_proxies(written.trusted_proxies.iter().map(|network| network.0.as_str()))
+        .connect_timeout(written.connect_timeout_seconds.into())
+        .response_timeout(written.response_timeout_seconds.into())
+        .idle_timeout(written.idle_timeout_seconds.into())
+        .keep_alive(written.keep_alive_seconds.into());
+    if let Some(path) = &written.root_certificate {
+        options = options.root_certificate_pem(certificate(file, path)?);
+    }
+    Gateway::new(options.clone()).map_err(|error| file.wrong(written.upstream.span(), error.message()))?;
+    let longest = *written.longest_request_seconds.get_ref();
+    let awaited = written.connect_timeout_seconds.0 + written.response_timeout_seconds.0;
+    if longest.0 < awaited {
+        let message = format!(
+            "`longest_request_seconds` is no less than `connect_timeout_seconds` and `response_timeout_seconds` together, \
+             {awaited}: a request that is waited for may still make rows"
+        );
+        return Err(file.wrong(written.longest_request_seconds.span(), &message));
+    }
+    let own = written.tls.as_ref().map(|tls| tls_of(file, tls)).transpose()?;
+    Ok(InFront {
+        options,
+        listen: written.listen,
+        tls: own.or_else(|| tls.cloned()),
+        longest_request: longest.into(),
+        rate_limit_headers: written.rate_limit_headers,
+        on_failure: match written.on_failure {
+            Failing::Open => OnFailure::Open,
+            Failing::Closed => OnFailure::Closed,
+        },
+    })
 }
 
 fn certificate(file: &File, path: &Path) -> Result<Vec<u8>, Failure> {
