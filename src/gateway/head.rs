@@ -58,7 +58,8 @@ impl Target {
             return Err(Error::config("the upstream's URL has a user or password: requests bring their own"));
         }
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            let message = format!("the upstream's URL has a path or query, where those of requests are forwarded: {hint}");
+            let message =
+                format!("the upstream's URL has a path or query, where those of requests are forwarded: {hint}");
             return Err(Error::config(message));
         }
         let authority = Authority::try_from(url.authority())
@@ -151,7 +152,11 @@ fn is_plainly_chunked(headers: &HeaderMap) -> bool {
 /// The elements of a field that is a list, whatever lines it is in.
 fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).into_iter();
-    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim).filter(|it| !it.is_empty())
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|it| !it.is_empty())
 }
 
 /// Takes out the fields of the connection.
@@ -223,7 +228,6 @@ pub(super) fn answer(head: &mut response::Parts) -> Result<(), &'static str> {
     head.version = Version::HTTP_11;
     Ok(())
 }
-
 
 fn append_via(headers: &mut HeaderMap, received: Version) {
     let via = match received {

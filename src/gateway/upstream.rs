@@ -100,9 +100,8 @@ impl Upstream {
 
 fn no_connection(error: &(dyn std::error::Error + 'static), why: String) -> Failure {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
-    let late = causes.any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-    });
+    let late = causes
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));
     Failure::NoConnection { in_time: !late, why }
 }
 
@@ -143,10 +142,8 @@ impl Shared {
         }
         let mut http = Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
-        let (connection, ends) = http
-            .handshake(io)
-            .await
-            .map_err(|error| Failure::NoConnection { in_time: true, why: causes(&error) })?;
+        let (connection, ends) =
+            http.handshake(io).await.map_err(|error| Failure::NoConnection { in_time: true, why: causes(&error) })?;
         tokio::spawn(async move {
             if let Err(error) = ends.await {
                 tracing::debug!(%error, "the connection to the upstream has broken off");

@@ -12,10 +12,10 @@ pub use answer::RefusalResponse;
 pub(crate) use answer::grpc;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
-#[cfg(feature = "axum")]
-pub use request_body::AxumBody;
 pub use outcome::RowOutcome;
 #[cfg(feature = "gateway")]
 pub(crate) use outcome::is_grpc;
+#[cfg(feature = "axum")]
+pub use request_body::AxumBody;
 pub use request_body::{BodyMode, Replayed, RequestBody, ResponseMode, Untouched};
 pub use service::{QuotaLayer, QuotaService};

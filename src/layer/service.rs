@@ -312,7 +312,7 @@ impl<S, M> QuotaService<S, M> {
             let (parts, body) = request.into_parts();
             let (mut request, mut pending) = match shared.decide::<M, B>(parts, body).await {
                 Ok(admitted) => admitted,
-                Err(response) => return Ok(response.map(|data| M::made(ResponseBody::answer(data)))),
+                Err(response) => return Ok(response.map(|data| M::made(ResponseBody::from(data)))),
             };
             pending.begin();
             pending.tie(&mut request);

@@ -97,6 +97,11 @@ impl MappedRule {
         self.late_rows
     }
 
+    /// Whether a [`WorkspaceClaim`](super::WorkspaceClaim) says whose its requests are.
+    pub fn takes_claims(&self) -> bool {
+        self.workspace.iter().any(|source| matches!(source, WorkspaceSource::Extension))
+    }
+
     /// Whether [`Match::resolve`](super::Match::resolve) wants the body.
     pub fn needs_body(&self) -> bool {
         self.charges_read_body || self.workspace.iter().any(|source| matches!(source, WorkspaceSource::Body(_)))

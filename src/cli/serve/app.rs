@@ -14,7 +14,8 @@ use http::{Request, StatusCode};
 use tower::Service;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_quota::{
-    Authenticator, BoxFuture, ClientConnection, Dashboard, ErrorCode, Principal, Problem, ProblemFormat, Quota, QuotaApi, StaticTokens,
+    Authenticator, BoxFuture, ClientConnection, Dashboard, ErrorCode, Principal, Problem, ProblemFormat, Quota,
+    QuotaApi, StaticTokens,
 };
 
 use super::config::Config;
@@ -97,7 +98,10 @@ pub(super) fn inner(config: &Config, quota: &Quota, tokens: Arc<Tokens>, metrics
 
 /// From where a request came, for the audit log.
 fn origin(way: &str, request: &Parts) -> String {
-    request.extensions.get().map_or_else(|| way.to_owned(), |client: &ClientConnection| format!("{way} {}", client.address().ip()))
+    request
+        .extensions
+        .get()
+        .map_or_else(|| way.to_owned(), |client: &ClientConnection| format!("{way} {}", client.address().ip()))
 }
 
 /// The tokens in force, which change while it runs.

@@ -231,6 +231,35 @@ pub(super) struct Gateway {
     pub(super) on_failure: Failing,
     pub(super) root_certificate: Option<PathBuf>,
     pub(super) tls: Option<Spanned<Tls>>,
+    #[serde(default)]
+    pub(super) claim: Vec<Spanned<Claim>>,
+}
+
+/// Whose the requests of some rules are, where only a key that comes with them says so.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Claim {
+    pub(super) rules: Vec<String>,
+    #[serde(default = "authorization")]
+    pub(super) header: String,
+    #[serde(default)]
+    pub(super) scheme: Scheme,
+    pub(super) sql: String,
+    #[serde(default = "thirty")]
+    pub(super) keep_seconds: Seconds,
+}
+
+/// What a header with a key has beside it.
+#[derive(Deserialize, Clone, Copy, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scheme {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// A name and a password (RFC 7617).
+    Basic,
+    /// A token (RFC 6750).
+    Bearer,
 }
 
 /// By what name the upstream is called.
@@ -371,6 +400,14 @@ fn listen() -> SocketAddr {
 
 fn gateway_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8081))
+}
+
+fn authorization() -> String {
+    "authorization".to_owned()
+}
+
+fn thirty() -> Seconds {
+    Seconds(30)
 }
 
 fn four() -> Seconds {
