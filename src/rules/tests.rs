@@ -1550,10 +1550,12 @@ mod dittofeed {
             assert_eq!(found.rule().operation(), Operation::Ignore, "{path}");
             assert!(!found.rule().needs_body() && found.direct().is_none());
         }
-        for (method, path) in [(Method::PUT, "/api/broadcasts"), (Method::PATCH, "/api/segments/status")] {
-            assert_eq!(rule_of(&map, &method, path), Some("no-creation"));
-        }
+        assert_eq!(rule_of(&map, &Method::PUT, "/api/broadcasts"), Some("update-broadcast"));
+        assert_eq!(rule_of(&map, &Method::PATCH, "/api/segments/status"), Some("update-status"));
         assert_eq!(rule_of(&map, &Method::GET, "/api/segments"), None);
+        for (method, path) in [(Method::PUT, "/api/users"), (Method::POST, "/api/admin/journeys")] {
+            assert!(map.is_unmapped_create(&method, path, None), "{method} {path}");
+        }
     }
 
     proptest! {

@@ -18,9 +18,9 @@ use crate::output::{Cell, Output, Shown, Tone, warn};
 
 pub(super) async fn run(output: Output, routes: Routes) -> Result<Outcome, Failure> {
     match routes {
-        Routes::Check { rules } => check(output, &load(&rules.file, &rules.resources)?, &rules),
+        Routes::Check { rules } => check(output, &whole(&rules)?, &rules),
         Routes::Explain { rules, method, path, body, headers, claim } => {
-            let map = load(&rules.file, &rules.resources)?;
+            let map = whole(&rules)?;
             let mut request = Request::builder().method(method).uri(&path);
             for header in &headers {
                 let (name, value) = header
@@ -62,6 +62,14 @@ fn read_body(written: &str) -> Result<Vec<u8>, Failure> {
     }
     .map_err(|error| Failure::usage(format!("the body {written:?} can't be read: {error}")))?;
     Ok(body)
+}
+
+/// Reads a file of rules by itself, where it declares all types that its rules name; else beside the eight.
+fn whole(rules: &Rules) -> Result<RouteMap, Failure> {
+    match read(&rules.file, ResourceCatalog::empty()) {
+        Ok(map) if rules.resources.is_empty() => Ok(map),
+        _ => load(&rules.file, &rules.resources),
+    }
 }
 
 /// Reads a file of rules; `declared` are the types that the program has beside the eight.

@@ -193,3 +193,100 @@ impl Scheme {
         .filter(|key| !key.text.contains('\0') && !key.password.as_ref().is_some_and(|text| text.contains('\0')))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    use super::*;
+
+    const AUTHORIZATION: HeaderName = HeaderName::from_static("authorization");
+
+    async fn keys() -> SqlitePool {
+        let memory = SqliteConnectOptions::new().in_memory(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(memory).await.unwrap();
+        let sql = "CREATE TABLE keys (name TEXT, password TEXT, workspace TEXT);
+            INSERT INTO keys VALUES ('ann', 's3:cret', 'acme'), ('ben', '', 'globex'), ('both', 'x', 'acme'),
+            ('both', 'x', 'globex'), ('nobody', 'x', NULL)";
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+        pool
+    }
+
+    fn lookup(pool: &SqlitePool, scheme: Scheme) -> Lookup {
+        let sql = match scheme {
+            Scheme::Basic => "SELECT workspace FROM keys WHERE name = $1 AND password = $2; ",
+            _ => "SELECT workspace FROM keys WHERE name = $1 -- a comment",
+        };
+        Lookup::new(AUTHORIZATION, scheme, sql, Pool::Sqlite(pool.clone()), Duration::from_secs(3600))
+    }
+
+    async fn told(lookup: &Lookup, values: &[&str]) -> Result<String, ErrorCode> {
+        let mut request = Request::new(());
+        for value in values {
+            request.headers_mut().append(AUTHORIZATION, value.parse().unwrap());
+        }
+        let (parts, ()) = request.into_parts();
+        lookup.workspace(&parts).await.map_err(|problem| problem.code())
+    }
+
+    #[tokio::test]
+    async fn each_scheme_has_its_key() {
+        let pool = keys().await;
+        let unknown = Err(ErrorCode::Unauthenticated);
+        let basic = |text: &str| format!("basic  {}", STANDARD.encode(text));
+        let lookup_basic = lookup(&pool, Scheme::Basic);
+        assert_eq!(told(&lookup_basic, &[&basic("ann:s3:cret")]).await.unwrap(), "acme");
+        assert_eq!(told(&lookup_basic, &[&basic("ben:")]).await.unwrap(), "globex");
+        for wrong in [basic("ann:s3"), basic("ann"), basic("ann:s3:cret\0"), "Bearer ann".into(), "Basic ann".into()] {
+            assert_eq!(told(&lookup_basic, &[&wrong]).await, unknown, "{wrong}");
+        }
+        assert_eq!(told(&lookup_basic, &[]).await, unknown);
+        assert_eq!(told(&lookup_basic, &[&basic("ann:s3:cret"), &basic("ben:")]).await, unknown);
+        assert_eq!(told(&lookup_basic, &[&basic("nobody:x")]).await, unknown);
+        // Whose it is can't be said.
+        assert_eq!(told(&lookup_basic, &[&basic("both:x")]).await, Err(ErrorCode::QuotaUnavailable));
+
+        let lookup_bearer = lookup(&pool, Scheme::Bearer);
+        assert_eq!(told(&lookup_bearer, &["BEARER ann"]).await.unwrap(), "acme");
+        assert_eq!(told(&lookup_bearer, &["ann"]).await, unknown);
+        let lookup_plain = lookup(&pool, Scheme::Plain);
+        assert_eq!(told(&lookup_plain, &[" ann "]).await.unwrap(), "acme");
+        assert_eq!(told(&lookup_plain, &["Bearer ann"]).await, unknown);
+    }
+
+    #[tokio::test]
+    async fn only_what_was_found_is_remembered() {
+        let pool = keys().await;
+        let lookup = lookup(&pool, Scheme::Plain);
+        assert_eq!(told(&lookup, &["new"]).await, Err(ErrorCode::Unauthenticated));
+        assert_eq!(told(&lookup, &["ann"]).await.unwrap(), "acme");
+        let change = "DELETE FROM keys; INSERT INTO keys (name, workspace) VALUES ('new', 'acme')";
+        sqlx::raw_sql(change).execute(&pool).await.unwrap();
+        assert_eq!(told(&lookup, &["new"]).await.unwrap(), "acme");
+        assert_eq!(told(&lookup, &["ann"]).await.unwrap(), "acme");
+        // What is remembered needs no database.
+        pool.close().await;
+        assert_eq!(told(&lookup, &["ann"]).await.unwrap(), "acme");
+        assert_eq!(told(&lookup, &["ben"]).await, Err(ErrorCode::QuotaUnavailable));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_statement_is_told_at_the_start() {
+        let pool = keys().await;
+        let claims = |sql: &str| {
+            let lookup =
+                Lookup::new(AUTHORIZATION, Scheme::Plain, sql, Pool::Sqlite(pool.clone()), Duration::from_secs(1));
+            Claims::new(HashMap::from([("event".to_owned(), Arc::new(lookup))]))
+        };
+        assert_eq!(claims("SELECT workspace FROM keys WHERE name = $1").check().await, Ok(()));
+        for (sql, says) in [
+            ("SELECT workspace FROM key WHERE name = $1", "no such table"),
+            ("SELECT workspace, name FROM keys WHERE name = $1", "2 values for 1 column"),
+            ("DELETE FROM keys WHERE name = $1", "syntax error"),
+        ] {
+            let error = claims(sql).check().await.unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}
