@@ -54,7 +54,8 @@ pub trait UsageSource: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>>;
 
     /// The same of rows that are not counted, too, such as archived ones: only probes that say so ask
-    /// ([`Probe::or_uncounted`](crate::Probe::or_uncounted)). A source that counts all rows need not provide it.
+    /// ([`Probe::or_uncounted`](crate::Probe::or_uncounted)). A source that doesn't provide it finds those that are counted, so
+    /// that the edit of another row is charged.
     fn existing_or_uncounted<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
