@@ -40,6 +40,8 @@ pub enum ErrorCode {
     RequestTimeout,
     /// A gateway has got no proper answer from the server behind it. 502.
     BadGateway,
+    /// A gateway knows that the server behind it is down. 503.
+    ServiceUnavailable,
     /// A gateway has got no answer from the server behind it in time. 504.
     GatewayTimeout,
 }
@@ -62,6 +64,7 @@ impl ErrorCode {
             Self::QuotaUnavailable => "QUOTA_UNAVAILABLE",
             Self::RequestTimeout => "REQUEST_TIMEOUT",
             Self::BadGateway => "BAD_GATEWAY",
+            Self::ServiceUnavailable => "SERVICE_UNAVAILABLE",
             Self::GatewayTimeout => "GATEWAY_TIMEOUT",
         }
     }
@@ -77,7 +80,7 @@ impl ErrorCode {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::QuotaUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QuotaUnavailable | Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -101,6 +104,7 @@ impl ErrorCode {
             Self::QuotaUnavailable => "Quota unavailable",
             Self::RequestTimeout => "Request timeout",
             Self::BadGateway => "Bad gateway",
+            Self::ServiceUnavailable => "Service unavailable",
             Self::GatewayTimeout => "Gateway timeout",
         }
     }

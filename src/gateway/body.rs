@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::BoxFuture;
 use crate::error::Error;
 
 /// How far a request has come that is being sent.
@@ -97,6 +98,8 @@ impl Patience {
 /// The client's body, on its way to the upstream.
 #[pin_project]
 pub(super) struct Upload<B> {
+    /// Until it has ended, the client isn't asked for its body.
+    wanted: Option<BoxFuture<'static, ()>>,
     #[pin]
     body: B,
     #[pin]
@@ -105,8 +108,13 @@ pub(super) struct Upload<B> {
 }
 
 impl<B> Upload<B> {
-    pub(super) fn new(body: B, idle_timeout: Duration, progress: Arc<Progress>) -> Self {
-        Self { body, patience: Patience::new(idle_timeout), progress }
+    pub(super) fn new(
+        body: B,
+        wanted: Option<BoxFuture<'static, ()>>,
+        idle_timeout: Duration,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self { wanted, body, patience: Patience::new(idle_timeout), progress }
     }
 }
 
@@ -120,6 +128,10 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut this = self.project();
+        if let Some(wanted) = this.wanted {
+            ready!(wanted.as_mut().poll(context));
+            *this.wanted = None;
+        }
         let frame = match this.body.poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending if this.patience.as_mut().is_over(context) => {

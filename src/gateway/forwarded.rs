@@ -112,8 +112,13 @@ impl Trusted {
 
 /// Whether a field says something about the client that only a proxy can know. Some servers take an underscore for a hyphen.
 fn is_claim(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+    let name = name.as_str().as_bytes();
+    let begins_with = |claim: &[u8]| {
+        let same = |(letter, expected): (&u8, &u8)| letter == expected || (*letter == b'_' && *expected == b'-');
+        name.len() >= claim.len() && name.iter().zip(claim).all(same)
+    };
+    let is = |claim: &[u8]| name.len() == claim.len() && begins_with(claim);
+    is(b"forwarded") || is(b"x-real-ip") || begins_with(b"x-forwarded-")
 }
 
 /// Adds an element to a field that is a list, in one line.

@@ -2,10 +2,10 @@
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request, response};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, request, response};
 
 use url::Url;
 
@@ -71,9 +71,14 @@ impl Target {
         self.scheme == Scheme::HTTPS
     }
 
-    /// The upstream itself.
-    pub(super) fn uri(&self) -> Result<Uri, http::Error> {
-        Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query("/").build()
+    /// Where something is at the upstream.
+    pub(super) fn uri(&self, path: &str) -> Result<Uri, http::Error> {
+        Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(path).build()
+    }
+
+    /// A request of the gateway's own.
+    pub(super) fn probe(&self, path: &str) -> Result<Request<()>, http::Error> {
+        Request::get(self.uri(path)?).header(USER_AGENT, concat!("tower-quota/", env!("CARGO_PKG_VERSION"))).body(())
     }
 }
 
@@ -83,6 +88,8 @@ pub(super) struct Received {
     pub(super) host: Option<Authority>,
     /// The protocol that the client would rather speak.
     pub(super) upgrade: Option<HeaderValue>,
+    /// Whether the client keeps its body until it is asked for it.
+    pub(super) expects_continue: bool,
     /// Whether the client wants the trailers of a response.
     trailers: bool,
 }
@@ -112,6 +119,9 @@ pub(super) fn receive(head: &request::Parts) -> Result<Received, Problem> {
     Ok(Received {
         host: host(head)?,
         upgrade: upgrade(head),
+        // HTTP/1.0 has no such thing.
+        expects_continue: head.version == Version::HTTP_11
+            && elements(&head.headers, EXPECT).any(|element| element.eq_ignore_ascii_case("100-continue")),
         trailers: elements(&head.headers, TE).any(|element| element.eq_ignore_ascii_case("trailers")),
     })
 }
@@ -170,8 +180,9 @@ fn strip(headers: &mut HeaderMap) {
 /// Makes of a request's head the one with which it goes on.
 pub(super) fn forward(head: &mut request::Parts, received: &Received, to: &Target) -> Result<(), http::Error> {
     strip(&mut head.headers);
-    // The server in front of this answers it, as soon as the body is asked for.
-    head.headers.remove(EXPECT);
+    if !received.expects_continue || to.http2 {
+        head.headers.remove(EXPECT);
+    }
     append_via(&mut head.headers, head.version);
     join_cookies(&mut head.headers);
     let host = received.host.as_ref().filter(|_| !to.upstream_host).unwrap_or(&to.authority);

@@ -3,6 +3,7 @@
 mod body;
 mod forwarded;
 mod head;
+mod health;
 mod options;
 mod tunnel;
 mod upstream;
@@ -12,6 +13,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -19,7 +21,10 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
 use http_body::Body;
 use http_body_util::BodyExt;
+use hyper::ext::on_informational;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tower::Service;
 
 pub use self::body::GatewayBody;
@@ -27,12 +32,16 @@ use self::body::{ClientFailure, Progress, Upload};
 pub use self::forwarded::ClientConnection;
 use self::forwarded::Trusted;
 use self::head::Target;
+use self::health::Health;
 pub use self::options::GatewayOptions;
 use self::upstream::{Failure, Upstream};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::layer::{RowOutcome, grpc, is_grpc};
 use crate::problem::{ErrorCode, Problem, ProblemFormat};
+
+/// How long an upstream may be silent about a body that it is asked about.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Forwards requests to an upstream: a reverse proxy, to put behind a [`QuotaLayer`](crate::QuotaLayer) where the API itself
 /// isn't written in Rust.
@@ -61,7 +70,8 @@ use crate::problem::{ErrorCode, Problem, ProblemFormat};
 /// | no head within [`response_timeout`](GatewayOptions::response_timeout) | 504 `GATEWAY_TIMEOUT` | unknown |
 /// | the upstream breaks off before it has answered, or what it says is no HTTP | 502 `BAD_GATEWAY` | unknown |
 /// | it breaks off or falls silent after that | the response breaks off, too | by its status |
-/// | the client is too slow with its body | 408 `REQUEST_TIMEOUT` | unknown |
+/// | the upstream is known to be down, by its [`health`](GatewayOptions::health) | 503 `SERVICE_UNAVAILABLE` | given back |
+/// | the client is too slow with its body, or sends none that is one | 408 `REQUEST_TIMEOUT` | unknown |
 /// | the request can't be forwarded | 400 `INVALID_REQUEST`, 405 `METHOD_NOT_ALLOWED` | given back |
 ///
 /// gRPC calls are answered in their own terms, with `UNAVAILABLE` and `DEADLINE_EXCEEDED`.
@@ -80,6 +90,7 @@ struct Shared {
     target: Target,
     trusted: Trusted,
     upstream: Upstream,
+    health: Health,
 }
 
 impl Gateway {
@@ -87,12 +98,31 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] when the upstream's URL, a network or a root certificate can't be used.
+    /// [`Error::is_config`] when the upstream's URL, a network, a path or a root certificate can't be used.
     pub fn new(options: GatewayOptions) -> Result<Self, Error> {
         let target = Target::new(&options)?;
+        if let Some((path, every)) = &options.health
+            && (every.is_zero() || !path.starts_with('/') || target.probe(path).is_err())
+        {
+            return Err(Error::config(
+                "the upstream's health is at a path such as /healthz, and looked at now and then",
+            ));
+        }
         let trusted = Trusted::new(&options.trusted)?;
         let upstream = Upstream::new(&options, &target)?;
-        Ok(Self { shared: Arc::new(Shared { options, target, trusted, upstream }) })
+        let health = Health::default();
+        Ok(Self { shared: Arc::new(Shared { options, target, trusted, upstream, health }) })
+    }
+
+    /// Whether the upstream is taken to be well: unless its [health](GatewayOptions::health) is asked for, always. To be
+    /// called inside a Tokio runtime, where the asking begins with the first call.
+    pub fn is_up(&self) -> bool {
+        if let Some((path, every)) = &self.shared.options.health
+            && self.shared.health.begins()
+        {
+            tokio::spawn(health::watch(Arc::downgrade(&self.shared), Arc::clone(path), *every));
+        }
+        self.shared.health.is_up()
     }
 }
 
@@ -110,11 +140,16 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let is_up = self.is_up();
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let form = ErrorForm::of(&head.headers);
-            Ok(shared.forward(head, body).await.unwrap_or_else(|failed| failed.response(form)))
+            let forwarded = match is_up {
+                true => shared.forward(head, body).await,
+                false => Err(Failed::down(shared.options.health.as_ref().map_or(Duration::ZERO, |(_, every)| *every))),
+            };
+            Ok(forwarded.unwrap_or_else(|failed| failed.response(form)))
         })
     }
 }
@@ -140,9 +175,11 @@ impl Shared {
             head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let progress = Progress::new();
-        let body = Upload::new(body, self.options.idle_timeout, Arc::clone(&progress)).boxed_unsync();
+        let mut request = Request::from_parts(head, ());
+        let wanted = (received.expects_continue && !self.target.http2).then(|| wanted(&mut request));
+        let body = Upload::new(body, wanted, self.options.idle_timeout, Arc::clone(&progress)).boxed_unsync();
         let response = tokio::select! {
-            response = self.upstream.send(Request::from_parts(head, body)) => response,
+            response = self.upstream.send(request.map(|()| body)) => response,
             () = progress.stalled_for(self.options.response_timeout) => return Err(Failed::slow()),
         };
         let (mut head, body) = match (response, progress.client_failure()) {
@@ -160,6 +197,19 @@ impl Shared {
         head::answer(&mut head).map_err(Failed::broken)?;
         Ok(Response::from_parts(head, GatewayBody::upstream(body, self.options.idle_timeout)))
     }
+}
+
+/// Ends when the upstream asks for the body of `request`, or has not said anything about it for a while: not all servers do.
+fn wanted(request: &mut Request<()>) -> BoxFuture<'static, ()> {
+    let asked = Arc::new(Notify::new());
+    let asks = Arc::clone(&asked);
+    on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            asks.notify_one();
+        }
+    });
+    // Without an answer, the body goes as well.
+    Box::pin(async move { drop(timeout(SILENCE, asked.notified()).await) })
 }
 
 /// How a client reads what went wrong.
@@ -190,6 +240,13 @@ impl Failed {
     /// What became of the request isn't known.
     fn after(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { problem: Problem::new(code, message), rows: RowOutcome::Unknown }
+    }
+
+    fn down(every: Duration) -> Self {
+        let message = "the server behind this gateway is down; try again later";
+        // Retry-After has whole seconds; less than one would tell the client to try at once.
+        let problem = Problem::new(ErrorCode::ServiceUnavailable, message).with_retry_after(every.as_secs().max(1));
+        Self::before(problem)
     }
 
     fn slow() -> Self {

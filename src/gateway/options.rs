@@ -1,6 +1,7 @@
 //! What can be set of a gateway.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where a [`Gateway`](crate::Gateway) forwards to, and how.
@@ -26,6 +27,7 @@ pub struct GatewayOptions {
     pub(super) response_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) keep_alive: Duration,
+    pub(super) health: Option<(Arc<str>, Duration)>,
     pub(super) roots: Vec<Vec<u8>>,
 }
 
@@ -33,7 +35,7 @@ impl GatewayOptions {
     /// Forwards to the server at `url`, which has a scheme, a host and perhaps a port, and nothing else: paths are forwarded
     /// as they are.
     ///
-    /// HTTP/1.1; the client's `Host`; no trusted proxies; 5 seconds to connect, 60 up to the head of a response, 60 between
+    /// HTTP/1.1; the client's `Host`; no trusted proxies; nobody looks after the upstream's health; 5 seconds to connect, 60 up to the head of a response, 60 between
     /// two pieces of a body; idle connections are kept for 4 seconds; the system's root certificates.
     pub fn upstream(url: impl Into<String>) -> Self {
         Self {
@@ -45,6 +47,7 @@ impl GatewayOptions {
             response_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(4),
+            health: None,
             roots: Vec::new(),
         }
     }
@@ -98,6 +101,13 @@ impl GatewayOptions {
     /// patience, or a request may meet a connection that is just being closed, and be answered with 502.
     pub fn keep_alive(mut self, time: Duration) -> Self {
         self.keep_alive = time;
+        self
+    }
+
+    /// Asks the upstream for `path` so often, from the first request on. After two failures in a row, which are answers other
+    /// than 2xx and 3xx, or none within that time, requests are answered with 503 `SERVICE_UNAVAILABLE` until it is well again.
+    pub fn health(mut self, path: impl Into<String>, every: Duration) -> Self {
+        self.health = Some((path.into().into(), every));
         self
     }
 

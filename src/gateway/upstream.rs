@@ -1,5 +1,6 @@
 //! Connections to the upstream, and what becomes of a request on them.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,13 @@ pub(super) enum Failure {
     NoConnection { in_time: bool, why: String },
     /// What became of the request isn't known.
     Unknown(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::NoConnection { why, .. } | Self::Unknown(why)) = self;
+        f.write_str(why)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -131,7 +139,8 @@ impl Shared {
         if let Some(connection) = current.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok((connection.clone(), false));
         }
-        let uri = self.target.uri().map_err(|error| Failure::NoConnection { in_time: true, why: error.to_string() })?;
+        let uri =
+            self.target.uri("/").map_err(|error| Failure::NoConnection { in_time: true, why: error.to_string() })?;
         let io = self.connector.clone().call(uri).await.map_err(|error| {
             let told = causes(error.as_ref());
             no_connection(error.as_ref(), told)

@@ -69,7 +69,7 @@ pub(crate) fn grpc(problem: &Problem) -> Response<Bytes> {
         ErrorCode::Unauthenticated => "16",
         ErrorCode::PreconditionFailed => "9",
         ErrorCode::MethodNotAllowed => "12",
-        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway => "14",
+        ErrorCode::QuotaUnavailable | ErrorCode::BadGateway | ErrorCode::ServiceUnavailable => "14",
         ErrorCode::RequestTimeout | ErrorCode::GatewayTimeout => "4",
     };
     // `grpc-message` is percent-encoded UTF-8 (gRPC over HTTP/2, "Responses").

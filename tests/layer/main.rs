@@ -9,3 +9,4 @@ mod grpc;
 mod http1;
 mod nested;
 mod rows;
+mod shop;

@@ -154,12 +154,17 @@ workspaces = ["acme"]
         let stderr = fs::File::options().create(true).append(true).open(&log).unwrap();
         let mut child = self.command().stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let address = line.trim_end().rsplit_once("://").and_then(|(_, address)| address.parse().ok());
-        let address = address.unwrap_or_else(|| panic!("{line:?}: {}", fs::read_to_string(&log).unwrap()));
+        let mut listens = || {
+            let mut line = String::new();
+            output.read_line(&mut line).unwrap();
+            let address = line.trim_end().rsplit_once("://").and_then(|(_, address)| address.parse().ok());
+            address.unwrap_or_else(|| panic!("{line:?}: {}", fs::read_to_string(&log).unwrap()))
+        };
+        let address = listens();
+        let config = fs::read_to_string(self.path("quota.toml")).unwrap();
+        let gateway = config.contains("[gateway]").then(listens);
         std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
-        Service { child, address, log }
+        Service { child, address, gateway, log }
     }
 }
 
@@ -167,6 +172,8 @@ workspaces = ["acme"]
 pub(crate) struct Service {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Where the API is that it stands in front of.
+    pub(crate) gateway: Option<SocketAddr>,
     log: PathBuf,
 }
 
@@ -177,6 +184,11 @@ impl Service {
 
     pub(crate) fn admin(&self) -> Connection {
         self.connect().with_token(ADMIN)
+    }
+
+    /// To the API that it stands in front of.
+    pub(crate) fn front(&self) -> Connection {
+        Connection::open(self.gateway.unwrap()).unwrap()
     }
 
     /// The status with which a path answers; `None` where nobody does.

@@ -280,6 +280,7 @@ fn example(code: ErrorCode) -> Problem {
         ErrorCode::QuotaUnavailable => "the quota can't be checked now; try again",
         ErrorCode::RequestTimeout => "the body has not come in time: send it without pauses",
         ErrorCode::BadGateway => "the server behind this gateway can't be reached; try again",
+        ErrorCode::ServiceUnavailable => "the server behind this gateway is down; try again later",
         ErrorCode::GatewayTimeout => "the server behind this gateway has not answered in time",
     };
     Problem::new(code, message)

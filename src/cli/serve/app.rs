@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -14,22 +13,21 @@ use http::{Request, StatusCode};
 use tower::Service;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_quota::{
-    Authenticator, BoxFuture, ClientConnection, Dashboard, ErrorCode, Principal, Problem, ProblemFormat, Quota,
-    QuotaApi, StaticTokens,
+    Authenticator, BoxFuture, ClientConnection, Dashboard, ErrorCode, Gateway, Principal, Problem, ProblemFormat,
+    Quota, QuotaApi, StaticTokens,
 };
 
 use super::config::Config;
+use super::http::PATIENCE;
 
 /// The paths at which it is told how the service is: that it lives, and that it is ready.
 pub(super) const PROBES: [&str; 2] = ["/livez", "/readyz"];
-
-/// How long the next bytes of a body may be on their way.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the service stands.
 #[derive(Default)]
 pub(super) struct Gate {
     open: OnceLock<(Quota, Router)>,
+    gateway: OnceLock<Gateway>,
     closing: AtomicBool,
 }
 
@@ -37,6 +35,12 @@ impl Gate {
     pub(super) fn open(&self, quota: Quota, app: Router) {
         // It is done once.
         let _ = self.open.set((quota, app));
+    }
+
+    /// From now on, it is ready only while the API behind it is up.
+    pub(super) fn stands_in_front(&self, gateway: Gateway) {
+        // It is done once.
+        let _ = self.gateway.set(gateway);
     }
 
     pub(super) fn close(&self) {
@@ -51,7 +55,11 @@ impl Gate {
         quota.ping().await.map_err(|error| {
             tracing::warn!(%error, "the quota store does not answer");
             "the quota store does not answer"
-        })
+        })?;
+        match self.gateway.get().is_none_or(Gateway::is_up) {
+            true => Ok(()),
+            false => Err("the upstream is down"),
+        }
     }
 }
 
@@ -63,7 +71,7 @@ pub(super) fn outer(gate: Arc<Gate>) -> Router {
         .route(ready, get(readiness))
         .fallback(inside)
         .with_state(gate)
-        .layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE))
+        .layer(RequestBodyTimeoutLayer::new(PATIENCE))
 }
 
 async fn readiness(State(gate): State<Arc<Gate>>) -> Response {

@@ -223,6 +223,9 @@ pub(super) struct Gateway {
     pub(super) idle_timeout_seconds: Seconds,
     #[serde(default = "four")]
     pub(super) keep_alive_seconds: Seconds,
+    pub(super) health_path: Option<Place>,
+    #[serde(default = "five")]
+    pub(super) health_every_seconds: Seconds,
     #[serde(default = "two_minutes")]
     pub(super) longest_request_seconds: Spanned<Seconds>,
     #[serde(default)]

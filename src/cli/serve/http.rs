@@ -5,7 +5,7 @@ use std::error::Error;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,12 +22,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 use tower_quota::ClientConnection;
 
-/// How long a client may take to say what it wants, and to agree on how to encrypt that.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may take to say what it wants, to agree on how to encrypt that, and for the next bytes of a body.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to wait where the system has no more connections to give.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -50,11 +51,13 @@ where
     type Body = B;
 }
 
-/// Takes connections until `stop` says so; tells then what is left to do.
+/// Takes connections until `stop` says so; tells then what is left to do. A client that takes nothing of what it is sent for as
+/// long as `reading` is left.
 pub(super) async fn accept(
     listener: TcpListener,
     app: impl App,
     certificate: Certificate,
+    reading: Duration,
     mut stop: watch::Receiver<bool>,
 ) -> JoinSet<()> {
     let mut connections = JoinSet::new();
@@ -66,8 +69,12 @@ pub(super) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
+                // Without it answers are only slower.
+                let _ = stream.set_nodelay(true);
+                let mut stream = TimeoutStream::new(stream);
+                stream.set_write_timeout(Some(reading));
                 let tls = certificate.borrow().clone();
-                connections.spawn(connection(stream, peer, tls, app.clone(), stop.clone()));
+                connections.spawn(connection(Box::pin(stream), peer, tls, app.clone(), stop.clone()));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -84,14 +91,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: Pin<Box<TimeoutStream<TcpStream>>>,
     peer: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     app: impl App,
     mut stop: watch::Receiver<bool>,
 ) {
-    // Without it answers are only slower.
-    let _ = stream.set_nodelay(true);
     let client = ClientConnection::new(peer);
     let Some(tls) = tls else { return serve(stream, client, app, stop).await };
     let agreed = tokio::select! {

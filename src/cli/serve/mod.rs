@@ -57,7 +57,8 @@ pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
     let gate = Arc::new(Gate::default());
     let (certificate, certificates) = watch::channel(setup.tls.clone());
     let (stop, stopped) = watch::channel(false);
-    let accepting = http::accept(listener, app::outer(Arc::clone(&gate)), certificates, stopped.clone());
+    let accepting =
+        http::accept(listener, app::outer(Arc::clone(&gate)), certificates, http::PATIENCE, stopped.clone());
     let accepting = vec![tokio::spawn(accepting)];
 
     let tokens = Arc::new(Tokens::new(setup.tokens.clone()));
@@ -169,9 +170,11 @@ impl Service {
         let Some(gateway) = &self.setup.gateway else { return Ok(()) };
         let rules = gateway.rules(quota, &self.setup.map).map_err(|error| failed(&error))?;
         let proxy = Gateway::new(gateway.options.clone()).map_err(|error| failed(&error))?;
+        self.gate.stands_in_front(proxy.clone());
         let (rules, in_force) = watch::channel(rules);
         let (certificate, certificates) = watch::channel(gateway.tls.clone());
-        let accepting = http::accept(listener, Front::new(in_force, proxy), certificates, stopped);
+        let accepting =
+            http::accept(listener, Front::new(in_force, proxy), certificates, gateway.idle_timeout, stopped);
         self.accepting.push(tokio::spawn(accepting));
         self.front = Some(InForce { rules, certificate });
         Ok(())

@@ -70,6 +70,7 @@ pub(super) struct InFront {
     pub(super) listen: SocketAddr,
     /// Its own, or that of the service.
     pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) idle_timeout: Duration,
     pub(super) longest_request: Duration,
     pub(super) rate_limit_headers: bool,
     pub(super) on_failure: OnFailure,
@@ -498,6 +499,9 @@ fn in_front(
         .response_timeout(written.response_timeout_seconds.into())
         .idle_timeout(written.idle_timeout_seconds.into())
         .keep_alive(written.keep_alive_seconds.into());
+    if let Some(path) = &written.health_path {
+        options = options.health(path.as_str(), written.health_every_seconds.into());
+    }
     if let Some(path) = &written.root_certificate {
         options = options.root_certificate_pem(certificate(file, path)?);
     }
@@ -518,6 +522,7 @@ fn in_front(
         options,
         listen: written.listen,
         tls: own.or_else(|| tls.cloned()),
+        idle_timeout: written.idle_timeout_seconds.into(),
         longest_request: longest.into(),
         rate_limit_headers: written.rate_limit_headers,
         on_failure: match written.on_failure {
