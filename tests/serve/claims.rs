@@ -1,4 +1,7 @@
-//! Keys that say whose a request is: what makes no sense.
+//! Keys that say whose a request is.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::host::{Folder, RULES};
 use crate::support::quickstart::Server;
@@ -12,17 +15,47 @@ scheme = "basic"
 sql = "SELECT workspace FROM keys WHERE name = $1 AND password = $2"
 "#;
 
+/// Rules that go by nothing else.
+fn extension() -> String {
+    RULES.replace(r#"[{ path = "workspace" }]"#, r#"["extension"]"#)
+}
+
+#[test]
+fn a_key_says_whose_a_request_is() {
+    let folder = Folder::new(Server::Sqlite);
+    let keys = "CREATE TABLE keys (name TEXT, password TEXT, workspace TEXT);
+        INSERT INTO keys VALUES ('ann', 'one', 'acme'), ('ben', 'two', 'globex')";
+    folder.database().run(keys.to_owned());
+    folder.write("routes.toml", &extension());
+    folder.append(CLAIM);
+    let service = folder.start();
+    service.admin().send("PUT", "/api/workspaces/globex/quota", r#"{"maxSegments": 0}"#).expect(200);
+    let create = |key: &str| {
+        let headers = [("authorization", key)];
+        service.front().send_with("POST", "/workspaces/acme/segments", &headers, "")
+    };
+    let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+    // Forwarded; but nobody is there.
+    assert_eq!(create(&basic("ann:one")).status, 502);
+    create(&basic("ben:two")).refused(429, "QUOTA_EXCEEDED");
+    create(&basic("ben:one")).refused(401, "UNAUTHENTICATED");
+    service.front().send("POST", "/workspaces/acme/segments", "").refused(401, "UNAUTHENTICATED");
+    // In mode `off`, nothing is looked at.
+    service.admin().send("PUT", "/api/system/config/quota-enforcement", r#"{"mode": "off"}"#).expect(200);
+    assert_eq!(create(&basic("ben:one")).status, 502);
+}
+
 #[test]
 fn a_claim_is_of_a_rule_that_takes_it_and_goes_by_its_key() {
     let good = Folder::new(Server::Sqlite);
-    let extension = RULES.replace(r#"[{ path = "workspace" }]"#, r#"["extension"]"#);
+    let extension = extension();
     let told = |rules: &str, from: &str, to: &str| {
         let folder = Folder::new(Server::Sqlite);
         folder.write("routes.toml", rules);
         assert!(CLAIM.contains(from));
         folder.append(&CLAIM.replace(from, to));
-        let first = std::fs::read_to_string(folder.path("quota.toml")).unwrap();
-        let line = first.lines().position(|line| line == "[[gateway.claim]]").unwrap() + 1;
+        let config = std::fs::read_to_string(folder.path("quota.toml")).unwrap();
+        let line = config.lines().position(|line| line == "[[gateway.claim]]").unwrap() + 1;
         let told = folder.refused(&["--check"], 2);
         assert!(told.contains(&format!("quota.toml, line {line}: ")), "{line} {told}");
         told
