@@ -97,6 +97,7 @@
 //! - [`Admin`]: what limits come from (plans, parents, caps, overrides, grace), and how they come to be where there were none.
 //! - [`QuotaStore`]: where limits are kept. [`UsageSource`]: how rows are counted, of any database.
 //! - [`ResourceCatalog`]: what is limited. [`EnforcementMode`]: how strictly.
+//! - `Gateway` (feature `gateway`): a reverse proxy to put behind the layer, for APIs that are not written in Rust.
 //! - `QuotaApi` (feature `api`): the HTTP API to read and set limits, as an axum router. `client` (the feature of that name): a
 //!   client of it; and `quotactl` (feature `cli`), a program.
 //!

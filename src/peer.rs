@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
+#[cfg(any(feature = "webhooks", feature = "gateway"))]
+use std::net::IpAddr;
 #[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use std::sync::Arc;
 #[cfg(any(feature = "webhooks", feature = "client"))]
@@ -9,6 +11,8 @@ use std::time::{Duration, SystemTime};
 
 #[cfg(any(feature = "webhooks", feature = "client"))]
 use http::{HeaderMap, header::RETRY_AFTER};
+#[cfg(any(feature = "webhooks", feature = "gateway"))]
+use ipnet::IpNet;
 #[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
@@ -69,6 +73,17 @@ pub(crate) fn pause(headers: &HeaderMap) -> Option<Duration> {
     }
     // What is past asks for no pause.
     Some(httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// Networks such as `10.0.0.0/8`, or single addresses.
+///
+/// # Errors
+///
+/// The first text that is neither.
+#[cfg(any(feature = "webhooks", feature = "gateway"))]
+pub(crate) fn networks(texts: &[String]) -> Result<Vec<IpNet>, &str> {
+    let parse = |text: &'_ String| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    texts.iter().map(|text| parse(text).ok_or(text.as_str())).collect()
 }
 
 /// What `error` and those behind it say. Some libraries repeat in one what the next says.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::error::Error;
+use crate::peer::networks;
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, bits: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits)
@@ -78,15 +79,12 @@ impl Reachable {
     ///
     /// [Config](Error::is_config) where one is neither.
     pub(crate) fn new(allowed: &[String]) -> Result<Self, Error> {
-        let parse = |text: &String| {
-            let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-            network.ok_or_else(|| {
-                Error::config(format!(
-                    "{text:?} is no network to allow webhooks to: write one such as 10.1.0.0/16 or fd00::/8"
-                ))
-            })
-        };
-        Ok(Self { allowed: allowed.iter().map(parse).collect::<Result<_, _>>()? })
+        let allowed = networks(allowed).map_err(|text| {
+            Error::config(format!(
+                "{text:?} is no network to allow webhooks to: write one such as 10.1.0.0/16 or fd00::/8"
+            ))
+        })?;
+        Ok(Self { allowed })
     }
 
     /// Whether webhooks may go to `address`.

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,13 +21,17 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(super) struct Progress(Mutex<State>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct State {
     /// When a piece of the body was last taken from the client.
     last: Instant,
     /// The upstream would take more of the body than the client has sent.
     awaits_client: bool,
     failed: Option<ClientFailure>,
+    /// The response has ended: nobody needs what is left of the body.
+    answered: bool,
+    /// Who sends the body, to be told so.
+    sender: Option<Waker>,
 }
 
 /// Why the client's body has no end.
@@ -39,30 +43,54 @@ pub(super) enum ClientFailure {
 
 impl Progress {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { last: Instant::now(), awaits_client: false, failed: None })))
+        let last = Instant::now();
+        Arc::new(Self(Mutex::new(State { last, awaits_client: false, failed: None, answered: false, sender: None })))
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn state(&self) -> State {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn client_failure(&self) -> Option<ClientFailure> {
         self.state().failed
     }
 
+    /// Whether the response has ended; wakes who asks when it does.
+    fn is_answered(&self, context: &Context<'_>) -> bool {
+        let mut state = self.state();
+        if !state.sender.as_ref().is_some_and(|sender| sender.will_wake(context.waker())) {
+            state.sender = Some(context.waker().clone());
+        }
+        state.answered
+    }
+
     /// Returns when for so long nothing was left to do but for the upstream.
     pub(super) async fn stalled_for(&self, time: Duration) {
         loop {
-            let State { last, awaits_client, .. } = self.state();
-            let since = if awaits_client { Instant::now() } else { last };
+            let since = {
+                let state = self.state();
+                if state.awaits_client { Instant::now() } else { state.last }
+            };
             if since.elapsed() >= time {
                 return;
             }
             tokio::time::sleep_until(since + time).await;
+        }
+    }
+}
+
+/// Ends what is left of a request when its response has ended.
+struct Exchange(Arc<Progress>);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let sender = {
+            let mut state = self.0.state();
+            state.answered = true;
+            state.sender.take()
+        };
+        if let Some(sender) = sender {
+            sender.wake();
         }
     }
 }
@@ -128,6 +156,11 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut this = self.project();
+        if this.progress.is_answered(context) {
+            return Poll::Ready(Some(Err(Error::unavailable(
+                "the upstream has answered without the rest of the body",
+            ))));
+        }
         if let Some(wanted) = this.wanted {
             ready!(wanted.as_mut().poll(context));
             *this.wanted = None;
@@ -135,18 +168,21 @@ where
         let frame = match this.body.poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending if this.patience.as_mut().is_over(context) => {
-                this.progress.change(|state| state.failed = Some(ClientFailure::TooSlow));
+                this.progress.state().failed = Some(ClientFailure::TooSlow);
                 return Poll::Ready(Some(Err(Error::unavailable("the client is too slow in sending its body"))));
             }
             Poll::Pending => {
-                this.progress.change(|state| state.awaits_client = true);
+                this.progress.state().awaits_client = true;
                 return Poll::Pending;
             }
         };
         this.patience.begin_anew();
-        this.progress.change(|state| (state.last, state.awaits_client) = (Instant::now(), false));
+        {
+            let mut state = this.progress.state();
+            (state.last, state.awaits_client) = (Instant::now(), false);
+        }
         let broken = |error| {
-            this.progress.change(|state| state.failed = Some(ClientFailure::BrokenOff));
+            this.progress.state().failed = Some(ClientFailure::BrokenOff);
             Error::unavailable("the client's body broke off").with_source(error)
         };
         Poll::Ready(frame.map(|frame| frame.map_err(broken)))
@@ -174,13 +210,14 @@ enum Inner {
         body: Incoming,
         #[pin]
         patience: Patience,
+        _exchange: Exchange,
     },
     Answer(#[pin] Full<Bytes>),
 }
 
 impl GatewayBody {
-    pub(super) fn upstream(body: Incoming, idle_timeout: Duration) -> Self {
-        Self(Inner::Upstream { body, patience: Patience::new(idle_timeout) })
+    pub(super) fn upstream(body: Incoming, idle_timeout: Duration, progress: Arc<Progress>) -> Self {
+        Self(Inner::Upstream { body, patience: Patience::new(idle_timeout), _exchange: Exchange(progress) })
     }
 
     pub(super) fn answer(data: Bytes) -> Self {
@@ -194,7 +231,7 @@ impl Body for GatewayBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.project().0.project() {
-            InnerProjection::Upstream { body, mut patience } => match body.poll_frame(context) {
+            InnerProjection::Upstream { body, mut patience, .. } => match body.poll_frame(context) {
                 Poll::Pending if patience.as_mut().is_over(context) => {
                     Poll::Ready(Some(Err(Error::unavailable("the upstream has fallen silent in its response"))))
                 }

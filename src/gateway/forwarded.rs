@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
 use crate::error::Error;
+use crate::peer;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -60,15 +61,12 @@ impl Trusted {
     ///
     /// [Config](Error::is_config) where one is neither.
     pub(super) fn new(networks: &[String]) -> Result<Self, Error> {
-        let parse = |text: &String| {
-            let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-            network.ok_or_else(|| {
-                Error::config(format!(
-                    "{text:?} is no network of trusted proxies: write one such as 10.0.0.0/8 or fd00::/8"
-                ))
-            })
-        };
-        Ok(Self(networks.iter().map(parse).collect::<Result<_, _>>()?))
+        let trusted = peer::networks(networks).map_err(|text| {
+            Error::config(format!(
+                "{text:?} is no network of trusted proxies: write one such as 10.0.0.0/8 or fd00::/8"
+            ))
+        })?;
+        Ok(Self(trusted))
     }
 
     fn trusts(&self, address: IpAddr) -> bool {

@@ -1,8 +1,8 @@
 //! Heads of requests and responses, as the next hop may see them (RFC 9110, 7.6).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, MAX_FORWARDS, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, request, response};
@@ -105,6 +105,11 @@ pub(super) fn receive(head: &request::Parts) -> Result<Received, Problem> {
         let message = format!("{} is not forwarded: this is a gateway, and no proxy", head.method);
         return Err(Problem::new(ErrorCode::MethodNotAllowed, message));
     }
+    // HTTP/2 has both of them, and HTTP/1.1 none or both; a bare host is for CONNECT.
+    let origin = (head.uri.scheme_str(), head.uri.authority());
+    if !matches!(origin, (None, None) | (Some("http" | "https"), Some(_))) {
+        return invalid("the target is a path, or a URL that begins with http:// or https://");
+    }
     if !is_plainly_chunked(&head.headers) {
         return invalid("the only transfer coding that is understood here is `chunked`, once");
     }
@@ -174,6 +179,22 @@ fn strip(headers: &mut HeaderMap) {
     let named: Vec<_> = elements(headers, CONNECTION).filter_map(|name| HeaderName::try_from(name).ok()).collect();
     for name in named.iter().chain(&OF_CONNECTION) {
         headers.remove(name);
+    }
+}
+
+/// Whether a request may be forwarded once more: of those that ask about the way, `Max-Forwards` says how often.
+pub(super) fn may_go_on(head: &mut request::Parts) -> bool {
+    if head.method != Method::OPTIONS {
+        return true;
+    }
+    let left = head.headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.parse::<u32>().ok());
+    match left {
+        None => true,
+        Some(0) => false,
+        Some(left) => {
+            head.headers.insert(MAX_FORWARDS, (left - 1).into());
+            true
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
+use http::{HeaderValue, Request, Response, StatusCode, request};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::ext::on_informational;
@@ -37,8 +37,8 @@ pub use self::options::GatewayOptions;
 use self::upstream::{Failure, Upstream};
 use crate::BoxFuture;
 use crate::error::Error;
-use crate::layer::{RowOutcome, grpc, is_grpc};
-use crate::problem::{ErrorCode, Problem, ProblemFormat};
+use crate::layer::{ErrorForm, RowOutcome};
+use crate::problem::{ErrorCode, Problem};
 
 /// How long an upstream may be silent about a body that it is asked about.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -161,6 +161,9 @@ impl Shared {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let received = head::receive(&head).map_err(Failed::before)?;
+        if !head::may_go_on(&mut head) {
+            return Ok(Response::new(GatewayBody::answer(Bytes::new())));
+        }
         let mut extensions = mem::take(&mut head.extensions);
         head::forward(&mut head, &received, &self.target)
             .map_err(|error| Failed::before(Problem::new(ErrorCode::InvalidRequest, error.to_string())))?;
@@ -195,7 +198,7 @@ impl Shared {
             tokio::spawn(tunnel::carry(client, upstream, self.options.idle_timeout));
         }
         head::answer(&mut head).map_err(Failed::broken)?;
-        Ok(Response::from_parts(head, GatewayBody::upstream(body, self.options.idle_timeout)))
+        Ok(Response::from_parts(head, GatewayBody::upstream(body, self.options.idle_timeout, progress)))
     }
 }
 
@@ -210,19 +213,6 @@ fn wanted(request: &mut Request<()>) -> BoxFuture<'static, ()> {
     });
     // Without an answer, the body goes as well.
     Box::pin(async move { drop(timeout(SILENCE, asked.notified()).await) })
-}
-
-/// How a client reads what went wrong.
-#[derive(Clone, Copy)]
-enum ErrorForm {
-    Http(ProblemFormat),
-    Grpc,
-}
-
-impl ErrorForm {
-    fn of(headers: &HeaderMap) -> Self {
-        if is_grpc(headers) { Self::Grpc } else { Self::Http(ProblemFormat::negotiate(headers)) }
-    }
 }
 
 /// A request that has no response of the upstream's.
@@ -279,10 +269,7 @@ impl Failed {
     }
 
     fn response(self, form: ErrorForm) -> Response<GatewayBody> {
-        let mut response = match form {
-            ErrorForm::Http(format) => self.problem.to_response(format),
-            ErrorForm::Grpc => grpc(&self.problem),
-        };
+        let mut response = form.answer(&self.problem);
         response.extensions_mut().insert(self.rows);
         response.map(GatewayBody::answer)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ type Connector = TimeoutConnector<HttpsConnector<HttpConnector>>;
 const PING: Duration = Duration::from_secs(20);
 
 /// Why there is no response.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Failure {
     /// No connection came about, and so nothing was sent.
     NoConnection { in_time: bool, why: String },
@@ -48,18 +48,27 @@ impl fmt::Display for Failure {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum Upstream {
     Http1(Client<Connector, RequestBody>),
-    Http2(Arc<Shared>),
+    Http2(Multiplexed),
 }
 
 /// The one HTTP/2 connection, by which all requests go.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Multiplexed {
     connector: Connector,
     target: Target,
-    current: Mutex<Option<SendRequest<RequestBody>>>,
+    current: Mutex<Current>,
+    /// How many attempts to connect have failed.
+    failures: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    connection: Option<SendRequest<RequestBody>>,
+    /// What came of the last attempt to connect that has failed.
+    failure: Option<Failure>,
 }
 
 impl Upstream {
@@ -78,8 +87,8 @@ impl Upstream {
         connector.set_connect_timeout(Some(options.connect_timeout));
         connector.set_write_timeout(Some(options.idle_timeout));
         if target.http2 {
-            let shared = Shared { connector, target: target.clone(), current: Mutex::new(None) };
-            return Ok(Self::Http2(Arc::new(shared)));
+            let (target, current, failures) = (target.clone(), Mutex::default(), AtomicU64::new(0));
+            return Ok(Self::Http2(Multiplexed { connector, target, current, failures }));
         }
         // A request that meets a connection which the upstream has just closed is sent on another, as long as not one byte
         // of it was written: hyper hands it back then, and only then. Nothing is ever sent twice.
@@ -101,7 +110,7 @@ impl Upstream {
                     false => Failure::Unknown(told),
                 }
             }),
-            Self::Http2(shared) => shared.send(request).await,
+            Self::Http2(connection) => connection.send(request).await,
         }
     }
 }
@@ -113,7 +122,7 @@ fn no_connection(error: &(dyn std::error::Error + 'static), why: String) -> Fail
     Failure::NoConnection { in_time: !late, why }
 }
 
-impl Shared {
+impl Multiplexed {
     async fn send(&self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
         loop {
             let (mut connection, is_new) = self.connection().await?;
@@ -134,11 +143,25 @@ impl Shared {
 
     /// The connection, and whether it was made for this.
     async fn connection(&self) -> Result<(SendRequest<RequestBody>, bool), Failure> {
-        // Who waits here would wait for the same connection.
+        let failures = self.failures.load(Ordering::Acquire);
+        // Who waits here waits for the same connection, and for what comes of it.
         let mut current = self.current.lock().await;
-        if let Some(connection) = current.as_ref().filter(|connection| !connection.is_closed()) {
+        if let Some(connection) = current.connection.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok((connection.clone(), false));
         }
+        if let Some(failure) = current.failure.as_ref().filter(|_| self.failures.load(Ordering::Acquire) > failures) {
+            return Err(failure.clone());
+        }
+        match self.connect().await {
+            Ok(connection) => Ok((current.connection.insert(connection).clone(), true)),
+            Err(failure) => {
+                self.failures.fetch_add(1, Ordering::Release);
+                Err(current.failure.insert(failure).clone())
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<RequestBody>, Failure> {
         let uri =
             self.target.uri("/").map_err(|error| Failure::NoConnection { in_time: true, why: error.to_string() })?;
         let io = self.connector.clone().call(uri).await.map_err(|error| {
@@ -158,6 +181,6 @@ impl Shared {
                 tracing::debug!(%error, "the connection to the upstream has broken off");
             }
         });
-        Ok((current.insert(connection).clone(), true))
+        Ok(connection)
     }
 }

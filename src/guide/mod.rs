@@ -14,5 +14,5 @@ macro_rules! pages {
 }
 
 pages! {
-    start setups rules batches fences replicas failures migration operating security troubleshooting
+    start setups rules batches fences replicas gateway failures migration operating security troubleshooting
 }

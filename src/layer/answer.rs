@@ -50,16 +50,34 @@ pub(super) fn contract(refusal: &Refusal, request: &Parts) -> Response<Bytes> {
     Problem::from(refusal).to_response(ProblemFormat::negotiate(&request.headers))
 }
 
+/// How a client reads errors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ErrorForm {
+    Http(ProblemFormat),
+    Grpc,
+}
+
+impl ErrorForm {
+    /// By the headers of its request.
+    pub(crate) fn of(request: &HeaderMap) -> Self {
+        if is_grpc(request) { Self::Grpc } else { Self::Http(ProblemFormat::negotiate(request)) }
+    }
+
+    pub(crate) fn answer(self, problem: &Problem) -> Response<Bytes> {
+        match self {
+            Self::Http(format) => problem.to_response(format),
+            Self::Grpc => grpc(problem),
+        }
+    }
+}
+
 /// An error, as the client of this request reads it.
 pub(super) fn problem(problem: &Problem, request: &HeaderMap) -> Response<Bytes> {
-    if is_grpc(request) {
-        return grpc(problem);
-    }
-    problem.to_response(ProblemFormat::negotiate(request))
+    ErrorForm::of(request).answer(problem)
 }
 
 /// A gRPC answer without messages: its status stands in the head.
-pub(crate) fn grpc(problem: &Problem) -> Response<Bytes> {
+pub(super) fn grpc(problem: &Problem) -> Response<Bytes> {
     // The numbers of google.rpc.Code.
     let status = match problem.code() {
         ErrorCode::QuotaExceeded | ErrorCode::PayloadTooLarge => "8",

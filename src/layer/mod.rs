@@ -7,14 +7,12 @@ mod outcome;
 mod request_body;
 mod service;
 
-pub use answer::RefusalResponse;
 #[cfg(feature = "gateway")]
-pub(crate) use answer::grpc;
+pub(crate) use answer::ErrorForm;
+pub use answer::RefusalResponse;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use outcome::RowOutcome;
-#[cfg(feature = "gateway")]
-pub(crate) use outcome::is_grpc;
 #[cfg(feature = "axum")]
 pub use request_body::AxumBody;
 pub use request_body::{BodyMode, Replayed, RequestBody, ResponseMode, Untouched};

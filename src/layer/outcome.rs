@@ -78,7 +78,7 @@ pub(super) fn grpc_outcome(headers: &HeaderMap) -> Option<RowOutcome> {
 }
 
 /// Whether a message is gRPC's, by its content type.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
     let Some(rest) = content_type.as_bytes().strip_prefix(b"application/grpc") else { return false };
     // `application/grpc-web` has its trailers inside the body, where nobody else reads them.
@@ -168,7 +168,7 @@ impl Pending {
         if let Some(receipt) = self.receipt.take() {
             response.extensions_mut().insert(*receipt);
         }
-        if let Some(outcome) = response.extensions_mut().remove::<RowOutcome>() {
+        if let Some(outcome) = response.extensions().get::<RowOutcome>().copied() {
             self.end(outcome);
         } else if response.status() == StatusCode::OK && is_grpc(response.headers()) {
             let Some(outcome) = grpc_outcome(response.headers()) else {

@@ -410,6 +410,19 @@ fn a_body_is_asked_for_only_where_it_is_wanted() {
 }
 
 #[test]
+fn questions_about_the_way_go_as_far_as_they_may() {
+    let upstream = Upstream::answering(OK);
+    let front = Front::of(&upstream);
+    let ask = |left: &str| {
+        exchange(&front, &format!("OPTIONS * HTTP/1.1\r\nhost: a\r\nmax-forwards: {left}\r\nconnection: close\r\n\r\n"))
+    };
+    assert!(ask("0").starts_with("HTTP/1.1 200"));
+    assert!(upstream.received().is_empty());
+    assert!(ask("3").ends_with("\r\n\r\nok"));
+    assert_eq!(lines(&upstream.received_up_to("\r\n\r\n"), "max-forwards"), ["2"]);
+}
+
+#[test]
 fn what_no_gateway_forwards() {
     let upstream = Upstream::answering(OK);
     let front = Front::of(&upstream);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
@@ -44,7 +45,12 @@ enum Rows {
 }
 
 /// Takes its time: as many milliseconds as it is told.
-async fn create(State(rows): State<Rows>, Path(workspace): Path<String>, headers: HeaderMap) -> StatusCode {
+async fn create(
+    State(rows): State<Rows>,
+    Path(workspace): Path<String>,
+    headers: HeaderMap,
+    _body: Bytes,
+) -> StatusCode {
     let delay = headers.get("x-delay").map_or(0, |delay| delay.to_str().unwrap().parse().unwrap());
     tokio::time::sleep(Duration::from_millis(delay)).await;
     let made = match rows {

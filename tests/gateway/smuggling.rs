@@ -132,6 +132,7 @@ fn what_may_mean_two_things_is_refused() {
         "POST /a\0b HTTP/1.1",
         " POST /a HTTP/1.1",
         "POST a HTTP/1.1",
+        "POST ftp://a/x HTTP/1.1",
     ] {
         let answer = told(&front, format!("{line}\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes());
         assert!(!answer.contains("HTTP/1.1 200"), "{line:?}: {answer}");
@@ -158,8 +159,8 @@ fn what_goes_on_has_one_meaning() {
         ("\r\nPOST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc", "/a \"abc\""),
         // A body that looks like a request is a body.
         (
-            "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 35\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n ",
-            "/a \"GET /smuggled HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n \"",
+            "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 35\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n",
+            "/a \"GET /smuggled HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n\"",
         ),
     ] {
         let answer = told(&front, format!("{request}{next}").as_bytes());

@@ -17,6 +17,20 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
+fn a_gateway_without_an_upstream() {
+    let folder = Folder::new(Server::Sqlite);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    folder.append(&format!("[gateway]\nlisten = \"127.0.0.1:0\"\nupstream = \"http://127.0.0.1:{port}\"\n"));
+    // It may come later: the service is there.
+    let service = folder.start();
+    service.front().send("GET", "/anything", "").refused(502, "BAD_GATEWAY");
+    // Its own port may be taken as well.
+    folder.change("127.0.0.1:0\"\nupstream", &format!("{}\"\nupstream", service.gateway.unwrap()));
+    let told = folder.refused(&[], 6);
+    assert!(told.contains(&format!("can't listen on {}", service.gateway.unwrap())), "{told}");
+}
+
+#[test]
 fn a_second_one_on_a_sqlite_file() {
     let folder = Folder::new(Server::Sqlite);
     let service = folder.start();
