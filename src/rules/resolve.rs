@@ -182,9 +182,9 @@ struct Request<'p> {
     body: Option<Value>,
 }
 
-/// Values that a request names, each with the resource type and the column in which a row would have it: two charges may
-/// name one row.
-type Named<'r> = HashSet<(ResourceId, &'r str, Identity<'r>)>;
+/// Values that a request names, each with the resource type, the column in which a row would have it, and whether that row
+/// may be one that isn't counted: two charges may name one row.
+type Named<'r> = HashSet<(ResourceId, &'r str, bool, Identity<'r>)>;
 
 impl Request<'_> {
     /// The workspace that the client names, in all the places where it does.
@@ -277,7 +277,7 @@ impl Request<'_> {
                 (length(&self.distinct(charge, array, element, |_| true)?), Existing::No)
             }
             Amount::DistinctUnknown { array, element, column } => {
-                let new = |value| named.insert((resource, &**column, value));
+                let new = |value| named.insert((resource, &**column, false, value));
                 let values = self.distinct(charge, array, element, new)?.into_iter();
                 let values: Vec<String> = values.map(|value| value.into_text().into_owned()).collect();
                 (length(&values), Existing::Rows { column: Arc::clone(column), values })
@@ -288,8 +288,8 @@ impl Request<'_> {
         }
         for probe in &charge.probes {
             let Some((value, identity)) = self.probed(probe)? else { continue };
-            let is_new = identity.is_none_or(|identity| named.insert((resource, &*probe.column, identity)));
-            if !is_new && charge.amount == Amount::Constant(1) {
+            let mut is_new = |identity| named.insert((resource, &*probe.column, probe.uncounted, identity));
+            if !identity.is_none_or(&mut is_new) && charge.amount == Amount::Constant(1) {
                 return Ok(None);
             }
             existing = Existing::Row { column: Arc::clone(&probe.column), value, uncounted: probe.uncounted };

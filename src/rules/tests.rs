@@ -611,6 +611,10 @@ mod amounts {
         let resolved = resolve(&map, &Method::PUT, "/x", r#"{"x":"a","y":"a","z":"a"}"#).unwrap();
         let units: Vec<_> = resolved.charges.iter().map(|charge| charge.units).collect();
         assert_eq!(units, [1, 2]);
+        // A row that is there, and isn't counted, is free for one of them only.
+        let any = Charge::of("users").probe(Probe::body("/x", "id").or_uncounted());
+        let rule = by_header("rule", Method::PUT, "/x").operation(Operation::Upsert).charge(any).charge(probe("/x"));
+        assert_eq!(resolve(&one(rule), &Method::PUT, "/x", r#"{"x":"a"}"#).unwrap().charges.len(), 2);
     }
 
     #[test]

@@ -66,9 +66,10 @@ fn read_body(written: &str) -> Result<Vec<u8>, Failure> {
 
 /// Reads a file of rules by itself, where it declares all types that its rules name; else beside the eight.
 fn whole(rules: &Rules) -> Result<RouteMap, Failure> {
-    match read(&rules.file, ResourceCatalog::empty()) {
-        Ok(map) if rules.resources.is_empty() => Ok(map),
-        _ => load(&rules.file, &rules.resources),
+    let by_itself = || read(&rules.file, ResourceCatalog::empty()).ok();
+    match rules.resources.is_empty().then(by_itself).flatten() {
+        Some(map) => Ok(map),
+        None => load(&rules.file, &rules.resources),
     }
 }
 

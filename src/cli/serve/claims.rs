@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{Entry, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use moka::sync::Cache;
 use sqlx::{PgPool, SqlitePool};
 use tokio::time::timeout;
-use tower_quota::{ErrorCode, Problem, RouteMap};
+use tower_quota::{ErrorCode, Problem, ProblemFormat, RouteMap};
 
 use super::config::Scheme;
 
@@ -85,7 +87,22 @@ impl Lookup {
         Self { header, scheme, sql, pool, known }
     }
 
-    /// The workspace of a request, or the answer to give instead.
+    /// The answer in place of the API's.
+    pub(super) fn answer(&self, problem: &Problem, headers: &HeaderMap) -> Response<Bytes> {
+        let mut response = problem.to_response(ProblemFormat::negotiate(headers));
+        if let Entry::Occupied(mut challenge) = response.headers_mut().entry(WWW_AUTHENTICATE) {
+            match self.scheme {
+                Scheme::Bearer => {}
+                // RFC 7617, 2.
+                Scheme::Basic => drop(challenge.insert(HeaderValue::from_static("Basic realm=\"workspaces\""))),
+                // It has no name.
+                Scheme::Plain => drop(challenge.remove()),
+            }
+        }
+        response
+    }
+
+    /// The workspace of a request, or why there is none.
     pub(super) async fn workspace(&self, parts: &Parts) -> Result<String, Problem> {
         let key = self.key(&parts.headers)?;
         if let Some(workspace) = self.known.get(&key) {
@@ -253,6 +270,21 @@ mod tests {
         let lookup_plain = lookup(&pool, Scheme::Plain);
         assert_eq!(told(&lookup_plain, &[" ann "]).await.unwrap(), "acme");
         assert_eq!(told(&lookup_plain, &["Bearer ann"]).await, unknown);
+    }
+
+    #[tokio::test]
+    async fn who_has_no_key_is_told_of_which_kind_it_is() {
+        let pool = keys().await;
+        let problem = Problem::new(ErrorCode::Unauthenticated, "a key is required");
+        for (scheme, challenge) in [
+            (Scheme::Basic, Some("Basic realm=\"workspaces\"")),
+            (Scheme::Bearer, Some("Bearer")),
+            (Scheme::Plain, None),
+        ] {
+            let answer = lookup(&pool, scheme).answer(&problem, &HeaderMap::new());
+            let told = answer.headers().get(WWW_AUTHENTICATE).map(|value| value.to_str().unwrap());
+            assert_eq!((answer.status().as_u16(), told), (401, challenge));
+        }
     }
 
     #[tokio::test]

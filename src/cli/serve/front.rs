@@ -11,8 +11,8 @@ use pin_project::pin_project;
 use tokio::sync::watch;
 use tower::{Layer, Service};
 use tower_quota::{
-    BoxFuture, EnforcementMode, Gateway, GatewayBody, ProblemFormat, Quota, QuotaLayer, QuotaService, Replayed,
-    ResponseBody, RouteMap, WorkspaceClaim,
+    BoxFuture, EnforcementMode, Gateway, GatewayBody, Quota, QuotaLayer, QuotaService, Replayed, ResponseBody,
+    RouteMap, WorkspaceClaim,
 };
 
 use super::claims::Claims;
@@ -62,9 +62,7 @@ impl Service<Request<Incoming>> for Front {
                     parts.extensions.insert(WorkspaceClaim(workspace));
                     service.call(Request::from_parts(parts, body)).await
                 }
-                Err(problem) => {
-                    Ok(problem.to_response(ProblemFormat::negotiate(&parts.headers)).map(ResponseBody::from))
-                }
+                Err(problem) => Ok(lookup.answer(&problem, &parts.headers).map(ResponseBody::from)),
             }
         }))
     }
