@@ -66,7 +66,7 @@ if [[ -z ${TEST_POSTGRES_BIN-} ]] && ! compgen -G '/usr/lib/postgresql/*/bin/ini
   need initdb postgresql
 fi
 need pgbouncer pgbouncer
-# The clients, and the dashboard in a browser.
+# The clients, the dashboard in a browser, and what stands for Dittofeed.
 need node nodejs
 need npm npm
 need python3 python3
@@ -121,6 +121,8 @@ if ! command -v cargo >/dev/null; then
   exit 1
 fi
 
+# What stands for Dittofeed behind the gateway.
+run npm --prefix tests/dittofeed/upstream ci
 # Unit tests, integration tests and doctests; it builds the examples too.
 run cargo test --locked --workspace --exclude tower-quota-checks --all-features --no-fail-fast
 # The interleavings of the ledger's concurrent core.

@@ -67,6 +67,8 @@ pub enum Existing {
         column: Arc<str>,
         /// The value to look for.
         value: String,
+        /// Whether a row that isn't counted is one, too.
+        uncounted: bool,
     },
     /// Each of the units is a row of its own, if there is one with its value.
     Rows {

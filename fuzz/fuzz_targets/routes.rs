@@ -8,6 +8,7 @@
 use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
@@ -25,7 +26,7 @@ struct Route {
     complete: fn(Rule) -> Rule,
 }
 
-static ROUTES: [Route; 8] = [
+static ROUTES: [Route; 10] = [
     Route {
         name: "path-only",
         method: Method::POST,
@@ -84,6 +85,31 @@ static ROUTES: [Route; 8] = [
         complete: |rule| {
             rule.charge(Charge::of("users").amount(Amount::distinct_unknown("/batch", ["/userId"], "id")))
                 .charge(Charge::of("audiences").amount(Amount::distinct("/batch", ["/audience"])))
+                .charge(
+                    Charge::of("users")
+                        .when_each(Predicate::equals("/type", "group"))
+                        .amount(Amount::distinct_unknown("/batch", ["/groupId"], "id")),
+                )
+        },
+    },
+    Route {
+        name: "upload",
+        method: Method::POST,
+        templates: &["/api/upload"],
+        complete: |rule| {
+            rule.workspace(WorkspaceSource::header(WORKSPACE_HEADER))
+                .late_rows(Duration::from_secs(10))
+                .charge(Charge::of("users").amount(Amount::LinesAfter(2)))
+        },
+    },
+    Route {
+        name: "group",
+        method: Method::PUT,
+        templates: &["/api/groups"],
+        complete: |rule| {
+            rule.operation(Operation::Upsert)
+                .charge(Charge::of("users").probe(Probe::body("/id", "id").uuid().or_uncounted()))
+                .charge(Charge::of("users").probe(Probe::body("/groupId", "id")))
         },
     },
     Route {

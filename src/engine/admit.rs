@@ -328,17 +328,21 @@ impl Inner {
         units: &mut Units,
     ) -> Result<u64, Error> {
         let resource = charge.resource;
-        let (column, values) = match &charge.existing {
+        let (column, values, uncounted) = match &charge.existing {
             Existing::No => return Ok(0),
-            Existing::Row { column, value } => (column, std::slice::from_ref(value)),
-            Existing::Rows { column, values } => (column, values.as_slice()),
+            Existing::Row { column, value, uncounted } => (column, std::slice::from_ref(value), *uncounted),
+            Existing::Rows { column, values } => (column, values.as_slice(), false),
         };
         let mut announced = vec![self.begin_edit(workspace, charge).await?];
         let limits = announced[0].tenant().and_then(|tenant| tenant.limits());
         for books in Self::charged_above(limits.as_ref(), resource) {
             announced.push(self.begin_edit(&books, charge).await?);
         }
-        let look_up = || self.usage.existing(workspace, self.catalog.get(resource), column, values);
+        let resource_type = self.catalog.get(resource);
+        let look_up = || match uncounted {
+            true => self.usage.existing_or_uncounted(workspace, resource_type, column, values),
+            false => self.usage.existing(workspace, resource_type, column, values),
+        };
         let found = self.within("look up existing rows", look_up).await?;
         let found = found.iter().filter(|exists| **exists).count();
         let edits = match &charge.existing {

@@ -35,8 +35,11 @@ impl<B> ResponseBody<B> {
     pub(super) fn watched(body: B, pending: Pending) -> Self {
         Self(Inner::Watched { body, pending: Some(pending) })
     }
+}
 
-    pub(super) fn answer(data: Bytes) -> Self {
+/// An answer in place of the inner service's.
+impl<B> From<Bytes> for ResponseBody<B> {
+    fn from(data: Bytes) -> Self {
         Self(Inner::Answer(Some(data).filter(|data| !data.is_empty())))
     }
 }

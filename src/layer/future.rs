@@ -88,7 +88,7 @@ where
             }
             StateProjection::Deciding(decided) => decided.as_mut().poll(context),
             StateProjection::Answered(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(|data| M::made(ResponseBody::answer(data))))),
+                Some(response) => Poll::Ready(Ok(response.map(|data| M::made(ResponseBody::from(data))))),
                 // Polled after its end, which a future may answer as it likes.
                 None => Poll::Pending,
             },

@@ -1,6 +1,7 @@
 //! What a response says about the rows that the request was to create.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
@@ -51,6 +52,16 @@ impl RowOutcome {
             _ => Self::Unknown,
         }
     }
+
+    #[inline]
+    fn end(self, reservation: Reservation) {
+        match self {
+            Self::Posted => reservation.post(),
+            Self::Voided => reservation.void(),
+            // Dropped, it is settled as abandoned.
+            Self::Unknown => drop(reservation),
+        }
+    }
 }
 
 /// The outcome that gRPC headers or trailers tell; `None` when they have no `grpc-status`.
@@ -92,6 +103,8 @@ pub(super) struct After {
     pub(super) workspace: WorkspaceId,
     pub(super) demands: Vec<Demand>,
     pub(super) what: What,
+    /// How long rows may come after the response.
+    pub(super) late: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,21 +135,14 @@ impl Pending {
 
     #[inline]
     pub(super) fn end(self, outcome: RowOutcome) {
-        match outcome {
-            RowOutcome::Posted => {
-                self.reservation.post();
-                if let Some(after) = self.after {
-                    after.tell();
-                }
-            }
-            RowOutcome::Voided => self.reservation.void(),
-            RowOutcome::Unknown => {
-                // Dropped, the reservation is settled as abandoned.
-                drop(self.reservation);
-                if let Some(after) = self.after {
-                    after.tell();
-                }
-            }
+        let Self { reservation, after, .. } = self;
+        let Some(after) = after else { return outcome.end(reservation) };
+        match after.late.filter(|_| outcome != RowOutcome::Voided) {
+            None => after.end(reservation, outcome),
+            Some(late) => drop(tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                after.end(reservation, outcome);
+            })),
         }
     }
 
@@ -191,6 +197,13 @@ impl Pending {
 }
 
 impl After {
+    fn end(self, reservation: Reservation, outcome: RowOutcome) {
+        outcome.end(reservation);
+        if outcome != RowOutcome::Voided {
+            self.tell();
+        }
+    }
+
     fn tell(self) {
         match self.what {
             What::Deleted => self.quota.deleted(self.workspace.as_str(), self.demands.into_iter()),

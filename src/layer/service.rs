@@ -312,7 +312,7 @@ impl<S, M> QuotaService<S, M> {
             let (parts, body) = request.into_parts();
             let (mut request, mut pending) = match shared.decide::<M, B>(parts, body).await {
                 Ok(admitted) => admitted,
-                Err(response) => return Ok(response.map(|data| M::made(ResponseBody::answer(data)))),
+                Err(response) => return Ok(response.map(|data| M::made(ResponseBody::from(data)))),
             };
             pending.begin();
             pending.tie(&mut request);
@@ -475,11 +475,14 @@ impl Shared {
             workspace: workspace.clone(),
             demands: charges.iter().map(ResolvedCharge::demand).collect(),
             what,
+            late: rule.late_rows(),
         };
         if rule.operation() == Operation::Delete {
             return Ok(Pending::new(Reservation::nothing(), Some(after(What::Deleted))));
         }
-        let after = charges.iter().any(|charge| charge.settle_by_count).then(|| after(What::Count));
+        let counts = rule.late_rows().is_some() || charges.iter().any(|charge| charge.settle_by_count);
+        // What only edits leaves nothing to be counted.
+        let after = |reservation: &Reservation| (counts && reservation.makes_any()).then(|| after(What::Count));
         let demands = charges.iter().map(|charge| charge.demand());
         let new = charges.iter().all(|charge| charge.existing == Existing::No);
         let at_once = if new { self.quota.0.try_admit(workspace.as_str(), demands) } else { None };
@@ -491,6 +494,7 @@ impl Shared {
             Ok(Decision::Admitted(reservation)) => {
                 spans::passed(span, outcome_of(&reservation), || self.quota.receipt(&reservation));
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
+                let after = after(&reservation);
                 Ok(Pending::new(reservation, after).telling(self.named(), receipt))
             }
             Ok(Decision::Refused(refusal)) => {
@@ -512,6 +516,7 @@ impl Shared {
                 spans::not_decided(span, Outcome::Undecided);
                 let reservation = self.quota.0.admit_undecided(&workspace, &charges);
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
+                let after = after(&reservation);
                 Ok(Pending::new(reservation, after).telling(None, receipt))
             }
         }

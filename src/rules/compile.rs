@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "authz")]
 use http::HeaderName;
@@ -32,6 +33,9 @@ pub struct MappedRule {
     on_failure: OnFailure,
     body_cap: usize,
     charges_read_body: bool,
+    /// Its body is counted by lines, and is no JSON.
+    pub(super) counts_lines: bool,
+    late_rows: Option<Duration>,
     pub(super) workspace: Vec<WorkspaceSource>,
     pub(super) charges: Vec<MappedCharge>,
     pub(super) templates: Vec<Template>,
@@ -50,6 +54,7 @@ pub(super) struct MappedCharge {
     pub(super) resource: MappedResource,
     pub(super) amount: Amount,
     pub(super) when: Vec<Predicate>,
+    pub(super) when_each: Vec<Predicate>,
     pub(super) probes: Vec<Probe>,
 }
 
@@ -87,6 +92,16 @@ impl MappedRule {
     /// The longest body that may be read for it, in bytes.
     pub fn body_cap(&self) -> usize {
         self.body_cap
+    }
+
+    /// How long after the response its rows may come to exist, where they do.
+    pub fn late_rows(&self) -> Option<Duration> {
+        self.late_rows
+    }
+
+    /// Whether a [`WorkspaceClaim`](super::WorkspaceClaim) says whose its requests are.
+    pub fn takes_claims(&self) -> bool {
+        self.workspace.iter().any(|source| matches!(source, WorkspaceSource::Extension))
     }
 
     /// Whether [`Match::resolve`](super::Match::resolve) wants the body.
@@ -144,13 +159,28 @@ impl MappedRule {
         for charge in rule.charges {
             charges.push(MappedCharge::compile(charge, rule.operation, catalog, &templates)?);
         }
+        let counts_lines = charges.iter().any(|charge| matches!(charge.amount, Amount::LinesAfter(_)));
+        let from_body = workspace.iter().any(|source| matches!(source, WorkspaceSource::Body(_)));
+        if counts_lines && (from_body || charges.iter().any(MappedCharge::reads_json)) {
+            return Err(
+                "a body of which lines are counted is no JSON: give it places of its own for the workspace, and no \
+                        condition, probe or amount that reads a field"
+                    .into(),
+            );
+        }
+        if rule.late_rows.is_some_and(|late| late.is_zero()) {
+            return Err("rows that come late come a second or more after the response".into());
+        }
         Ok(Self {
             name: rule.name.into(),
             operation: rule.operation,
             on_failure: rule.on_failure,
             body_cap,
-            charges_read_body: charges.iter().any(MappedCharge::reads_body),
-            direct: DirectPlan::of(&workspace, &charges),
+            charges_read_body: counts_lines || charges.iter().any(MappedCharge::reads_json),
+            counts_lines,
+            // What is left to do after the response isn't done at once.
+            direct: if rule.late_rows.is_none() { DirectPlan::of(&workspace, &charges) } else { None },
+            late_rows: rule.late_rows,
             workspace,
             charges,
             templates,
@@ -192,8 +222,11 @@ impl MappedCharge {
             }
         };
         check_amount(&charge.amount)?;
-        for predicate in &charge.when {
+        for predicate in charge.when.iter().chain(&charge.when_each) {
             check_pointer(&predicate.field)?;
+        }
+        if !charge.when_each.is_empty() && !counts_elements(&charge.amount) {
+            return Err("only the elements of an array have conditions of their own: its amount is none of one".into());
         }
         for probe in &charge.probes {
             check_probe(probe, templates)?;
@@ -211,12 +244,14 @@ impl MappedCharge {
             }
             _ => {}
         }
-        Ok(Self { resource, amount: charge.amount, when: charge.when, probes: charge.probes })
+        let Charge { amount, when, when_each, probes, .. } = charge;
+        Ok(Self { resource, amount, when, when_each, probes })
     }
 
-    fn reads_body(&self) -> bool {
+    /// Whether it goes by a field of the body.
+    fn reads_json(&self) -> bool {
         matches!(self.resource, MappedResource::Chosen { .. })
-            || !matches!(self.amount, Amount::Constant(_) | Amount::AtMost(_))
+            || counts_elements(&self.amount)
             || !self.when.is_empty()
             || self.probes.iter().any(|probe| matches!(probe.source, ProbeSource::Body(_)))
     }
@@ -250,10 +285,14 @@ fn check_probe(probe: &Probe, templates: &[Template]) -> Result<(), String> {
     }
 }
 
+fn counts_elements(amount: &Amount) -> bool {
+    matches!(amount, Amount::Length(_) | Amount::Distinct { .. } | Amount::DistinctUnknown { .. })
+}
+
 fn check_amount(amount: &Amount) -> Result<(), String> {
     match amount {
         Amount::Constant(0) | Amount::AtMost(0) => Err("an amount is 1 or more".into()),
-        Amount::Constant(_) | Amount::AtMost(_) => Ok(()),
+        Amount::Constant(_) | Amount::AtMost(_) | Amount::LinesAfter(_) => Ok(()),
         Amount::Length(array) => check_pointer(array),
         Amount::Distinct { array, element } => check_distinct(array, element),
         Amount::DistinctUnknown { array, element, column } => {

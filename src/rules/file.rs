@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
 
 use http::{HeaderName, Method};
 use serde::Deserialize;
@@ -77,6 +78,7 @@ struct RuleEntry {
     #[serde(default)]
     on_failure: OnFailure,
     body_cap: Option<NonZeroUsize>,
+    late_rows_seconds: Option<NonZeroU64>,
     #[serde(default)]
     workspace: Vec<Source>,
     #[serde(default)]
@@ -91,6 +93,8 @@ struct ChargeEntry {
     amount: AmountEntry,
     #[serde(default)]
     when: Vec<PredicateEntry>,
+    #[serde(default)]
+    when_each: Vec<PredicateEntry>,
     #[serde(default)]
     probe: Vec<ProbeEntry>,
 }
@@ -121,6 +125,7 @@ enum CountedEntry {
     Distinct(DistinctEntry),
     DistinctUnknown(DistinctUnknownEntry),
     AtMost(NonZeroU64),
+    LinesAfter(u64),
 }
 
 #[derive(Deserialize)]
@@ -164,6 +169,10 @@ struct ProbeFields {
     path: Option<String>,
     query: Option<String>,
     column: String,
+    #[serde(default)]
+    uuid: bool,
+    #[serde(default)]
+    uncounted: bool,
 }
 
 /// A JSON pointer, checked where it stands so that the error has its line.
@@ -257,7 +266,8 @@ impl TryFrom<ProbeFields> for ProbeEntry {
             (None, None, Some(key)) => ProbeSource::Query(key),
             _ => return Err("a probe has one of `body`, `path` and `query`"),
         };
-        Ok(Self(Probe { source, column: fields.column.into() }))
+        let ProbeFields { column, uuid, uncounted, .. } = fields;
+        Ok(Self(Probe { source, column: column.into(), uuid, uncounted }))
     }
 }
 
@@ -302,7 +312,7 @@ impl<'de> Deserialize<'de> for AmountEntry {
             type Value = AmountEntry;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number, or a table with `length`, `distinct`, `distinct_unknown` or `at_most`")
+                f.write_str("a whole number, or a table with `length`, `distinct`, `distinct_unknown`, `at_most` or `lines_after`")
             }
 
             fn visit_i64<E: de::Error>(self, units: i64) -> Result<AmountEntry, E> {
@@ -425,6 +435,7 @@ impl From<AmountEntry> for Amount {
                 Self::distinct_unknown(entry.array.0, entry.element.pointers(), entry.column)
             }
             AmountEntry::Counted(CountedEntry::AtMost(units)) => Self::AtMost(units.get()),
+            AmountEntry::Counted(CountedEntry::LinesAfter(first)) => Self::LinesAfter(first),
         }
     }
 }
@@ -438,6 +449,7 @@ impl From<ChargeEntry> for Charge {
         Self {
             amount: entry.amount.into(),
             when: entry.when.into_iter().map(|entry| entry.0).collect(),
+            when_each: entry.when_each.into_iter().map(|entry| entry.0).collect(),
             probes: entry.probe.into_iter().map(|entry| entry.0).collect(),
             ..Self::new(resource)
         }
@@ -455,6 +467,7 @@ impl From<RuleEntry> for Rule {
             workspace: entry.workspace.into_iter().map(WorkspaceSource::from).collect(),
             body_cap: entry.body_cap.map(NonZeroUsize::get),
             on_failure: entry.on_failure,
+            late_rows: entry.late_rows_seconds.map(|seconds| Duration::from_secs(seconds.get())),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
@@ -105,15 +105,23 @@ impl<'r> Match<'r> {
             Some(_) => self.rule.charges_read_body(),
             None => self.rule.needs_body(),
         };
-        let json = if reads_body { parse(&parts.headers, body.unwrap_or_default())? } else { None };
-        let request = Request { matched: self, headers: &parts.headers, query: self.query(parts), body: json };
+        let raw = body.unwrap_or_default();
+        let json = match reads_body {
+            true => {
+                readable(&parts.headers)?;
+                if self.rule.counts_lines { None } else { parse(raw)? }
+            }
+            false => None,
+        };
+        let request = Request { matched: self, headers: &parts.headers, query: self.query(parts), raw, body: json };
         let workspace = match trusted {
             Some(trusted) => format.parse(&trusted).map_err(|error| Problem::from(&error))?,
             None => request.workspace(format)?,
         };
         let mut charges = Vec::with_capacity(self.rule.charges.len());
+        let mut named = HashSet::new();
         for charge in &self.rule.charges {
-            charges.extend(request.charge(charge)?);
+            charges.extend(request.charge(charge, &mut named)?);
         }
         Ok(Resolved { workspace, charges: merge(charges) })
     }
@@ -170,8 +178,13 @@ struct Request<'p> {
     matched: &'p Match<'p>,
     headers: &'p HeaderMap,
     query: Cow<'p, str>,
+    raw: &'p [u8],
     body: Option<Value>,
 }
+
+/// Values that a request names, each with the resource type, the column in which a row would have it, and whether that row
+/// may be one that isn't counted: two charges may name one row.
+type Named<'r> = HashSet<(ResourceId, &'r str, bool, Identity<'r>)>;
 
 impl Request<'_> {
     /// The workspace that the client names, in all the places where it does.
@@ -211,7 +224,7 @@ impl Request<'_> {
                 self.headers.get_all(name).iter().map(text).collect()
             }
             WorkspaceSource::Query(key) => self.query_values(key),
-            WorkspaceSource::Body(pointer) => Ok(self.named(pointer)?.into_iter().collect()),
+            WorkspaceSource::Body(pointer) => Ok(self.named(pointer)?.map(Identity::into_text).into_iter().collect()),
             WorkspaceSource::Extension | WorkspaceSource::Resolver(_) => Ok(Vec::new()),
         }
     }
@@ -238,27 +251,35 @@ impl Request<'_> {
     }
 
     /// What the string or number at `pointer` names.
-    fn named(&self, pointer: &str) -> Result<Option<Cow<'_, str>>, Problem> {
+    fn named(&self, pointer: &str) -> Result<Option<Identity<'_>>, Problem> {
         let Some(value) = self.field(pointer) else { return Ok(None) };
         match Identity::of(value) {
-            Some(identity) => Ok(Some(identity.into_text())),
+            Some(identity) => Ok(Some(identity)),
             None => Err(invalid(format!("the body field `{pointer}` is {}", Identity::EXPECTED))),
         }
     }
 
-    /// `None` where nothing is charged.
-    fn charge(&self, charge: &MappedCharge) -> Result<Option<ResolvedCharge>, Problem> {
+    /// `None` where nothing is charged that a charge before it wasn't charged for.
+    fn charge<'r>(
+        &'r self,
+        charge: &'r MappedCharge,
+        named: &mut Named<'r>,
+    ) -> Result<Option<ResolvedCharge>, Problem> {
         if !charge.when.iter().all(|predicate| predicate.holds(self.body.as_ref())) {
             return Ok(None);
         }
         let resource = self.resource(&charge.resource)?;
         let (units, mut existing) = match &charge.amount {
             Amount::Constant(units) | Amount::AtMost(units) => (*units, Existing::No),
-            Amount::Length(array) => (length(self.array(array)?), Existing::No),
-            Amount::Distinct { array, element } => (length(&self.distinct(array, element)?), Existing::No),
+            Amount::LinesAfter(first) => (lines(self.raw).saturating_sub(*first), Existing::No),
+            Amount::Length(array) => (length(&self.elements(charge, array)?), Existing::No),
+            Amount::Distinct { array, element } => {
+                (length(&self.distinct(charge, array, element, |_| true)?), Existing::No)
+            }
             Amount::DistinctUnknown { array, element, column } => {
-                let values = self.distinct(array, element)?.into_iter().map(|value| value.into_text().into_owned());
-                let values: Vec<String> = values.collect();
+                let new = |value| named.insert((resource, &**column, false, value));
+                let values = self.distinct(charge, array, element, new)?.into_iter();
+                let values: Vec<String> = values.map(|value| value.into_text().into_owned()).collect();
                 (length(&values), Existing::Rows { column: Arc::clone(column), values })
             }
         };
@@ -266,12 +287,15 @@ impl Request<'_> {
             return Ok(None);
         }
         for probe in &charge.probes {
-            if let Some(value) = self.probed(probe)? {
-                existing = Existing::Row { column: Arc::clone(&probe.column), value };
-                break;
+            let Some((value, identity)) = self.probed(probe)? else { continue };
+            let mut is_new = |identity| named.insert((resource, &*probe.column, probe.uncounted, identity));
+            if !identity.is_none_or(&mut is_new) && charge.amount == Amount::Constant(1) {
+                return Ok(None);
             }
+            existing = Existing::Row { column: Arc::clone(&probe.column), value, uncounted: probe.uncounted };
+            break;
         }
-        let settle_by_count = matches!(charge.amount, Amount::AtMost(_));
+        let settle_by_count = matches!(charge.amount, Amount::AtMost(_) | Amount::LinesAfter(_));
         Ok(Some(ResolvedCharge { resource, units, existing, settle_by_count }))
     }
 
@@ -298,28 +322,45 @@ impl Request<'_> {
         }
     }
 
-    /// The different values in an array, in their order.
-    fn distinct(&self, array: &str, element: &[String]) -> Result<Vec<Identity<'_>>, Problem> {
-        let elements = self.array(array)?;
+    /// The elements of an array that are counted, each with its place.
+    fn elements(&self, charge: &MappedCharge, array: &str) -> Result<Vec<(usize, &Value)>, Problem> {
+        let counted = |element: &Value| charge.when_each.iter().all(|predicate| predicate.holds(Some(element)));
+        Ok(self.array(array)?.iter().enumerate().filter(|(_, element)| counted(element)).collect())
+    }
+
+    /// The different values in an array, in their order, of which `new` says that they are.
+    fn distinct<'r>(
+        &'r self,
+        charge: &MappedCharge,
+        array: &str,
+        element: &[String],
+        mut new: impl FnMut(Identity<'r>) -> bool,
+    ) -> Result<Vec<Identity<'r>>, Problem> {
+        let elements = self.elements(charge, array)?;
         let mut seen = HashSet::with_capacity(elements.len());
         let mut values = Vec::new();
-        for (at, value) in elements.iter().enumerate() {
+        for (at, value) in elements {
             let found = element.iter().filter_map(|pointer| value.pointer(pointer)).find(|value| !value.is_null());
             // An element without a value may well become a row, so that it can't be passed over.
             let Some(identity) = found.and_then(Identity::of) else {
                 let places: Vec<String> = element.iter().map(|pointer| format!("`{array}/{at}{pointer}`")).collect();
                 return Err(invalid(format!("the body field {} is {}", places.join(" or "), Identity::EXPECTED)));
             };
-            if seen.insert(identity) {
+            if seen.insert(identity) && new(identity) {
                 values.push(identity);
             }
         }
         Ok(values)
     }
 
-    fn probed(&self, probe: &Probe) -> Result<Option<String>, Problem> {
+    /// The value that is looked up; where it is of the body, what it is there, too.
+    fn probed(&self, probe: &Probe) -> Result<Option<(String, Option<Identity<'_>>)>, Problem> {
+        let mut identity = None;
         let value = match &probe.source {
-            ProbeSource::Body(pointer) => self.named(pointer)?,
+            ProbeSource::Body(pointer) => {
+                identity = self.named(pointer)?;
+                identity.map(Identity::into_text)
+            }
             ProbeSource::Path(param) => self.matched.param(param)?,
             ProbeSource::Query(key) => {
                 let mut values = self.query_values(key)?.into_iter();
@@ -331,7 +372,24 @@ impl Request<'_> {
                 first
             }
         };
-        Ok(value.map(Cow::into_owned))
+        let Some(value) = value else { return Ok(None) };
+        if !probe.uuid {
+            return Ok(Some((value.into_owned(), identity)));
+        }
+        match WorkspaceFormat::Uuid.parse(&value) {
+            Ok(id) => Ok(Some((id.as_str().to_owned(), identity))),
+            Err(_) => {
+                let place = match &probe.source {
+                    ProbeSource::Body(pointer) => format!("body field `{pointer}`"),
+                    ProbeSource::Path(param) => format!("path parameter `{param}`"),
+                    ProbeSource::Query(key) => format!("query parameter `{key}`"),
+                };
+                Err(invalid(format!(
+                    "the {place} is {}: write a UUID such as 0190163d-8694-739b-aea5-966c26f8ad91",
+                    shown(&value)
+                )))
+            }
+        }
     }
 }
 
@@ -349,8 +407,8 @@ pub(super) fn merge(mut charges: Vec<ResolvedCharge>) -> Vec<ResolvedCharge> {
     charges
 }
 
-/// The body as JSON; `None` for an empty one.
-fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Option<Value>, Problem> {
+/// Refuses a body that can't be read.
+fn readable(headers: &HeaderMap) -> Result<(), Problem> {
     let codings = headers.get_all(CONTENT_ENCODING).iter();
     for coding in codings.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
         let coding = coding.trim_ascii();
@@ -361,6 +419,23 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Option<Value>, Problem> {
             ));
         }
     }
+    Ok(())
+}
+
+/// How many lines there are, with the one that no line break ends.
+fn lines(text: &[u8]) -> u64 {
+    let (mut lines, mut rest) = (0, text);
+    while !rest.is_empty() {
+        lines += 1;
+        let Some(at) = memchr2(b'\n', b'\r', rest) else { break };
+        let end = if rest[at..].starts_with(b"\r\n") { at + 2 } else { at + 1 };
+        rest = &rest[end..];
+    }
+    lines
+}
+
+/// The body as JSON; `None` for an empty one.
+fn parse(body: &[u8]) -> Result<Option<Value>, Problem> {
     // A byte order mark is not JSON, but parsers may ignore it (RFC 8259, 8.1), and many do.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.is_empty() {

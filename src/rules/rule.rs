@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderName, Method};
@@ -34,6 +35,7 @@ pub struct Rule {
     pub(super) workspace: Vec<WorkspaceSource>,
     pub(super) body_cap: Option<usize>,
     pub(super) on_failure: OnFailure,
+    pub(super) late_rows: Option<Duration>,
 }
 
 impl Rule {
@@ -50,6 +52,7 @@ impl Rule {
             workspace: Vec::new(),
             body_cap: None,
             on_failure: OnFailure::default(),
+            late_rows: None,
         }
     }
 
@@ -101,6 +104,14 @@ impl Rule {
         self.on_failure = on_failure;
         self
     }
+
+    /// Its rows may come to exist after the response, up to this long after: from a queue, or a task that the handler has
+    /// left behind. So long the units are held, and then a count tells how many rows there are.
+    #[must_use]
+    pub fn late_rows(mut self, within: Duration) -> Self {
+        self.late_rows = Some(within);
+        self
+    }
 }
 
 /// What a request does with the rows that it is charged for.
@@ -141,6 +152,7 @@ pub struct Charge {
     pub(super) resource: Resource,
     pub(super) amount: Amount,
     pub(super) when: Vec<Predicate>,
+    pub(super) when_each: Vec<Predicate>,
     pub(super) probes: Vec<Probe>,
 }
 
@@ -170,7 +182,7 @@ impl Charge {
     }
 
     pub(super) fn new(resource: Resource) -> Self {
-        Self { resource, amount: Amount::Constant(1), when: Vec::new(), probes: Vec::new() }
+        Self { resource, amount: Amount::Constant(1), when: Vec::new(), when_each: Vec::new(), probes: Vec::new() }
     }
 
     /// How many units.
@@ -184,6 +196,14 @@ impl Charge {
     #[must_use]
     pub fn when(mut self, predicate: Predicate) -> Self {
         self.when.push(predicate);
+        self
+    }
+
+    /// Counts only those elements of the amount's array for which `predicate` holds, along with every other one that was
+    /// added: its pointer is into the element.
+    #[must_use]
+    pub fn when_each(mut self, predicate: Predicate) -> Self {
+        self.when_each.push(predicate);
         self
     }
 
@@ -226,6 +246,9 @@ pub enum Amount {
     },
     /// Not known before the response, but never more than this: so much is held, and a count settles it.
     AtMost(u64),
+    /// The same, but never more than the body has lines after its first so many, whatever the body is: for uploads of which
+    /// each line may become a row. A line ends with a line feed, a carriage return or both.
+    LinesAfter(u64),
 }
 
 impl Amount {
@@ -323,6 +346,8 @@ fn same(left: &Value, right: &Value) -> bool {
 pub struct Probe {
     pub(super) source: ProbeSource,
     pub(super) column: Arc<str>,
+    pub(super) uuid: bool,
+    pub(super) uncounted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,17 +360,39 @@ pub(super) enum ProbeSource {
 impl Probe {
     /// The string or whole number at `pointer`, a JSON pointer into the body.
     pub fn body(pointer: impl Into<String>, column: impl Into<Arc<str>>) -> Self {
-        Self { source: ProbeSource::Body(pointer.into()), column: column.into() }
+        Self::new(ProbeSource::Body(pointer.into()), column)
     }
 
     /// The path parameter `param`.
     pub fn path(param: impl Into<String>, column: impl Into<Arc<str>>) -> Self {
-        Self { source: ProbeSource::Path(param.into()), column: column.into() }
+        Self::new(ProbeSource::Path(param.into()), column)
     }
 
     /// The query parameter `key`.
     pub fn query(key: impl Into<String>, column: impl Into<Arc<str>>) -> Self {
-        Self { source: ProbeSource::Query(key.into()), column: column.into() }
+        Self::new(ProbeSource::Query(key.into()), column)
+    }
+
+    fn new(source: ProbeSource, column: impl Into<Arc<str>>) -> Self {
+        Self { source, column: column.into(), uuid: false, uncounted: false }
+    }
+
+    /// The value is a UUID in its hyphenated form, and is looked up in lower case, in whichever case the client writes it.
+    /// Any other value is refused with 400.
+    #[must_use]
+    pub fn uuid(mut self) -> Self {
+        self.uuid = true;
+        self
+    }
+
+    /// Finds rows that aren't counted, too, such as archived ones: for a request that edits them and leaves them uncounted.
+    ///
+    /// Such a row is in no books. Where it is deleted at the very moment at which the request is on its way, and made anew
+    /// as one that counts, nobody has held a unit for it: the next count sees a row too many.
+    #[must_use]
+    pub fn or_uncounted(mut self) -> Self {
+        self.uncounted = true;
+        self
     }
 }
 

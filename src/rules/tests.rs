@@ -1,6 +1,7 @@
 //! Route maps as a whole.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderName, Method, Request};
@@ -71,7 +72,7 @@ fn plain(resource: &str, units: u64) -> (String, u64, Existing) {
 }
 
 fn row(resource: &str, column: &str, value: &str) -> (String, u64, Existing) {
-    (resource.into(), 1, Existing::Row { column: column.into(), value: value.into() })
+    (resource.into(), 1, Existing::Row { column: column.into(), value: value.into(), uncounted: false })
 }
 
 fn rule_of<'m>(map: &'m RouteMap, method: &Method, path: &str) -> Option<&'m str> {
@@ -553,6 +554,70 @@ mod amounts {
     }
 
     #[test]
+    fn of_lines() {
+        let lines = |text: &str| {
+            let charges = amount(Amount::LinesAfter(1), text).unwrap();
+            charges.first().map_or(0, |(_, units, _)| *units)
+        };
+        for (text, units) in [
+            ("", 0),
+            ("id", 0),
+            ("id\n", 0),
+            ("id\na", 1),
+            ("id\r\na\r\n", 1),
+            ("id\ra\r\rb", 3),
+            ("\n\n\n", 2),
+            ("{", 0),
+        ] {
+            assert_eq!(lines(text), units, "{text:?}");
+        }
+        let map = one(by_header("rule", Method::POST, "/x")
+            .charge(Charge::of("users").amount(Amount::LinesAfter(0)))
+            .charge(Charge::of("segments")));
+        assert!(map.rules().all(MappedRule::needs_body));
+        let resolved = resolve(&map, &Method::POST, "/x", "no JSON").unwrap();
+        let told: Vec<_> = resolved.charges.iter().map(|charge| (charge.units, charge.settle_by_count)).collect();
+        assert_eq!(told, [(1, true), (1, false)]);
+    }
+
+    #[test]
+    fn of_some_elements() {
+        let of = |amount: Amount| Charge::of("users").amount(amount).when_each(Predicate::equals("/type", "a"));
+        let body = r#"[{"type":"a","id":1},{"type":"b"},{"id":2},{"type":"a","id":1}]"#;
+        assert_eq!(charged(of(Amount::length("")), body).unwrap(), [plain("users", 2)]);
+        assert_eq!(charged(of(Amount::distinct("", ["/id"])), body).unwrap(), [plain("users", 1)]);
+        let problem = charged(of(Amount::distinct("", ["/id"])), r#"[{"type":"b"},{"type":"a"}]"#).unwrap_err();
+        assert!(problem.message().contains("`/1/id`"), "{}", problem.message());
+    }
+
+    #[test]
+    fn a_row_that_two_charges_name_is_one() {
+        let unknown = |pointer: &str| Charge::of("users").amount(Amount::distinct_unknown("/a", [pointer], "id"));
+        let rule = by_header("rule", Method::POST, "/x")
+            .charge(unknown("/x"))
+            .charge(unknown("/y"))
+            .charge(Charge::of("audiences").amount(Amount::distinct_unknown("/a", ["/y"], "id")));
+        let resolved = resolve(&one(rule), &Method::POST, "/x", r#"{"a":[{"x":1,"y":"1"},{"x":"b","y":1}]}"#).unwrap();
+        let rows = |resource: &str, values: &[&str]| {
+            let values: Vec<String> = values.iter().copied().map(str::to_owned).collect();
+            (resource.to_owned(), values.len() as u64, Existing::Rows { column: "id".into(), values })
+        };
+        let expected = [rows("users", &["1", "b"]), rows("users", &["1"]), rows("audiences", &["1", "1"])];
+        assert_eq!(charges(&resolved), expected);
+
+        let probe = |pointer: &str| Charge::of("users").probe(Probe::body(pointer, "id"));
+        let rule = by_header("rule", Method::PUT, "/x").operation(Operation::Upsert);
+        let map = one(rule.charge(probe("/x")).charge(probe("/y").amount(Amount::Constant(2))).charge(probe("/z")));
+        let resolved = resolve(&map, &Method::PUT, "/x", r#"{"x":"a","y":"a","z":"a"}"#).unwrap();
+        let units: Vec<_> = resolved.charges.iter().map(|charge| charge.units).collect();
+        assert_eq!(units, [1, 2]);
+        // A row that is there, and isn't counted, is free for one of them only.
+        let any = Charge::of("users").probe(Probe::body("/x", "id").or_uncounted());
+        let rule = by_header("rule", Method::PUT, "/x").operation(Operation::Upsert).charge(any).charge(probe("/x"));
+        assert_eq!(resolve(&one(rule), &Method::PUT, "/x", r#"{"x":"a"}"#).unwrap().charges.len(), 2);
+    }
+
+    #[test]
     fn values_that_the_service_behind_may_tell_apart_are_several() {
         let distinct = |body: &str| amount(Amount::distinct("", [""]), body);
         assert_eq!(distinct(r#"[1,"1",1,"1","a","a"]"#).unwrap(), [plain("users", 3)]);
@@ -695,6 +760,19 @@ mod probes {
     }
 
     #[test]
+    fn a_uuid_is_looked_up_in_one_form() {
+        let rule = by_header("upsert", Method::PUT, "/x/{id}").operation(Operation::Upsert);
+        let probes = [Probe::query("id", "id"), Probe::path("id", "id")];
+        let map = one(rule.charge(probes.map(Probe::uuid).into_iter().fold(Charge::of("segments"), Charge::probe)));
+        let upper = WS.to_ascii_uppercase();
+        for uri in [format!("/x/{upper}"), format!("/x/a?id={upper}")] {
+            assert_eq!(charges(&resolve(&map, &Method::PUT, &uri, "").unwrap()), [row("segments", "id", WS)]);
+        }
+        assert_invalid(resolve(&map, &Method::PUT, "/x/a", ""), "the path parameter `id` is \"a\": write a UUID");
+        assert_invalid(resolve(&map, &Method::PUT, "/x/a?id=", ""), "the query parameter `id` is \"\"");
+    }
+
+    #[test]
     fn none_means_a_new_row() {
         let rule = by_header("upsert", Method::PUT, "/x")
             .operation(Operation::Restore)
@@ -747,6 +825,11 @@ mod building {
             (of(users().amount(Amount::distinct_unknown("", [""], "a b"))), "column"),
             (of(users().amount(Amount::distinct("", [""; 0]))), "nothing says where"),
             (of(users().when(Predicate::present("a"))), "not a JSON pointer"),
+            (of(users().when_each(Predicate::present("/a"))), "elements of an array"),
+            (of(users().amount(Amount::length("")).when_each(Predicate::present("a"))), "not a JSON pointer"),
+            (of(users().amount(Amount::LinesAfter(1))).workspace(WorkspaceSource::body("/w")), "is no JSON"),
+            (of(users().amount(Amount::LinesAfter(1)).when(Predicate::present("/a"))), "is no JSON"),
+            (of(users()).late_rows(Duration::ZERO), "a second or more"),
             (of(users()).body_cap(0), "body_cap"),
             (of(users()).operation(Operation::Ignore), "ignore"),
             (of(users().probe(Probe::body("/id", "id"))), "upsert"),
@@ -816,11 +899,15 @@ mod files {
                             { "field": "/c", "present": true }, { "field": "/d", "present": false }
                         ],
                         "probe": [
-                            { "body": "/id", "column": "id" }, { "path": "id", "column": "name" },
+                            { "body": "/id", "column": "id", "uuid": true, "uncounted": true },
+                            { "path": "id", "column": "name" },
                             { "query": "q", "column": "q" }
                         ]
                     },
-                    { "resource": "users", "amount": { "distinct_unknown": { "array": "/u", "element": "/id", "column": "id" } } }
+                    {
+                        "resource": "users", "when_each": [{ "field": "/id", "present": true }],
+                        "amount": { "distinct_unknown": { "array": "/u", "element": "/id", "column": "id" } }
+                    }
                 ]
             },
             {
@@ -831,6 +918,10 @@ mod files {
                     { "resource": "users", "amount": { "distinct": { "array": "/u" } } },
                     { "resource": "journeys", "amount": { "at_most": 9 } }
                 ]
+            },
+            {
+                "name": "upload", "methods": ["POST"], "paths": ["/csv"], "workspace": ["extension"],
+                "late_rows_seconds": 9, "charge": [{ "resource": "users", "amount": { "lines_after": 4 } }]
             },
             { "name": "ignore", "methods": ["POST"], "paths": ["/api/list"], "operation": "ignore" }
         ]
@@ -850,11 +941,19 @@ mod files {
                     .when(Predicate::not_equals("/b", "x"))
                     .when(Predicate::present("/c"))
                     .when(Predicate::absent("/d"))
-                    .probe(Probe::body("/id", "id"))
+                    .probe(Probe::body("/id", "id").uuid().or_uncounted())
                     .probe(Probe::path("id", "name"))
                     .probe(Probe::query("q", "q")),
             )
-            .charge(Charge::of("users").amount(Amount::distinct_unknown("/u", ["/id"], "id")));
+            .charge(Charge::of("users").when_each(Predicate::present("/id")).amount(Amount::distinct_unknown(
+                "/u",
+                ["/id"],
+                "id",
+            )));
+        let upload = Rule::new("upload", Method::POST, "/csv")
+            .workspace(WorkspaceSource::Extension)
+            .late_rows(Duration::from_secs(9))
+            .charge(Charge::of("users").amount(Amount::LinesAfter(4)));
         let create = Rule::new("create", Method::POST, "/api")
             .charge(Charge::chosen_by("/t", [("A", "audiences")]).amount(Amount::Constant(3)))
             .charge(Charge::of("users").amount(Amount::length("/u")))
@@ -871,6 +970,7 @@ mod files {
             .strict_prefix("/api")
             .rule(upsert)
             .rule(create)
+            .rule(upload)
             .rule(Rule::new("ignore", Method::POST, "/api/list").operation(Operation::Ignore))
             .build()
             .unwrap()
@@ -923,13 +1023,14 @@ mod files {
                 { field = "/d", present = false },
             ]
             probe = [
-                { body = "/id", column = "id" },
+                { body = "/id", column = "id", uuid = true, uncounted = true },
                 { path = "id", column = "name" },
                 { query = "q", column = "q" },
             ]
 
             [[rule.charge]]
             resource = "users"
+            when_each = [{ field = "/id", present = true }]
             amount.distinct_unknown = { array = "/u", element = "/id", column = "id" }
 
             [[rule]]
@@ -942,6 +1043,14 @@ mod files {
                 { resource = "users", amount = { distinct = { array = "/u" } } },
                 { resource = "journeys", amount = { at_most = 9 } },
             ]
+
+            [[rule]]
+            name = "upload"
+            methods = ["POST"]
+            paths = ["/csv"]
+            workspace = ["extension"]
+            late_rows_seconds = 9
+            charge = [{ resource = "users", amount = { lines_after = 4 } }]
 
             [[rule]]
             name = "ignore"
@@ -1305,108 +1414,9 @@ mod dittofeed {
     use super::*;
 
     /// Dittofeed's API: its mounts, its look-alikes, and a router that decodes before it matches.
-    const MAP: &str = r#"
-        path_reading = { decoded = { semicolon = true } }
-        workspace_format = "uuid"
-        workspace = ["extension", { header = "df-workspace-id" }, { query = "workspaceId" }, { body = "/workspaceId" }]
-        body_cap = 5242880
-        strict_prefixes = ["/api"]
+    const MAP: &str = include_str!("../../maps/dittofeed.toml");
 
-        [[rule]]
-        name = "upsert-segment"
-        methods = ["PUT"]
-        paths = ["/api/segments", "/api/segments/", "/api/admin/segments", "/api/admin/segments/"]
-        operation = "upsert"
-        [[rule.charge]]
-        resource = "segments"
-        when = [{ field = "/resourceType", not_equals = "Internal" }]
-        probe = [{ body = "/id", column = "id" }, { body = "/name", column = "name" }]
-
-        [[rule]]
-        name = "delete-segment"
-        methods = ["DELETE"]
-        paths = ["/api/segments", "/api/segments/", "/api/admin/segments", "/api/admin/segments/"]
-        operation = "delete"
-        [[rule.charge]]
-        resource = "segments"
-        probe = [{ body = "/id", column = "id" }]
-
-        [[rule]]
-        name = "delete-segment-v2"
-        methods = ["DELETE"]
-        paths = ["/api/segments/v2", "/api/admin/segments/v2"]
-        operation = "delete"
-        [[rule.charge]]
-        resource = "segments"
-        probe = [{ query = "id", column = "id" }]
-
-        [[rule]]
-        name = "upsert-broadcast"
-        methods = ["PUT"]
-        paths = ["/api/broadcasts/v2", "/api/admin/broadcasts/v2"]
-        operation = "upsert"
-        [[rule.charge]]
-        resource = "broadcasts"
-        probe = [{ body = "/id", column = "id" }, { body = "/name", column = "name" }]
-
-        [[rule]]
-        name = "archive-broadcast"
-        methods = ["PUT"]
-        paths = ["/api/broadcasts/archive", "/api/admin/broadcasts/archive"]
-        operation = "restore"
-        [[rule.charge]]
-        resource = "broadcasts"
-        when = [{ field = "/archived", equals = false }]
-        probe = [{ body = "/broadcastId", column = "id" }]
-
-        [[rule]]
-        name = "duplicate"
-        methods = ["POST"]
-        paths = ["/api/resources/duplicate"]
-        [[rule.charge]]
-        resource = { field = "/resourceType", values = { Segment = "segments", Journey = "journeys" } }
-
-        [[rule]]
-        name = "event"
-        methods = ["POST"]
-        paths = [
-            "/api/public/apps/identify", "/api/public/apps/track", "/api/public/apps/page",
-            "/api/public/apps/screen", "/api/public/apps/group",
-        ]
-        operation = "upsert"
-        workspace = ["extension"]
-        [[rule.charge]]
-        resource = "users"
-        probe = [{ body = "/userId", column = "id" }, { body = "/anonymousId", column = "id" }]
-
-        [[rule]]
-        name = "event-batch"
-        methods = ["POST"]
-        paths = ["/api/public/apps/batch"]
-        operation = "upsert"
-        workspace = ["extension"]
-        [[rule.charge]]
-        resource = "users"
-        amount = { distinct_unknown = { array = "/batch", element = ["/userId", "/anonymousId"], column = "id" } }
-
-        [[rule]]
-        name = "delete-users"
-        methods = ["DELETE"]
-        paths = ["/api/users", "/api/users/", "/api/admin/users", "/api/admin/users/"]
-        operation = "delete"
-        [[rule.charge]]
-        resource = "users"
-        amount = { distinct_unknown = { array = "/userIds", column = "id" } }
-
-        [[rule]]
-        name = "no-creation"
-        methods = ["POST", "PUT"]
-        paths = [
-            "/api/users", "/api/users/", "/api/users/count", "/api/broadcasts", "/api/broadcasts/",
-            "/api/broadcasts/trigger", "/api/computed-properties/{*rest}",
-        ]
-        operation = "ignore"
-    "#;
+    const ID: &str = "6e9f5a1c-0d3b-4c5e-9b7a-2f1e8d4c6b0a";
 
     fn map() -> RouteMap {
         RouteMap::from_toml(MAP, &catalog()).unwrap()
@@ -1422,23 +1432,43 @@ mod dittofeed {
         charges(&resolved)
     }
 
+    fn row_of_any(resource: &str, column: &str, value: &str) -> (String, u64, Existing) {
+        (resource.into(), 1, Existing::Row { column: column.into(), value: value.into(), uncounted: true })
+    }
+
+    fn users(values: &[&str]) -> (String, u64, Existing) {
+        let values: Vec<String> = values.iter().copied().map(str::to_owned).collect();
+        ("users".to_owned(), values.len() as u64, Existing::Rows { column: "userId".into(), values })
+    }
+
     #[test]
-    fn segments() {
-        let body = r#"{"id":"i","name":"n","resourceType":"Declarative"}"#;
-        assert_eq!(told(&Method::PUT, "/api/segments", body), [row("segments", "id", "i")]);
-        // The flip from Internal to Declarative: the probe finds only rows that count, so it charges 1.
-        assert_eq!(told(&Method::PUT, "/api/admin/segments/", r#"{"name":"n"}"#), [row("segments", "name", "n")]);
-        assert_eq!(told(&Method::PUT, "/api/segments", r#"{"name":"n","resourceType":"Internal"}"#), []);
-        assert_eq!(told(&Method::DELETE, "/api/segments", r#"{"id":"i"}"#), [row("segments", "id", "i")]);
-        assert_eq!(told(&Method::DELETE, "/api/segments/v2?id=i", ""), [row("segments", "id", "i")]);
+    fn rows_that_may_be_internal() {
+        for (path, resource) in [("/api/segments", "segments"), ("/api/content/templates", "emailTemplates")] {
+            let told = |body: String| told(&Method::PUT, path, &body);
+            // The flip from Internal to Declarative: the probe finds only rows that count, so it charges 1.
+            let body = format!(r#"{{"id":"{}","name":"n","resourceType":"Declarative"}}"#, ID.to_ascii_uppercase());
+            assert_eq!(told(body), [row(resource, "id", ID)]);
+            assert_eq!(told(r#"{"name":"n","resourceType":"Declarative"}"#.into()), [row(resource, "name", "n")]);
+            // Of what it is, nothing is said: a row that is there stays what it is.
+            assert_eq!(told(r#"{"name":"n"}"#.into()), [row_of_any(resource, "name", "n")]);
+            assert_eq!(told(r#"{"name":"n","resourceType":null}"#.into()), [row_of_any(resource, "name", "n")]);
+            assert_eq!(told(r#"{"name":"n","resourceType":"Internal"}"#.into()), []);
+        }
+        let only = |of: &str| told(&Method::PUT, "/api/segments/", &format!(r#"{{"name":"n","createOnly":{of}}}"#));
+        assert_eq!(only("true"), [row_of_any("segments", "name", "n")]);
+        assert_eq!(only(r#"true,"resourceType":"Declarative""#), [row_of_any("segments", "name", "n")]);
+        assert_eq!(only(r#"false,"resourceType":"Declarative""#), [row("segments", "name", "n")]);
+        assert_eq!(only(r#"true,"resourceType":"Internal""#), []);
+        let parts = request(&Method::PUT, "/api/segments", &[("df-workspace-id", WS)]);
+        assert_invalid(resolve_parts(&map(), &parts, r#"{"id":"i"}"#), "`/id` is \"i\": write a UUID");
     }
 
     #[test]
     fn the_router_behind_decodes() {
         for path in ["/api/%73egments", "/api/segments;x", "/%61pi/admin/segments", "https://df.example/api/segments"] {
-            assert_eq!(told(&Method::PUT, path, r#"{"name":"n"}"#), [row("segments", "name", "n")]);
+            assert_eq!(told(&Method::PUT, path, r#"{"name":"n"}"#), [row_of_any("segments", "name", "n")]);
         }
-        for path in ["/api/Segments", "/api//segments", "/api/broadcasts/v2/", "/api/segments%2F"] {
+        for path in ["/api/segments/Segments", "/api/segments//", "/api/broadcasts/v2/", "/api/segments/%2F"] {
             assert_eq!(rule_of(&map(), &Method::PUT, path), None, "{path}");
             assert!(map().is_unmapped_create(&Method::PUT, path, None), "{path}");
         }
@@ -1446,22 +1476,74 @@ mod dittofeed {
 
     #[test]
     fn others() {
-        assert_eq!(
-            told(&Method::POST, "/api/resources/duplicate", r#"{"resourceType":"Journey"}"#),
-            [plain("journeys", 1)]
-        );
-        let archive = |body| told(&Method::PUT, "/api/broadcasts/archive", body);
-        assert_eq!(archive(r#"{"broadcastId":"b"}"#), []);
-        assert_eq!(archive(r#"{"broadcastId":"b","archived":false}"#), [row("broadcasts", "id", "b")]);
-        assert_eq!(told(&Method::POST, "/api/public/apps/track", r#"{"userId":"u"}"#), [row("users", "id", "u")]);
-        assert_eq!(told(&Method::POST, "/api/public/apps/track", r#"{"anonymousId":"u"}"#), [row("users", "id", "u")]);
-        let rows = |values: &[&str]| {
-            let values: Vec<String> = values.iter().copied().map(str::to_owned).collect();
-            [("users".to_owned(), values.len() as u64, Existing::Rows { column: "id".into(), values })]
+        for (path, resource) in [
+            ("/api/journeys", "journeys"),
+            ("/api/admin/broadcasts/v2", "broadcasts"),
+            ("/api/user-properties/", "computedProperties"),
+            ("/api/content/templates/reset", "emailTemplates"),
+        ] {
+            assert_eq!(told(&Method::PUT, path, r#"{"name":"n"}"#), [row_of_any(resource, "name", "n")]);
+        }
+        let group = told(&Method::PUT, "/api/admin/subscription-groups", r#"{"name":"n"}"#);
+        assert_eq!(group, [row("subscriptionGroups", "name", "n")]);
+        assert_eq!(told(&Method::POST, "/api/broadcasts/execute", "{}"), [plain("broadcasts", 1)]);
+        for (kind, resource) in [("Journey", "journeys"), ("MessageTemplate", "emailTemplates")] {
+            let body = format!(r#"{{"name":"n","resourceType":"{kind}"}}"#);
+            assert_eq!(told(&Method::POST, "/api/resources/duplicate", &body), [plain(resource, 1)]);
+        }
+        let archive = |archived: &str| {
+            let body = format!(r#"{{"broadcastId":"{ID}"{archived}}}"#);
+            told(&Method::PUT, "/api/broadcasts/archive", &body)
         };
-        let batch = r#"{"batch":[{"userId":"a"},{"userId":null,"anonymousId":"b"},{"userId":"a","anonymousId":"c"}]}"#;
-        assert_eq!(told(&Method::POST, "/api/public/apps/batch", batch), rows(&["a", "b"]));
-        assert_eq!(told(&Method::DELETE, "/api/users", r#"{"userIds":["a"]}"#), rows(&["a"]));
+        assert_eq!(archive(r#","archived":true"#), []);
+        assert_eq!(archive(r#","archived":false"#), [row("broadcasts", "id", ID)]);
+        assert_eq!(archive(""), [row("broadcasts", "id", ID)]);
+        for (path, resource) in [
+            ("/api/segments", "segments"),
+            ("/api/journeys/v2?id=i", "journeys"),
+            ("/api/user-properties", "computedProperties"),
+            ("/api/content/templates/v2?id=i", "emailTemplates"),
+            ("/api/admin/subscription-groups/", "subscriptionGroups"),
+            ("/api/users/v2?userIds=u", "users"),
+        ] {
+            assert_eq!(told(&Method::DELETE, path, r#"{"id":"i"}"#), [plain(resource, 1)]);
+        }
+        assert_eq!(told(&Method::DELETE, "/api/users", r#"{"userIds":["a","b"]}"#), [plain("users", 2)]);
+    }
+
+    #[test]
+    fn events() {
+        let event = |kind: &str, body: &str| told(&Method::POST, &format!("/api/public/apps/{kind}"), body);
+        assert_eq!(event("track", r#"{"userId":"u"}"#), [row("users", "userId", "u")]);
+        assert_eq!(event("track", r#"{"userId":null,"anonymousId":"u"}"#), [row("users", "userId", "u")]);
+        assert_eq!(event("track", r#"{"userId":"u","groupId":"g"}"#), [row("users", "userId", "u")]);
+        let both = [row("users", "userId", "u"), row("users", "userId", "g")];
+        assert_eq!(event("group", r#"{"userId":"u","groupId":"g"}"#), both);
+        assert_eq!(event("group", r#"{"userId":"u","groupId":"u"}"#), [row("users", "userId", "u")]);
+        let batch = r#"{"batch":[{"type":"track","userId":"a","groupId":"x"},{"userId":null,"anonymousId":"b"},
+            {"type":"group","userId":"a","groupId":"b"},{"type":"group","userId":"a","groupId":"g"},
+            {"type":"group","userId":"a"}]}"#;
+        assert_eq!(event("batch", batch), [users(&["a", "b"]), users(&["g"])]);
+        let webhook = told(&Method::POST, "/api/webhooks/segment", r#"{"type":"group","userId":"u","groupId":"g"}"#);
+        assert_eq!(webhook, both);
+        let update = told(&Method::POST, "/api/segments/manual-segment/update", r#"{"userIds":["a","b","a"]}"#);
+        assert_eq!(update, [users(&["a", "b"])]);
+        let assigned = r#"{"userUpdates":[{"userId":"a","changes":{}},{"userId":"b","changes":{}}]}"#;
+        assert_eq!(told(&Method::PUT, "/api/subscription-groups/assignments", assigned), [users(&["a", "b"])]);
+        let parts = request(&Method::POST, "/api/public/apps/track", &[("df-workspace-id", WS)]);
+        assert_invalid(resolve_parts(&map(), &parts, r#"{"userId":"u"}"#), "looked in the authentication");
+    }
+
+    #[test]
+    fn uploads() {
+        let file = "--b\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\nid\r\nann\r\nben\r\n--b--\r\n";
+        let parts = request(&Method::POST, "/api/segments/upload-csv", &[("df-workspace-id", WS)]);
+        let resolved = resolve_parts(&map(), &parts, file).unwrap();
+        assert_eq!(charges(&resolved), [plain("users", 3)]);
+        assert!(resolved.charges[0].settle_by_count);
+        let map = map();
+        let found = map.find(&Method::POST, "/api/subscription-groups/upload-csv", None).unwrap();
+        assert_eq!(found.rule().late_rows(), Some(Duration::from_secs(10)));
     }
 
     #[test]
@@ -1472,8 +1554,12 @@ mod dittofeed {
             assert_eq!(found.rule().operation(), Operation::Ignore, "{path}");
             assert!(!found.rule().needs_body() && found.direct().is_none());
         }
-        assert_eq!(rule_of(&map, &Method::PATCH, "/api/segments/status"), None);
+        assert_eq!(rule_of(&map, &Method::PUT, "/api/broadcasts"), Some("update-broadcast"));
+        assert_eq!(rule_of(&map, &Method::PATCH, "/api/segments/status"), Some("update-status"));
         assert_eq!(rule_of(&map, &Method::GET, "/api/segments"), None);
+        for (method, path) in [(Method::PUT, "/api/users"), (Method::POST, "/api/admin/journeys")] {
+            assert!(map.is_unmapped_create(&method, path, None), "{method} {path}");
+        }
     }
 
     proptest! {

@@ -53,6 +53,19 @@ pub trait UsageSource: Send + Sync + 'static {
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>>;
 
+    /// The same of rows that are not counted, too, such as archived ones: only probes that say so ask
+    /// ([`Probe::or_uncounted`](crate::Probe::or_uncounted)). A source that doesn't provide it finds those that are counted, so
+    /// that the edit of another row is charged.
+    fn existing_or_uncounted<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        resource: &'a ResourceType,
+        column: &'a str,
+        values: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        self.existing(workspace, resource, column, values)
+    }
+
     /// Workspaces that have rows of `resource`, each with their number: those whose id is greater than `after`, in the order
     /// of the bytes of their ids, up to `at_most` of them; fewer only where there are no more. [`UsagePages`] goes through
     /// all of them.
@@ -151,6 +164,16 @@ impl<S: UsageSource + ?Sized> UsageSource for Arc<S> {
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
         (**self).existing(workspace, resource, column, values)
+    }
+
+    fn existing_or_uncounted<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        resource: &'a ResourceType,
+        column: &'a str,
+        values: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        (**self).existing_or_uncounted(workspace, resource, column, values)
     }
 
     fn page<'a>(

@@ -100,10 +100,10 @@ impl SqlTable {
             check_identifier("order column", &newest.order)?;
             check_identifier("id column", &newest.id)?;
         }
-        let mut counted = format!(r#"FROM "{}" WHERE {} = $1"#, self.name, self.column(&self.workspace_column));
+        let mut all = format!(r#"FROM "{}" WHERE {} = $1"#, self.name, self.column(&self.workspace_column));
         if let Some(workspace_type) = &self.workspace_type {
             check_identifier("workspace type", workspace_type)?;
-            counted.push_str(&DB::cast(workspace_type)?);
+            all.push_str(&DB::cast(workspace_type)?);
         }
         let mut filter = String::new();
         if let Some(written) = &self.filter {
@@ -111,8 +111,8 @@ impl SqlTable {
                 Error::config(format!("the filter {written:?} of {}: {problem}", resource.name()))
             })?;
             filter = format!(" AND ({condition})");
-            counted.push_str(&filter);
         }
+        let counted = format!("{all}{filter}");
         Ok(Statements {
             table: self.clone(),
             filter,
@@ -120,6 +120,7 @@ impl SqlTable {
                 format!("SELECT count(*) {counted}"),
                 format!(r#"SELECT count(*) FROM (SELECT 1 {counted} LIMIT $2) AS "counted""#),
             ),
+            all,
             counted,
         })
     }
@@ -295,6 +296,8 @@ pub(super) struct Statements {
     pub(super) count: CountSql,
     /// The filter, with an `AND` before it.
     filter: String,
+    /// From `FROM` on: which rows there are.
+    all: String,
     /// From `FROM` on: which rows are counted.
     pub(super) counted: String,
 }
@@ -516,12 +519,12 @@ ORDER BY {key} LIMIT {at_most}"#,
 
     async fn find_rows(
         &self,
-        statements: &Statements,
+        table: &SqlTable,
+        rows: &str,
         workspace: &str,
         column: &str,
         values: &[String],
     ) -> Result<HashSet<String>, sqlx::Error> {
-        let Statements { table, counted, .. } = statements;
         let column = table.column(column);
         let mut found = HashSet::with_capacity(values.len());
         let possible: Vec<&String> = values.iter().filter(|value| DB::can_hold(value)).collect();
@@ -529,7 +532,7 @@ ORDER BY {key} LIMIT {at_most}"#,
         for chunk in possible.chunks(LOOKED_UP_AT_ONCE) {
             let parameters: Vec<String> = (2..chunk.len() + 2).map(|parameter| format!("${parameter}")).collect();
             let one_of = DB::one_of(&column, &parameters.join(", "));
-            let sql = format!("SELECT DISTINCT CAST({column} AS TEXT) {counted} AND {one_of}");
+            let sql = format!("SELECT DISTINCT CAST({column} AS TEXT) {rows} AND {one_of}");
             let bound = [workspace].into_iter().chain(chunk.iter().map(|value| value.as_str())).map(Value::Text);
             for row in DB::rows(&mut transaction, Statement::once(sql, bound.collect())).await? {
                 found.insert(DB::text(&row, 0)?);
@@ -537,6 +540,25 @@ ORDER BY {key} LIMIT {at_most}"#,
         }
         transaction.commit().await?;
         Ok(found)
+    }
+
+    /// Which of `values` are in `column`, of the rows that `rows` says.
+    async fn look_up(
+        &self,
+        workspace: &WorkspaceId,
+        resource: &ResourceType,
+        column: &str,
+        values: &[String],
+        rows: fn(&Statements) -> &str,
+    ) -> Result<Vec<bool>, Error> {
+        check_identifier("column", column)?;
+        let statements = self.statements(resource)?;
+        if values.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.find_rows(&statements.table, rows(statements), workspace.as_str(), column, values);
+        let found = found.await.map_err(|error| failed::<DB>(resource.name(), statements, error))?;
+        Ok(values.iter().map(|value| found.contains(value)).collect())
     }
 }
 
@@ -567,18 +589,17 @@ impl<DB: Counts> UsageSource for SqlUsage<DB> {
         column: &'a str,
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
-        Box::pin(async move {
-            check_identifier("column", column)?;
-            let statements = self.statements(resource)?;
-            if values.is_empty() {
-                return Ok(Vec::new());
-            }
-            let found = self
-                .find_rows(statements, workspace.as_str(), column, values)
-                .await
-                .map_err(|error| failed::<DB>(resource.name(), statements, error))?;
-            Ok(values.iter().map(|value| found.contains(value)).collect())
-        })
+        Box::pin(self.look_up(workspace, resource, column, values, |statements| &statements.counted))
+    }
+
+    fn existing_or_uncounted<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        resource: &'a ResourceType,
+        column: &'a str,
+        values: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        Box::pin(self.look_up(workspace, resource, column, values, |statements| &statements.all))
     }
 
     /// On SQLite, an index that starts with the workspace column keeps a page cheap, where that is a column of text. So it does

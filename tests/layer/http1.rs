@@ -20,7 +20,7 @@ use tower_quota::{
     ResponseBody, RouteMap, Rule, WorkspaceSource,
 };
 
-use crate::rows::{State, World, blocking};
+use crate::rows::{State, World, blocking, until};
 use crate::support::client::{Answer, Connection, request};
 use crate::support::random::{Random, seed};
 
@@ -109,6 +109,34 @@ async fn statuses_settle_what_was_reserved() {
     }
     world.settled("segments").await;
     assert_eq!(world.state("segments").await, State { believed: 0, reserved: 0 });
+}
+
+#[tokio::test]
+async fn units_are_held_for_as_long_as_rows_may_come() {
+    let world = World::new(&[("segments", 50), ("journeys", 50)], |builder| builder).await;
+    let late = |name: &str, path: &str, resource: &str, within| {
+        rule(name, path).charge(Charge::of(resource)).late_rows(within)
+    };
+    let rules = [
+        late("soon", "/{ws}/segments", "segments", Duration::from_millis(1)),
+        late("late", "/{ws}/journeys", "journeys", Duration::from_secs(3600)),
+    ];
+    let layer = QuotaLayer::new(world.quota.clone(), routes(&world, rules)).unwrap();
+    let address = serve(ServiceBuilder::new().layer(layer).service_fn(obey)).await;
+    send(address, "POST", "/acme/journeys", &[]).await.expect(201);
+    send(address, "POST", "/acme/journeys", &[("x-status", "500")]).await.expect(500);
+    assert_eq!(world.state("journeys").await, State { believed: 0, reserved: 2 });
+    // None come of what was refused.
+    send(address, "POST", "/acme/journeys", &[("x-status", "409")]).await.expect(409);
+    assert_eq!(world.state("journeys").await, State { believed: 0, reserved: 2 });
+
+    send(address, "POST", "/acme/segments", &[]).await.expect(201);
+    until("the time is over", || async { world.state("segments").await.reserved == 0 }).await;
+    // Nobody knows of these: they are settled after that time, like all others.
+    send(address, "POST", "/acme/segments", &[("x-status", "500")]).await.expect(500);
+    assert_eq!(world.state("segments").await.reserved, 1);
+    world.settled("segments").await;
+    assert_eq!(world.state("journeys").await.reserved, 2);
 }
 
 #[tokio::test]

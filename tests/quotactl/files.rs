@@ -97,6 +97,38 @@ fn requests_are_explained() {
 }
 
 #[test]
+fn the_map_of_dittofeed_is_good_and_explained() {
+    let mut session = Session::new();
+    let map = concat!(env!("CARGO_MANIFEST_DIR"), "/maps/dittofeed.toml");
+    session.file("dittofeed.toml", &std::fs::read_to_string(map).unwrap());
+    let workspace = "0190163D-8694-739B-AEA5-966C26F8AD91";
+    let named = format!("-H 'df-workspace-id: {workspace}'");
+    let id = "6E9F5A1C-0D3B-4C5E-9B7A-2F1E8D4C6B0A";
+    session
+        .file("users.csv", "--edge\nContent-Disposition: form-data; name=csv; filename=u\n\nid\nann\nben\n--edge--\n");
+    session.all(&[
+        "routes check dittofeed.toml",
+        &format!("routes explain dittofeed.toml PUT '/api/%73egments;x' '{{\"name\": \"Spenders\"}}' {named}"),
+        &format!(
+            "routes explain dittofeed.toml PUT /api/admin/segments/ '{{\"id\": \"{id}\", \"resourceType\": \"Declarative\"}}' {named}"
+        ),
+        &format!("routes explain dittofeed.toml PUT /api/segments '{{\"name\": \"s\", \"resourceType\": \"Internal\"}}' {named}"),
+        &format!("routes explain dittofeed.toml POST /api/resources/duplicate '{{\"name\": \"n\", \"resourceType\": \"Journey\"}}' {named}"),
+        &format!(
+            "routes explain dittofeed.toml POST /api/public/apps/batch \
+             '{{\"batch\": [{{\"userId\": \"ann\"}}, {{\"type\": \"group\", \"userId\": \"ann\", \"groupId\": \"staff\"}}]}}' --claim {workspace}"
+        ),
+        &format!("routes explain dittofeed.toml POST /api/public/apps/track '{{\"userId\": \"ann\"}}' {named}"),
+        &format!("routes explain dittofeed.toml POST /api/segments/upload-csv @users.csv {named}"),
+        &format!("routes explain dittofeed.toml POST /api/segments/upload-csv @users.csv {named} --output json"),
+        &format!("routes explain dittofeed.toml DELETE '/api/segments/v2?workspaceId={workspace}&id={id}'"),
+        "routes explain dittofeed.toml POST /api/users/count",
+        "routes explain dittofeed.toml PUT /api/segments/other",
+    ]);
+    session.is("routes-dittofeed.txt");
+}
+
+#[test]
 fn shells_complete_commands() {
     let mut session = Session::new();
     for (shell, begins) in [("bash", "_quotactl()"), ("zsh", "#compdef quotactl"), ("fish", "complete -c quotactl")] {

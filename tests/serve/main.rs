@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod claims;
 mod contrib;
 mod dashboard;
 mod files;

@@ -169,6 +169,12 @@ pub(crate) async fn existing_rows_are_found_among_thousands_of_values(host: impl
     let found = usage.existing(&acme, segments, "id", &ids).await.unwrap();
     assert_eq!(found, [true, false, false, false, false, false]);
     assert!(usage.existing(&acme, segments, "id", &[]).await.unwrap().is_empty());
+
+    // Those that are archived, too, but none of other workspaces.
+    expected.splice(..2000, (1000..3000).map(|number| number < 2000));
+    assert_eq!(usage.existing_or_uncounted(&acme, segments, "name", &values).await.unwrap(), expected);
+    let error = usage.existing_or_uncounted(&acme, segments, "na me", &values).await.unwrap_err();
+    assert!(error.is_config());
 }
 
 /// Runs these on a host.

@@ -80,6 +80,11 @@ impl Database {
     /// Makes the database itself note the most rows of a table that a workspace ever had: no moment is missed, as it
     /// would be between two looks from outside.
     pub(crate) fn watch(&mut self, table: &str) {
+        self.watch_where(table, "true");
+    }
+
+    /// The same of rows for which a condition holds; on Postgres, rows that come to fulfil it are noted, too.
+    pub(crate) fn watch_where(&mut self, table: &str, condition: &str) {
         self.run(
             r#"CREATE TABLE IF NOT EXISTS "Peak" ("table" TEXT, "workspaceId" TEXT, "rows" BIGINT,
                PRIMARY KEY ("table", "workspaceId"))"#
@@ -90,7 +95,7 @@ impl Database {
             Connection::Sqlite(_) => format!(
                 r#"CREATE TRIGGER IF NOT EXISTS "{table}Peak" AFTER INSERT ON "{table}" BEGIN
                      INSERT INTO "Peak" VALUES ('{table}', NEW."workspaceId",
-                       (SELECT count(*) FROM "{table}" WHERE "workspaceId" = NEW."workspaceId"))
+                       (SELECT count(*) FROM "{table}" WHERE "workspaceId" = NEW."workspaceId" AND {condition}))
                      ON CONFLICT DO UPDATE SET "rows" = max("rows", excluded."rows");
                    END"#
             ),
@@ -100,13 +105,13 @@ impl Database {
                 r#"CREATE OR REPLACE FUNCTION "{table}Peak"() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN
                      PERFORM pg_advisory_xact_lock(hashtext('{table}'), hashtext(NEW."workspaceId"::text));
                      INSERT INTO "Peak" VALUES ('{table}', NEW."workspaceId"::text,
-                       (SELECT count(*) FROM "{table}" WHERE "workspaceId" = NEW."workspaceId"))
+                       (SELECT count(*) FROM "{table}" WHERE "workspaceId" = NEW."workspaceId" AND {condition}))
                      ON CONFLICT ("table", "workspaceId") DO UPDATE
                        SET "rows" = greatest("Peak"."rows", excluded."rows");
                      RETURN NULL;
                    END $body$;
                    DROP TRIGGER IF EXISTS "{table}Peak" ON "{table}";
-                   CREATE CONSTRAINT TRIGGER "{table}Peak" AFTER INSERT ON "{table}"
+                   CREATE CONSTRAINT TRIGGER "{table}Peak" AFTER INSERT OR UPDATE ON "{table}"
                      DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION "{table}Peak"()"#
             ),
         };

@@ -18,9 +18,9 @@ use crate::output::{Cell, Output, Shown, Tone, warn};
 
 pub(super) async fn run(output: Output, routes: Routes) -> Result<Outcome, Failure> {
     match routes {
-        Routes::Check { rules } => check(output, &load(&rules.file, &rules.resources)?, &rules),
+        Routes::Check { rules } => check(output, &whole(&rules)?, &rules),
         Routes::Explain { rules, method, path, body, headers, claim } => {
-            let map = load(&rules.file, &rules.resources)?;
+            let map = whole(&rules)?;
             let mut request = Request::builder().method(method).uri(&path);
             for header in &headers {
                 let (name, value) = header
@@ -62,6 +62,15 @@ fn read_body(written: &str) -> Result<Vec<u8>, Failure> {
     }
     .map_err(|error| Failure::usage(format!("the body {written:?} can't be read: {error}")))?;
     Ok(body)
+}
+
+/// Reads a file of rules by itself, where it declares all types that its rules name; else beside the eight.
+fn whole(rules: &Rules) -> Result<RouteMap, Failure> {
+    let by_itself = || read(&rules.file, ResourceCatalog::empty()).ok();
+    match rules.resources.is_empty().then(by_itself).flatten() {
+        Some(map) => Ok(map),
+        None => load(&rules.file, &rules.resources),
+    }
 }
 
 /// Reads a file of rules; `declared` are the types that the program has beside the eight.
@@ -224,9 +233,10 @@ fn described(map: &RouteMap, charge: &ResolvedCharge) -> (Value, String) {
     let units = charge.units;
     let mut told = format!("{units} of {name}");
     let existing = match &charge.existing {
-        Existing::Row { column, value } => {
-            told.push_str(&format!(", unless there is a row whose {column} is {value:?}"));
-            json!({"column": &**column, "values": [value]})
+        Existing::Row { column, value, uncounted } => {
+            let uncounted_too = if *uncounted { ", counted or not," } else { "" };
+            told.push_str(&format!(", unless there is a row{uncounted_too} whose {column} is {value:?}"));
+            json!({"column": &**column, "values": [value], "uncounted": uncounted})
         }
         Existing::Rows { column, values } => {
             told.push_str(&format!(", less those whose {column} is there: {}", values.join(", ")));
@@ -245,6 +255,12 @@ fn described(map: &RouteMap, charge: &ResolvedCharge) -> (Value, String) {
 
 fn notes(shown: &mut Shown, map: &RouteMap, found: &Match<'_>, charges: &[ResolvedCharge]) {
     let rule = found.rule();
+    if let Some(late) = rule.late_rows().filter(|_| !charges.is_empty()) {
+        shown.note(format!(
+            "rows may come up to {} s after the response: until then its units are held",
+            late.as_secs()
+        ));
+    }
     if rule.operation() == Operation::Delete {
         shown.note("it makes no rows: the rows are counted anew after it");
     }

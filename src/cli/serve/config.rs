@@ -235,6 +235,35 @@ pub(super) struct Gateway {
     pub(super) on_failure: Failing,
     pub(super) root_certificate: Option<PathBuf>,
     pub(super) tls: Option<Spanned<Tls>>,
+    #[serde(default)]
+    pub(super) claim: Vec<Spanned<Claim>>,
+}
+
+/// Whose the requests of some rules are, where only a key that comes with them says so.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Claim {
+    pub(super) rules: Vec<String>,
+    #[serde(default = "authorization")]
+    pub(super) header: String,
+    #[serde(default)]
+    pub(super) scheme: Scheme,
+    pub(super) sql: String,
+    #[serde(default = "thirty")]
+    pub(super) keep_seconds: Seconds,
+}
+
+/// What a header with a key has beside it.
+#[derive(Deserialize, Clone, Copy, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scheme {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// A name and a password (RFC 7617).
+    Basic,
+    /// A token (RFC 6750).
+    Bearer,
 }
 
 /// Answers to proxies that ask before they forward a request.
@@ -405,6 +434,10 @@ fn gateway_listen() -> SocketAddr {
 
 fn authz_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8082))
+}
+
+fn authorization() -> String {
+    "authorization".to_owned()
 }
 
 fn four() -> Seconds {

@@ -3,6 +3,7 @@
 
 mod app;
 mod authz;
+mod claims;
 mod config;
 mod file;
 mod front;
@@ -21,14 +22,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tower_quota::{
-    Gateway, ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, QuotaLayer, Replayed, Settling,
-    SqliteStore,
-};
+use tower_quota::{Gateway, ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, Settling, SqliteStore};
 
 use self::app::{Gate, Tokens};
 use self::authz::Authz;
-use self::front::Front;
+use self::front::{Front, Rules};
 use self::setup::{Kind, Rows, Setup};
 use self::signals::{Signal, Signals};
 use self::telemetry::Log;
@@ -136,7 +134,7 @@ struct Service {
 
 /// What can change of a gateway while it runs.
 struct InForce {
-    rules: watch::Sender<QuotaLayer<Replayed>>,
+    rules: watch::Sender<Rules>,
     certificate: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
 }
 
@@ -182,10 +180,10 @@ impl Service {
         stopped: watch::Receiver<bool>,
     ) -> Result<(), Failure> {
         let Some(gateway) = &self.setup.gateway else { return Ok(()) };
-        let layer = gateway.layer(quota, &self.setup.map).map_err(|error| failed(&error))?;
+        let rules = gateway.rules(quota, &self.setup.map).map_err(|error| failed(&error))?;
         let proxy = Gateway::new(gateway.options.clone()).map_err(|error| failed(&error))?;
         self.gate.stands_in_front(proxy.clone());
-        let (rules, in_force) = watch::channel(layer);
+        let (rules, in_force) = watch::channel(rules);
         let patience = gateway.idle_timeout;
         let (certificate, certificates) = watch::channel(gateway.tls.clone());
         let accepting = http::accept(listener, Front::new(in_force, proxy, patience), certificates, patience, stopped);
@@ -241,8 +239,8 @@ impl Service {
         if let (Some(_), Some(tls)) = (&before.tls, &after.tls) {
             front.certificate.send_replace(Some(Arc::clone(tls)));
         }
-        match before.layer(quota, &new.map) {
-            Ok(layer) => drop(front.rules.send_replace(layer)),
+        match before.rules(quota, &new.map) {
+            Ok(rules) => drop(front.rules.send_replace(rules)),
             Err(error) => tracing::warn!(%error, "the rules stay as they were"),
         }
     }
@@ -308,6 +306,10 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
             builder.usage(usage)
         }
     };
+    if let Some(gateway) = &setup.gateway {
+        let checked = gateway.claims.check().await;
+        checked.map_err(|error| Failure::unavailable(format!("a [[gateway.claim]] can't be looked up: {error}")))?;
+    }
     with_options(builder, setup).build().map_err(|error| failed(&error))
 }
 

@@ -1,6 +1,6 @@
 //! The configuration, once all that it says is found to make sense.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use lettre::message::Mailbox;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -18,14 +19,16 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Postgres, Sqlite};
 use toml::{Spanned, Table};
 use tower_quota::{
-    EmailOptions, Gateway, GatewayOptions, OnFailure, PostgresUsage, Principal, Quota, QuotaLayer, Replayed,
+    EmailOptions, Gateway, GatewayOptions, MappedRule, OnFailure, PostgresUsage, Principal, Quota, QuotaLayer,
     ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable, SqlUsageBuilder, SqliteUsage, StaticTokens,
     Thresholds, WebhookOptions,
 };
 use url::Url;
 
-use super::config::{self, Config, Host, Role, Smtp, Tls, Webhooks};
+use super::claims::{Claims, Lookup, Pool};
+use super::config::{self, Claim, Config, Host, Role, Smtp, Tls, Webhooks};
 use super::file::{File, Secret};
+use super::front::Rules;
 use crate::commands::routes;
 use crate::connect;
 use crate::failure::Failure;
@@ -71,6 +74,7 @@ pub(super) struct InFront {
     pub(super) longest_request: Duration,
     pub(super) rate_limit_headers: bool,
     pub(super) on_failure: OnFailure,
+    pub(super) claims: Claims,
 }
 
 impl InFront {
@@ -79,9 +83,10 @@ impl InFront {
     /// # Errors
     ///
     /// Where they are of other resource types than `quota`.
-    pub(super) fn layer(&self, quota: &Quota, map: &RouteMap) -> Result<QuotaLayer<Replayed>, tower_quota::Error> {
+    pub(super) fn rules(&self, quota: &Quota, map: &RouteMap) -> Result<Rules, tower_quota::Error> {
         let layer = QuotaLayer::reading_bodies(quota.clone(), map.clone())?;
-        Ok(layer.rate_limit_headers(self.rate_limit_headers).on_failure(self.on_failure))
+        let layer = layer.rate_limit_headers(self.rate_limit_headers).on_failure(self.on_failure);
+        Ok(Rules { quota: quota.clone(), layer, routes: map.clone(), claims: self.claims.clone() })
     }
 }
 
@@ -141,7 +146,13 @@ impl Setup {
         let rows = counts(&file, kind, rows_url, &rows_at, map.catalog(), &tables)?;
         let tokens = tokens(&file, &config, &map, &mut secrets)?;
         let tls = config.tls.as_ref().map(|tls| tls_of(&file, tls)).transpose()?;
-        let gateway = config.gateway.as_ref().map(|gateway| in_front(&file, gateway, tls.as_ref())).transpose()?;
+        let gateway = match &config.gateway {
+            Some(written) => {
+                let claims = claims(&file, &written.claim, &map, kind, rows_url)?;
+                Some(in_front(&file, written, tls.as_ref(), &map, claims)?)
+            }
+            None => None,
+        };
         places(&file, &config)?;
         if let Some(written) = &config.authz {
             super::authz::check(&file, written, &map)?;
@@ -439,7 +450,62 @@ fn thresholds(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result
     Ok(Notices { all, of: of.collect::<Result<_, Failure>>()? })
 }
 
-fn in_front(file: &File, written: &config::Gateway, tls: Option<&Arc<ServerConfig>>) -> Result<InFront, Failure> {
+/// Who knows whose the requests of some rules are.
+fn claims(file: &File, written: &[Spanned<Claim>], map: &RouteMap, kind: Kind, rows: &str) -> Result<Claims, Failure> {
+    let Some(first) = written.first() else { return Ok(Claims::default()) };
+    let no_url = |error: sqlx::Error| file.wrong(first.span(), &format!("the URL of the rows can't be read: {error}"));
+    let pool = match kind {
+        Kind::Sqlite => {
+            let options = rows.parse::<SqliteConnectOptions>().map_err(no_url)?.read_only(true).busy_timeout(PATIENCE);
+            let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+            Pool::Sqlite(pool.connect_lazy_with(options))
+        }
+        Kind::Postgres => {
+            let options = rows.parse::<PgConnectOptions>().map_err(no_url)?;
+            let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+            Pool::Postgres(pool.connect_lazy_with(options))
+        }
+    };
+    let mut lookups = HashMap::new();
+    for entry in written {
+        let (at, claim) = (entry.span(), entry.get_ref());
+        let wrong = |message: &str| file.wrong(at.clone(), message);
+        let header = claim.header.parse::<HeaderName>();
+        let header = header.map_err(|_| wrong(&format!("{:?} is no name of a header", claim.header)))?;
+        match (claim.sql.contains("$1"), claim.sql.contains("$2"), claim.scheme.has_password()) {
+            (true, true, true) | (true, false, false) => {}
+            (_, _, true) => {
+                return Err(wrong("with the scheme basic, `sql` goes by both the name, `$1`, and the password, `$2`"));
+            }
+            (_, _, false) => return Err(wrong("`sql` goes by the key, `$1`, and by nothing else")),
+        }
+        let lookup = Arc::new(Lookup::new(header, claim.scheme, &claim.sql, pool.clone(), claim.keep_seconds.into()));
+        if claim.rules.is_empty() {
+            return Err(wrong("`rules` is empty: name those whose requests come with such a key"));
+        }
+        for name in &claim.rules {
+            match map.rules().find(|rule| rule.name() == name) {
+                Some(rule) if rule.takes_claims() => {}
+                Some(_) => {
+                    return Err(wrong(&format!("rule {name:?} takes no claim: add \"extension\" to its `workspace`")));
+                }
+                None => return Err(wrong(&format!("there is no rule {name:?} in `rules`"))),
+            }
+            if lookups.insert(name.clone(), Arc::clone(&lookup)).is_some() {
+                return Err(wrong(&format!("rule {name:?} has two claims")));
+            }
+        }
+    }
+    Ok(Claims::new(lookups))
+}
+
+fn in_front(
+    file: &File,
+    written: &config::Gateway,
+    tls: Option<&Arc<ServerConfig>>,
+    map: &RouteMap,
+    claims: Claims,
+) -> Result<InFront, Failure> {
     let mut options = GatewayOptions::upstream(written.upstream.get_ref())
         .http2(written.http2)
         .upstream_host(written.host == Host::Upstream)
@@ -456,11 +522,13 @@ fn in_front(file: &File, written: &config::Gateway, tls: Option<&Arc<ServerConfi
     }
     Gateway::new(options.clone()).map_err(|error| file.wrong(written.upstream.span(), error.message()))?;
     let longest = *written.longest_request_seconds.get_ref();
-    let awaited = written.connect_timeout_seconds.0 + written.response_timeout_seconds.0;
+    let late = map.rules().filter_map(MappedRule::late_rows).max().unwrap_or_default().as_secs();
+    let awaited = (written.connect_timeout_seconds.0 + written.response_timeout_seconds.0).saturating_add(late);
     if longest.0 < awaited {
+        let of_rules = if late > 0 { " and the longest `late_rows_seconds` of a rule" } else { "" };
         let message = format!(
-            "`longest_request_seconds` is no less than `connect_timeout_seconds` and `response_timeout_seconds` together, \
-             {awaited}: a request that is waited for may still make rows"
+            "`longest_request_seconds` is no less than `connect_timeout_seconds` and `response_timeout_seconds`{of_rules} \
+             together, {awaited}: a request that is waited for may still make rows"
         );
         return Err(file.wrong(written.longest_request_seconds.span(), &message));
     }
@@ -473,6 +541,7 @@ fn in_front(file: &File, written: &config::Gateway, tls: Option<&Arc<ServerConfi
         longest_request: longest.into(),
         rate_limit_headers: written.rate_limit_headers,
         on_failure: written.on_failure.into(),
+        claims,
     })
 }
 
