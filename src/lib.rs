@@ -207,7 +207,7 @@ pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
 #[cfg(feature = "gateway")]
-pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions};
+pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions, PacedBody};
 #[cfg(feature = "insight")]
 pub use insight::{
     Forecast, ForecastReason, Granularity, Period, Predicted, ReportRow, Snapshot, TrendPoint, forecast, predict, trend,

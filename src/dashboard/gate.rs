@@ -3,7 +3,8 @@
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
 use super::Desk;
 use super::pages::layout;
@@ -30,7 +31,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
 
 pub(super) async fn gate(State(desk): State<Desk>, base: Base, request: Request, next: Next) -> Response {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut response = if safe || is_from_here(request.headers()) {
+    let mut response = if safe || is_from_here(request.uri(), request.headers()) {
         next.run(request).await
     } else {
         let problem = Problem::new(
@@ -53,12 +54,14 @@ pub(super) async fn gate(State(desk): State<Desk>, base: Base, request: Request,
 
 /// Whether a browser says that a request comes from a page of this site. One that says nothing of it is too old for
 /// cookies that stay on their site, or is none: for programs there is the API.
-fn is_from_here(headers: &HeaderMap) -> bool {
+fn is_from_here(uri: &Uri, headers: &HeaderMap) -> bool {
     let one = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = one(&HeaderName::from_static("sec-fetch-site")) {
         return site == "same-origin";
     }
-    let (Some(origin), Some(host)) = (one(&header::ORIGIN), one(&header::HOST)) else { return false };
+    // In HTTP/2 the host is a part of the target.
+    let host = uri.authority().map(Authority::as_str).or_else(|| one(&header::HOST));
+    let (Some(origin), Some(host)) = (one(&header::ORIGIN), host) else { return false };
     origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host))
 }
 
@@ -78,13 +81,18 @@ pub(super) async fn method_not_allowed() -> Fault {
 mod tests {
     use super::*;
 
-    fn from_here(pairs: &[(&'static str, &'static str)]) -> bool {
+    fn asked(target: &'static str, pairs: &[(&'static str, &'static str)]) -> bool {
         is_from_here(
+            &Uri::from_static(target),
             &pairs
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
                 .collect(),
         )
+    }
+
+    fn from_here(pairs: &[(&'static str, &'static str)]) -> bool {
+        asked("/dashboard", pairs)
     }
 
     #[test]
@@ -101,5 +109,9 @@ mod tests {
             assert!(!from_here(&[host, ("origin", origin)]), "{origin}");
         }
         assert!(!from_here(&[host]) && !from_here(&[("origin", "https://quota.example")]));
+        // In HTTP/2 there is no such field.
+        let http2 = "https://quota.example/dashboard";
+        assert!(asked(http2, &[("origin", "https://quota.example")]));
+        assert!(!asked(http2, &[("origin", "https://evil.example"), ("host", "evil.example")]));
     }
 }

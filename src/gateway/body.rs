@@ -1,5 +1,6 @@
 //! Bodies on their way through, in either direction.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,6 +17,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::BoxFuture;
 use crate::error::Error;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// How far a request has come that is being sent.
 #[derive(Debug)]
@@ -95,31 +98,79 @@ impl Drop for Exchange {
     }
 }
 
-/// Ends a wait that has become too long. It is measured only while somebody waits: a receiver that is slow in taking
-/// pieces is no fault of their sender.
+/// A body whose sender may pause for so long at most: then it ends in an error.
+///
+/// Only while somebody waits is the pause measured: a receiver that is slow in taking pieces is no fault of their sender. A
+/// [`Gateway`](crate::Gateway) has this around the bodies that it forwards. Where a layer in front of it reads bodies first, they
+/// want it there, too.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::Request;
+/// use tower_quota::PacedBody;
+///
+/// fn paced<B>(request: Request<B>) -> Request<PacedBody<B>> {
+///     request.map(|body| PacedBody::new(body, Duration::from_secs(60)))
+/// }
+/// ```
+#[derive(Debug)]
 #[pin_project]
-struct Patience {
-    time: Duration,
+pub struct PacedBody<B> {
     #[pin]
-    sleep: Option<Sleep>,
+    body: B,
+    longest_pause: Duration,
+    #[pin]
+    pause: Option<Sleep>,
 }
 
-impl Patience {
-    fn new(time: Duration) -> Self {
-        Self { time, sleep: None }
-    }
+/// The sender of a body was silent for too long.
+#[derive(Debug)]
+struct TooSlow;
 
-    /// Whether what is awaited is too late by now.
-    fn is_over(self: Pin<&mut Self>, context: &mut Context<'_>) -> bool {
+impl fmt::Display for TooSlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the next piece of the body has not come in time")
+    }
+}
+
+impl StdError for TooSlow {}
+
+impl<B> PacedBody<B> {
+    /// `body`, whose next piece may take `longest_pause`.
+    pub fn new(body: B, longest_pause: Duration) -> Self {
+        Self { body, longest_pause, pause: None }
+    }
+}
+
+impl<B> Body for PacedBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let mut this = self.project();
-        if this.sleep.is_none() {
-            this.sleep.set(Some(sleep(*this.time)));
+        if let Poll::Ready(frame) = this.body.poll_frame(context) {
+            this.pause.set(None);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        this.sleep.as_pin_mut().is_some_and(|sleep| sleep.poll(context).is_ready())
+        if this.pause.is_none() {
+            this.pause.set(Some(sleep(*this.longest_pause)));
+        }
+        match this.pause.as_pin_mut().map(|pause| pause.poll(context)) {
+            Some(Poll::Ready(())) => Poll::Ready(Some(Err(TooSlow.into()))),
+            _ => Poll::Pending,
+        }
     }
 
-    fn begin_anew(self: Pin<&mut Self>) {
-        self.project().sleep.set(None);
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -129,9 +180,7 @@ pub(super) struct Upload<B> {
     /// Until it has ended, the client isn't asked for its body.
     wanted: Option<BoxFuture<'static, ()>>,
     #[pin]
-    body: B,
-    #[pin]
-    patience: Patience,
+    body: PacedBody<B>,
     progress: Arc<Progress>,
 }
 
@@ -142,20 +191,20 @@ impl<B> Upload<B> {
         idle_timeout: Duration,
         progress: Arc<Progress>,
     ) -> Self {
-        Self { wanted, body, patience: Patience::new(idle_timeout), progress }
+        Self { wanted, body: PacedBody::new(body, idle_timeout), progress }
     }
 }
 
 impl<B> Body for Upload<B>
 where
     B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let mut this = self.project();
+        let this = self.project();
         if this.progress.is_answered(context) {
             return Poll::Ready(Some(Err(Error::unavailable(
                 "the upstream has answered without the rest of the body",
@@ -165,27 +214,18 @@ where
             ready!(wanted.as_mut().poll(context));
             *this.wanted = None;
         }
-        let frame = match this.body.poll_frame(context) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending if this.patience.as_mut().is_over(context) => {
-                this.progress.state().failed = Some(ClientFailure::TooSlow);
-                return Poll::Ready(Some(Err(Error::unavailable("the client is too slow in sending its body"))));
-            }
-            Poll::Pending => {
-                this.progress.state().awaits_client = true;
-                return Poll::Pending;
-            }
-        };
-        this.patience.begin_anew();
-        {
-            let mut state = this.progress.state();
-            (state.last, state.awaits_client) = (Instant::now(), false);
-        }
-        let broken = |error| {
-            this.progress.state().failed = Some(ClientFailure::BrokenOff);
-            Error::unavailable("the client's body broke off").with_source(error)
-        };
-        Poll::Ready(frame.map(|frame| frame.map_err(broken)))
+        let frame = this.body.poll_frame(context);
+        let mut state = this.progress.state();
+        state.awaits_client = frame.is_pending();
+        let frame = ready!(frame);
+        state.last = Instant::now();
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| {
+                let failure = if error.is::<TooSlow>() { ClientFailure::TooSlow } else { ClientFailure::BrokenOff };
+                state.failed = Some(failure);
+                Error::unavailable("the client's body broke off").with_source(error)
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -207,9 +247,7 @@ pub struct GatewayBody(#[pin] Inner);
 enum Inner {
     Upstream {
         #[pin]
-        body: Incoming,
-        #[pin]
-        patience: Patience,
+        body: PacedBody<Incoming>,
         _exchange: Exchange,
     },
     Answer(#[pin] Full<Bytes>),
@@ -217,7 +255,7 @@ enum Inner {
 
 impl GatewayBody {
     pub(super) fn upstream(body: Incoming, idle_timeout: Duration, progress: Arc<Progress>) -> Self {
-        Self(Inner::Upstream { body, patience: Patience::new(idle_timeout), _exchange: Exchange(progress) })
+        Self(Inner::Upstream { body: PacedBody::new(body, idle_timeout), _exchange: Exchange(progress) })
     }
 
     pub(super) fn answer(data: Bytes) -> Self {
@@ -231,17 +269,10 @@ impl Body for GatewayBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.project().0.project() {
-            InnerProjection::Upstream { body, mut patience, .. } => match body.poll_frame(context) {
-                Poll::Pending if patience.as_mut().is_over(context) => {
-                    Poll::Ready(Some(Err(Error::unavailable("the upstream has fallen silent in its response"))))
-                }
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(frame) => {
-                    patience.begin_anew();
-                    let broken = |error| Error::unavailable("the upstream's response broke off").with_source(error);
-                    Poll::Ready(frame.map(|frame| frame.map_err(broken)))
-                }
-            },
+            InnerProjection::Upstream { body, .. } => {
+                let broken = |error| Error::unavailable("the upstream's response broke off").with_source(error);
+                body.poll_frame(context).map_err(broken)
+            }
             InnerProjection::Answer(body) => body.poll_frame(context).map_err(|never| match never {}),
         }
     }

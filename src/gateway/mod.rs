@@ -27,8 +27,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tower::Service;
 
-pub use self::body::GatewayBody;
 use self::body::{ClientFailure, Progress, Upload};
+pub use self::body::{GatewayBody, PacedBody};
 pub use self::forwarded::ClientConnection;
 use self::forwarded::Trusted;
 use self::head::Target;

@@ -151,8 +151,9 @@ fn the_upstream_breaks_off_in_its_response() {
         });
         let front = Front::with(GatewayOptions::upstream(upstream.url()).idle_timeout(SHORT));
         let answer = all(&front, &format!("POST {CREATE} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"));
-        // It is never a whole one.
-        assert!(answer.starts_with("HTTP/1.1 201") && answer.ends_with(ends), "{answer:?}");
+        // It is never a whole one; where all comes at once, not even its head need come through.
+        let half = answer.starts_with("HTTP/1.1 201") && answer.ends_with(ends);
+        assert!(half || answer.is_empty(), "{answer:?}");
         assert_eq!(front.state(), State { believed: 1, reserved: 0 });
     }
 }

@@ -25,6 +25,7 @@ use crate::support::client::together;
 use crate::support::quickstart::Server;
 use crate::support::random::seed;
 use crate::support::until;
+use crate::upstream::Upstream;
 
 const PATH: &str = "/workspaces/acme/segments";
 const QUOTA: &str = "/api/workspaces/acme/quota";
@@ -213,6 +214,31 @@ fn an_upstream_that_is_down_is_left_alone() {
     api.well.store(true, Ordering::SeqCst);
     until("it is up", || service.probe("/readyz") == Some(200));
     service.front().send("POST", PATH, "").expect(201);
+}
+
+#[test]
+fn nobody_is_waited_for_forever() {
+    // It sends more than any buffers on the way take.
+    let upstream = Upstream::start(|talk| {
+        talk.head()?;
+        talk.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+        loop {
+            talk.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000)))?;
+        }
+    });
+    let folder = Folder::new(Server::Sqlite);
+    folder.write("routes.toml", &RULES.replace("{ path = \"workspace\" }", "{ body = \"/workspace\" }"));
+    let gateway =
+        format!("[gateway]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\nidle_timeout_seconds = 1\n", upstream.url());
+    folder.append(&gateway);
+    let service = folder.start();
+    // Who reads nothing, and who sends nothing of a body that a rule wants to read.
+    let mut reader = service.front();
+    reader.send_raw(b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let mut sender = service.front();
+    sender.send_raw(format!("POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n").as_bytes()).unwrap();
+    sender.read().unwrap().refused(400, "INVALID_REQUEST");
+    until("the upstream is rid of it", || upstream.closed() == 1);
 }
 
 #[test]

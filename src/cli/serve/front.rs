@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -11,8 +12,8 @@ use pin_project::pin_project;
 use tokio::sync::watch;
 use tower::{Layer, Service};
 use tower_quota::{
-    BoxFuture, EnforcementMode, Gateway, GatewayBody, Quota, QuotaLayer, QuotaService, Replayed, ResponseBody,
-    RouteMap, WorkspaceClaim,
+    BoxFuture, EnforcementMode, Gateway, GatewayBody, PacedBody, Quota, QuotaLayer, QuotaService, Replayed,
+    ResponseBody, RouteMap, WorkspaceClaim,
 };
 
 use super::claims::Claims;
@@ -30,11 +31,13 @@ pub(super) struct Rules {
 pub(super) struct Front {
     rules: watch::Receiver<Rules>,
     gateway: Gateway,
+    /// How long the next piece of a body may take, which the layer may read before the gateway does.
+    idle_timeout: Duration,
 }
 
 impl Front {
-    pub(super) fn new(rules: watch::Receiver<Rules>, gateway: Gateway) -> Self {
-        Self { rules, gateway }
+    pub(super) fn new(rules: watch::Receiver<Rules>, gateway: Gateway, idle_timeout: Duration) -> Self {
+        Self { rules, gateway, idle_timeout }
     }
 }
 
@@ -49,6 +52,7 @@ impl Service<Request<Incoming>> for Front {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let request = request.map(|body| PacedBody::new(body, self.idle_timeout));
         let rules = self.rules.borrow();
         let mut service = rules.layer.layer(self.gateway.clone());
         let off = rules.quota.mode() == EnforcementMode::Off;
@@ -73,7 +77,7 @@ type Answer = Result<Response<ResponseBody<GatewayBody>>, Infallible>;
 /// The answer to a request: at once on its way to it, or first to whose the request is.
 #[pin_project(project = FrontProjection)]
 pub(super) enum FrontFuture {
-    Known(#[pin] <QuotaService<Gateway, Replayed> as Service<Request<Incoming>>>::Future),
+    Known(#[pin] <QuotaService<Gateway, Replayed> as Service<Request<PacedBody<Incoming>>>>::Future),
     Asking(BoxFuture<'static, Answer>),
 }
 

@@ -172,9 +172,9 @@ impl Service {
         let proxy = Gateway::new(gateway.options.clone()).map_err(|error| failed(&error))?;
         self.gate.stands_in_front(proxy.clone());
         let (rules, in_force) = watch::channel(rules);
+        let patience = gateway.idle_timeout;
         let (certificate, certificates) = watch::channel(gateway.tls.clone());
-        let accepting =
-            http::accept(listener, Front::new(in_force, proxy), certificates, gateway.idle_timeout, stopped);
+        let accepting = http::accept(listener, Front::new(in_force, proxy, patience), certificates, patience, stopped);
         self.accepting.push(tokio::spawn(accepting));
         self.front = Some(InForce { rules, certificate });
         Ok(())
