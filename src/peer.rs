@@ -1,19 +1,23 @@
 //! What it takes to talk to other servers: whom to trust, when to come back, and what went wrong.
 
+#[cfg(any(feature = "client", feature = "gateway"))]
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt::Write as _;
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use std::sync::Arc;
 #[cfg(any(feature = "webhooks", feature = "client"))]
 use std::time::{Duration, SystemTime};
 
 #[cfg(any(feature = "webhooks", feature = "client"))]
 use http::{HeaderMap, header::RETRY_AFTER};
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "client", feature = "gateway"))]
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::Error;
@@ -44,7 +48,7 @@ pub(crate) fn unreadable() -> Error {
 }
 
 /// TLS with the system's root certificates and those in `pems`.
-#[cfg(any(feature = "webhooks", feature = "client"))]
+#[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 pub(crate) fn tls_config(pems: &[Vec<u8>]) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     // Some that can't be read are usual; with none at all, each request tells that the certificate is of no known issuer.
@@ -69,6 +73,21 @@ pub(crate) fn pause(headers: &HeaderMap) -> Option<Duration> {
     }
     // What is past asks for no pause.
     Some(httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// What need not be encoded in a segment of a path (RFC 3986, 2.3).
+#[cfg(any(feature = "client", feature = "gateway"))]
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A text as a part of a URL, which stays one part whatever is in it.
+#[cfg(any(feature = "client", feature = "gateway"))]
+pub(crate) fn encoded(text: &str) -> Cow<'_, str> {
+    match text {
+        // A server may take segments of dots for what they mean in a file's path.
+        "." => "%2E".into(),
+        ".." => "%2E%2E".into(),
+        text => utf8_percent_encode(text, SEGMENT).into(),
+    }
 }
 
 /// What `error` and those behind it say. Some libraries repeat in one what the next says.
