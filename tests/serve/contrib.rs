@@ -16,6 +16,7 @@ fn check(text: &str) -> (Option<i32>, String) {
     folder.write("quota.toml", text);
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     folder.private("smtp-password", "s3cret");
+    folder.private("probe-authorization", "Bearer s3cret");
     folder.write("root.pem", &key.cert.pem());
     folder.write("certificate.pem", &key.cert.pem());
     folder.private("key.pem", &key.signing_key.serialize_pem());

@@ -12,5 +12,6 @@ mod host;
 mod life;
 mod options;
 mod reload;
+mod sources;
 mod starts;
 mod tls;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tower_quota::{ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, SqliteStore};
+use tower_quota::{ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, SqliteStore, UsageByType};
 
 use self::app::{Gate, Tokens};
 use self::setup::{Kind, Rows, Setup};
@@ -181,18 +181,23 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
         }
         _ => builder.store(SqliteStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?),
     };
-    let builder = match &setup.rows {
+    let mut usage = match &setup.rows {
         Rows::Sqlite(counts) => {
-            let usage = counts.clone().build().map_err(|error| failed(&error))?;
-            usage.check().await.map_err(|error| failed(&error))?;
-            builder.usage(usage)
+            let counts = counts.clone().build().map_err(|error| failed(&error))?;
+            counts.check().await.map_err(|error| failed(&error))?;
+            UsageByType::new().others(counts)
         }
         Rows::Postgres(counts) => {
-            let usage = counts.clone().build().map_err(|error| failed(&error))?;
-            usage.check().await.map_err(|error| failed(&error))?;
-            builder.usage(usage)
+            let counts = counts.clone().build().map_err(|error| failed(&error))?;
+            counts.check().await.map_err(|error| failed(&error))?;
+            UsageByType::new().others(counts)
         }
     };
+    if let Some(probes) = &setup.probes {
+        let asked = Arc::new(probes.usage.clone().build().map_err(|error| failed(&error))?);
+        usage = probes.types.iter().fold(usage, |usage, name| usage.with(name, Arc::clone(&asked)));
+    }
+    let builder = builder.usage(usage).tally(&setup.tallied);
     with_options(builder, setup).build().map_err(|error| failed(&error))
 }
 
