@@ -1,4 +1,4 @@
-//! Request bodies that are read whole, up to a cap.
+//! Bodies that are read whole, up to a cap, and places in them.
 
 use std::error::Error as StdError;
 
@@ -32,6 +32,17 @@ where
         }
         Problem::new(ErrorCode::InvalidRequest, "the body broke off before its end; send it whole")
     })
+}
+
+/// Refuses what is no JSON pointer (RFC 6901, 3).
+pub(crate) fn check_pointer(pointer: &str) -> Result<(), String> {
+    let escapes = pointer.split('~').skip(1).all(|behind| behind.starts_with(['0', '1']));
+    match (pointer.is_empty() || pointer.starts_with('/')) && escapes {
+        true => Ok(()),
+        false => Err(format!(
+            "{pointer:?} is not a JSON pointer: write it as `/field/inner`, with `~1` for a slash in a name and `~0` for a tilde"
+        )),
+    }
 }
 
 /// Whether the cap, or a smaller one that the host put around the body, is behind `error`.

@@ -255,8 +255,11 @@ pub use usage::SqliteUsage;
 #[cfg(feature = "postgres")]
 pub use usage::{Backstop, PostgresUsage};
 pub use usage::{
-    Cleaned, Cleanup, CleanupPolicy, ClosureUsage, CountSql, Excess, Recording, UsagePages, UsageSource, WorkspaceUsage,
+    Cleaned, Cleanup, CleanupPolicy, ClosureUsage, CountSql, Excess, Recording, UsageByType, UsagePages, UsageSource,
+    WorkspaceUsage,
 };
+#[cfg(feature = "gateway")]
+pub use usage::{HttpUsage, HttpUsageBuilder};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use usage::{SqlTable, SqlUsage, SqlUsageBuilder};
 pub use workspace::{WorkspaceFormat, WorkspaceId};

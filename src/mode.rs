@@ -106,6 +106,7 @@ pub enum Promise {
     /// ... whatever happens to processes and messages.
     Exact,
     /// ... but by those of requests that were in flight when a replica stood still, or was cut off, for longer than its
-    /// leases last: its handlers don't fence.
+    /// leases last, where its handlers don't fence; and by what the ledger was not told of, or told wrongly, where it
+    /// [alone counts](crate::QuotaBuilder::tally).
     Bounded,
 }

@@ -1,5 +1,7 @@
 //! What it takes to talk to other servers: whom to trust, when to come back, and what went wrong.
 
+#[cfg(any(feature = "client", feature = "gateway"))]
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt::Write as _;
 #[cfg(any(feature = "webhooks", feature = "gateway"))]
@@ -13,6 +15,8 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, header::RETRY_AFTER};
 #[cfg(any(feature = "webhooks", feature = "gateway"))]
 use ipnet::IpNet;
+#[cfg(any(feature = "client", feature = "gateway"))]
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 #[cfg(any(feature = "webhooks", feature = "client", feature = "gateway"))]
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
@@ -84,6 +88,21 @@ pub(crate) fn pause(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) fn networks(texts: &[String]) -> Result<Vec<IpNet>, &str> {
     let parse = |text: &'_ String| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     texts.iter().map(|text| parse(text).ok_or(text.as_str())).collect()
+}
+
+/// What need not be encoded in a segment of a path (RFC 3986, 2.3).
+#[cfg(any(feature = "client", feature = "gateway"))]
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A text as a part of a URL, which stays one part whatever is in it.
+#[cfg(any(feature = "client", feature = "gateway"))]
+pub(crate) fn encoded(text: &str) -> Cow<'_, str> {
+    match text {
+        // A server may take segments of dots for what they mean in a file's path.
+        "." => "%2E".into(),
+        ".." => "%2E%2E".into(),
+        text => utf8_percent_encode(text, SEGMENT).into(),
+    }
 }
 
 /// What `error` and those behind it say. Some libraries repeat in one what the next says.

@@ -377,6 +377,24 @@ pub(super) fn bulk(
     Ok((workspaces, limits, reason))
 }
 
+/// Rows of some types, and why they are set.
+pub(super) type Tally = (Vec<(ResourceId, u64)>, Option<String>);
+
+/// The body of a `PUT …/quota/tally`.
+pub(super) fn tally(mut body: Object, catalog: &ResourceCatalog) -> Result<Tally, Problem> {
+    let rows = body.take_object("rows")?.filter(|rows| !rows.is_empty());
+    let rows = rows.ok_or_else(|| invalid("`rows` is missing: it is an object such as {\"segments\": 45}"))?;
+    let reason = body.take_optional("reason")?;
+    body.finish("`rows` and `reason`")?;
+    let read = |(name, value): (&String, &Value)| {
+        let resource = catalog.by_name(name).map_err(|error| Problem::from(&error))?;
+        let rows = value.as_u64().filter(|rows| *rows <= Limit::MAX);
+        let rows = rows.ok_or_else(|| invalid(format!("`rows.{name}` is an integer of 0 to {}", Limit::MAX)))?;
+        Ok((resource.id(), rows))
+    };
+    Ok((rows.iter().map(read).collect::<Result<_, Problem>>()?, reason))
+}
+
 fn limits_field(body: &mut Object, catalog: &ResourceCatalog) -> Result<LimitSet, Problem> {
     let limits = body.take_object("limits")?;
     let limits =

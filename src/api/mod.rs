@@ -79,6 +79,7 @@ pub use layer::{Auth, AuthLayer};
 /// | `…/quota/audit` | `GET` | its admins |
 /// | `/workspaces/{workspaceId}/quota/validate` | `POST` | any caller to whom the workspace is open |
 /// | `/workspaces/{workspaceId}/quota/recalculate` | `POST` | its admins |
+/// | `…/quota/tally` | `PUT` | its admins |
 /// | `…/quota/cleanup` | `POST` | its admins |
 /// | `/plans`, `/plans/{name}` | `GET` | any caller |
 /// | `/plans/{name}` | `PUT`, `DELETE` | admins of all workspaces |
@@ -263,6 +264,7 @@ routes! {
         get => handlers::read_quota, put => handlers::update_quota, delete => policy::delete_quota;
     "/workspaces/{workspaceId}/quota/validate": post => handlers::validate;
     "/workspaces/{workspaceId}/quota/recalculate": post => handlers::recalculate;
+    "/workspaces/{workspaceId}/quota/tally": put => operate::set_tally;
     "/workspaces/{workspaceId}/quota/settings": get => policy::read_settings, put => policy::update_settings;
     "/workspaces/{workspaceId}/quota/limits/{resourceType}": delete => policy::clear_limit;
     "/workspaces/{workspaceId}/quota/overrides": get => policy::list_overrides, post => policy::add_override;

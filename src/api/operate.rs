@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Api;
 use super::dto::{self, Object};
@@ -11,6 +11,7 @@ use super::failure::Failure;
 use crate::engine::{Proposal, ShadowReport, SystemStatus};
 use crate::error::Error;
 use crate::problem::{ErrorCode, Problem};
+use crate::resource::ResourceId;
 use crate::workspace::WorkspaceId;
 
 /// How many batches of an import one request makes: it is to be answered within seconds.
@@ -242,6 +243,47 @@ fn shadow(report: Option<ShadowReport>) -> Result<Json<Value>, Failure> {
         "evaluated": report.evaluated,
         "wouldRefuse": report.would_refuse,
         "workspaces": workspaces.collect::<Vec<_>>(),
+    })))
+}
+
+describe!(set_tally, |it| {
+    it.is("setTally", "Operations", "Sets how many rows a workspace has of types that the ledger alone counts")
+        .about(
+            "There nobody can count rows: the ledger has what was posted, less what was deleted, from where this has set it. Rows \
+            of requests that are in flight meanwhile count on top. All types that are named are set, or none.",
+        )
+        .takes(
+            with_optional(
+                [("rows", json!({"$ref": "#/components/schemas/Tally", "minProperties": 1}))],
+                [("reason", or_null(words()))],
+            ),
+            json!({"rows": {"segments": 45}, "reason": "counted by hand"}),
+        )
+        .answers(
+            StatusCode::OK,
+            "What it had before, and has now.",
+            object([("workspaceId", named("WorkspaceId")), ("before", named("Tally")), ("rows", named("Tally"))]),
+            json!({"workspaceId": "acme", "before": {"segments": 47}, "rows": {"segments": 45}}),
+        )
+        .fails(&[ErrorCode::InvalidResourceType])
+});
+
+pub(super) async fn set_tally(
+    State(api): State<Api>,
+    Admin { caller, workspace }: Admin,
+    body: Object,
+) -> Result<Json<Value>, Failure> {
+    let quota = api.quota();
+    let (rows, reason) = dto::tally(body, quota.catalog())?;
+    let before = quota.admin(caller.actor).set_tally(&workspace, &rows, reason).await?;
+    tracing::info!(%workspace, caller = %caller.principal, types = rows.len(), "tally set");
+    let named = |rows: &mut dyn Iterator<Item = (ResourceId, u64)>| -> Map<String, Value> {
+        rows.map(|(resource, rows)| (quota.catalog().get(resource).name().to_owned(), rows.into())).collect()
+    };
+    Ok(Json(json!({
+        "workspaceId": workspace.as_str(),
+        "before": named(&mut rows.iter().map(|(resource, _)| *resource).zip(before)),
+        "rows": named(&mut rows.iter().copied()),
     })))
 }
 

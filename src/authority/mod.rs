@@ -23,6 +23,10 @@ pub use postgres::PostgresLedger;
 /// For how many beats of its replica a request may be under way and still begin a lease, as the authority has it.
 pub(crate) const BEATS_TO_BEGIN: u64 = 64;
 
+/// How many units may be granted ahead of the requests for them, where nobody can count what became of them: after a crash
+/// they count as rows until somebody says otherwise.
+pub(crate) const AHEAD_OF_TALLY: u64 = 16;
+
 /// A resource type of a workspace, with the units that a replica has on lease of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeaseOf<'a> {
@@ -189,6 +193,14 @@ pub(crate) trait Authority: Send + Sync + 'static {
 
     /// Hears what became of the units of many leases. Those that are not in the answer have ended.
     fn flush<'a>(&'a self, news: &'a [News]) -> BoxFuture<'a, Result<Vec<Heard>, Error>>;
+
+    /// So many rows of a resource type that the authority tallies were deleted. It must not be told twice of them.
+    fn deleted<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        resource: &'a ResourceType,
+        rows: u64,
+    ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// What the books have of the rows of a workspace. Nothing is changed by asking.
     fn books<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<Books>, Error>>;

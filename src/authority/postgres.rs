@@ -12,7 +12,8 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    Above, Authority, Books, BooksMark, Changed, Heard, Introduction, LeaseOf, News, Notice, Peer, Reply, Times,
+    AHEAD_OF_TALLY, Above, Authority, Books, BooksMark, Changed, Heard, Introduction, LeaseOf, News, Notice, Peer,
+    Reply, Times,
 };
 use crate::BoxFuture;
 use crate::error::Error;
@@ -22,7 +23,7 @@ use crate::resource::ResourceType;
 use crate::sql::postgres::{array, literal, one_message, place, pool_options, quoted, texts, time_outs};
 use crate::sql::{Dialect, Trouble};
 use crate::store::PostgresStore;
-use crate::usage::UsageSource;
+use crate::usage::{CountSql, UsageSource};
 use crate::workspace::WorkspaceId;
 
 /// Beats, chores, and a few requests for units: those that wait for one key ask together.
@@ -54,7 +55,7 @@ impl PostgresLedger {
     /// calls is one message, so that a pooler may stand in between: see [`listens`](Self::listens).
     ///
     /// The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the tables `"_tower_quota_replica"`, `"_tower_quota_key"`,
-    /// `"_tower_quota_lease"` and `"_tower_quota_ended"`, which the store has made; a role that only fences `SELECT` and
+    /// `"_tower_quota_lease"`, `"_tower_quota_ended"` and `"QuotaTally"`, which the store has made; a role that only fences `SELECT` and
     /// `UPDATE` on `"_tower_quota_lease"`.
     pub fn new(store: &PostgresStore) -> Self {
         let options = (*store.pool().connect_options()).clone();
@@ -143,11 +144,13 @@ impl PostgresAuthority {
         // Rows in another database are counted there, between two calls.
         let place = place(&self.pool.connect_options());
         let sql = usage.count_sql(of.resource).filter(|sql| sql.serves(&place));
+        let tallied = sql.as_ref().is_some_and(CountSql::is_tally);
         let (bounded, all) = match (&sql, of.workspace.top()) {
             (None, _) => (None, None),
             (Some(sql), None) => (Some(sql.bounded().to_owned()), Some(sql.all().to_owned())),
             (Some(sql), Some(_)) => (Some(of_all_below(sql.bounded())), Some(of_all_below(sql.all()))),
         };
+        let is_first = ask.seq <= 1;
         let arguments = [
             quoted(of.lease),
             quoted(of.replica),
@@ -161,7 +164,7 @@ impl PostgresAuthority {
             number(ask.seq),
             number(ask.need),
             number(ask.queued),
-            number(ask.spare),
+            number(if tallied { ask.spare.min(AHEAD_OF_TALLY) } else { ask.spare }),
             number(of.replicas),
             ask.recount.to_string(),
             literal(of.resource.limit_field()),
@@ -186,6 +189,12 @@ impl PostgresAuthority {
                 let nobody_moves = nobody_moves();
                 format!(r#"{nobody_moves}; SELECT * FROM (SELECT {below} AS "below" OFFSET 0) AS m, LATERAL {ask}"#)
             }
+        };
+        // Before anything is posted there is something to add it to: whatever began the lease.
+        let ask = if tallied && is_first && of.workspace.top().is_none() {
+            format!("{}; {ask}", first_tally(of.workspace, of.resource))
+        } else {
+            ask
         };
         let rows = self.call(ask).await?;
         let row = rows.last().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
@@ -317,6 +326,19 @@ impl Authority for PostgresAuthority {
         Box::pin(self.flush(news))
     }
 
+    fn deleted<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        resource: &'a ResourceType,
+        rows: u64,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let (name, whose, rows) = (literal(resource.name()), literal(workspace.as_str()), number(rows));
+            let deleted = format!(r#"SELECT "_tower_quota_deleted"({whose}, {name}, {rows})"#);
+            self.call(deleted).await.map(drop)
+        })
+    }
+
     fn books<'a>(&'a self, workspace: &'a WorkspaceId) -> BoxFuture<'a, Result<Vec<Books>, Error>> {
         Box::pin(self.books(workspace))
     }
@@ -412,6 +434,12 @@ impl Authority for PostgresAuthority {
     fn notice(&self) -> BoxFuture<'_, Result<Notice, Error>> {
         Box::pin(self.notice())
     }
+}
+
+/// Makes a tally where there is none.
+fn first_tally(workspace: &WorkspaceId, resource: &ResourceType) -> String {
+    let (resource, workspace) = (literal(resource.name()), literal(workspace.as_str()));
+    format!(r#"INSERT INTO "QuotaTally" VALUES ({resource}, {workspace}, 0) ON CONFLICT DO NOTHING"#)
 }
 
 /// The types and the mode of each, as a list of rows.
@@ -611,7 +639,7 @@ fn failed(error: sqlx::Error) -> Error {
     let what = match Postgres::trouble(&error) {
         Some(Trouble::Denied) => {
             "the role may not use the ledger: have its owner run GRANT SELECT, INSERT, UPDATE, DELETE ON \
-             \"_tower_quota_replica\", \"_tower_quota_key\", \"_tower_quota_lease\", \"_tower_quota_ended\" to the role"
+             \"_tower_quota_replica\", \"_tower_quota_key\", \"_tower_quota_lease\", \"_tower_quota_ended\", \"QuotaTally\" to the role"
         }
         Some(Trouble::ReadOnly) => "the ledger's server is read-only: connect to the primary",
         Some(Trouble::NoTable | Trouble::NoColumn | Trouble::OtherType) => {

@@ -88,7 +88,8 @@ impl ExtAuthz {
     /// # Errors
     ///
     /// [`Error::is_config`] when the engine settles by a [barrier](crate::Settling::barrier) or a ledger that is fenced, both of
-    /// which know nothing of an upstream; and when a rule takes the workspace from an extension alone, which no proxy sends.
+    /// which know nothing of an upstream, or tallies a resource type; and when a rule takes the workspace from an extension
+    /// alone, which no proxy sends.
     pub fn new(layer: QuotaLayer<Replayed>) -> Result<Self, Error> {
         layer.decides_for_others()?;
         Ok(Self { layer })

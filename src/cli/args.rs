@@ -143,6 +143,9 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// Rows above a limit: told, or with `--apply` archived or deleted, as the server was set up
     Cleanup(Cleanup),
+    /// Rows of types that the ledger alone counts
+    #[command(subcommand)]
+    Tally(Tally),
     /// Try limits out: what would they refuse?
     #[command(subcommand)]
     Shadow(Shadow),
@@ -516,6 +519,34 @@ pub(crate) struct WebhookFields {
     /// Whether it is sent anything
     #[arg(long, value_name = "true|false")]
     pub(crate) active: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tally {
+    /// Set how many rows a workspace has
+    Set {
+        #[command(flatten)]
+        of: Of,
+        /// The resource type
+        #[arg(long, value_name = "TYPE")]
+        resource: String,
+        /// How many
+        rows: u64,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Set those of many workspaces, from lines of `workspace,type,count` or of {"workspace": …, "type": …, "count": …}
+    Import {
+        /// The file; `-` for the standard input
+        file: PathBuf,
+        /// Begin behind this line: where a run that was broken off has come to
+        #[arg(long, value_name = "LINE", default_value_t = 0)]
+        after: u64,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -60,7 +60,6 @@ impl Failure {
     }
 
     /// The same, of what stands at a place that `place` names.
-    #[cfg(feature = "serve")]
     pub(crate) fn at(mut self, place: &Self) -> Self {
         self.message.insert_str(0, &place.message);
         self

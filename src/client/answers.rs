@@ -238,6 +238,19 @@ pub struct CountDrift {
     pub drift: i128,
 }
 
+/// What a tally was set to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct TallySet {
+    /// Of which workspace.
+    pub workspace_id: String,
+    /// Rows that the ledger had before, by resource type.
+    pub before: Named<u64>,
+    /// Rows that it has now.
+    pub rows: Named<u64>,
+}
+
 /// What is set for a workspace beside its limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::QuotaClient;
 use super::answers::{
     Analytics, AuditList, CleanupResult, DeliveryList, Enforcement, Health, ImportStep, Named, NamedPlan, QuotaStatus,
-    QuotaUpdate, ReadinessReport, Recalculation, RequestList, ShadowStatus, Validation, Webhook, WorkspaceSettings,
+    QuotaUpdate, ReadinessReport, Recalculation, RequestList, ShadowStatus, TallySet, Validation, Webhook,
+    WorkspaceSettings,
 };
 use super::error::ClientError;
 use super::transport::{Call, Reply};
@@ -298,6 +299,17 @@ impl QuotaClient {
     pub async fn recalculate(&self, workspace: &str, dry_run: bool) -> Result<Recalculation, ClientError> {
         let call = of(Method::POST, workspace, &["recalculate"]).query("dryRun", dry_run.then_some(true));
         self.send(call).await?.json()
+    }
+
+    /// Sets how many rows a workspace has of resource types that the ledger alone counts.
+    pub async fn set_tally(
+        &self,
+        workspace: &str,
+        rows: &Named<u64>,
+        reason: Option<&str>,
+    ) -> Result<TallySet, ClientError> {
+        let body = given(&[("rows", json!(rows)), ("reason", json!(reason))]);
+        self.send(of(Method::PUT, workspace, &["tally"]).body(body)).await?.json()
     }
 
     fn settings_of(reply: &Reply) -> Result<WorkspaceSettings, ClientError> {

@@ -11,7 +11,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -20,10 +19,7 @@ use url::form_urlencoded;
 
 use super::QuotaClientBuilder;
 use super::error::ClientError;
-use crate::peer::{causes, pause, tls_config};
-
-/// What need not be encoded in a segment of a path (RFC 3986, 2.3).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+use crate::peer::{causes, encoded, pause, tls_config};
 
 /// The longest answer that is read, in bytes: a report of some hundred thousand lines.
 const LONGEST: usize = 64 << 20;
@@ -61,12 +57,7 @@ impl Call {
         let mut path = String::new();
         for segment in segments {
             path.push('/');
-            // A server may take segments of dots for what they mean in a file's path.
-            match *segment {
-                "." => path.push_str("%2E"),
-                ".." => path.push_str("%2E%2E"),
-                segment => path.extend(utf8_percent_encode(segment, SEGMENT)),
-            }
+            path.push_str(&encoded(segment));
         }
         Self { method, path, query: Vec::new(), if_match: None, body: None }
     }

@@ -144,8 +144,8 @@ mod tests {
     #[test]
     fn a_session_ends_when_nobody_clicks_however_often_the_page_is_brought_up_to_date() {
         let sessions = Sessions::new(Duration::from_millis(50), Duration::from_secs(3600));
-        let id = sessions.begin("token").unwrap();
         let begun = Instant::now();
+        let id = sessions.begin("token").unwrap();
         while sessions.find(&id, false).is_some() {
             assert!(begun.elapsed() < Duration::from_secs(10), "it never ends");
             std::thread::sleep(Duration::from_millis(1));

@@ -12,6 +12,7 @@ use super::Inner;
 #[cfg(feature = "authz")]
 use super::replica::Replica;
 use super::reservation::Kind;
+use super::tallies::Tallies;
 use super::tenant::Tenant;
 use crate::BoxFuture;
 #[cfg(feature = "authz")]
@@ -112,6 +113,14 @@ impl Inner {
                  with a time that no request takes longer than",
             ));
         }
+        // Deletes would be taken off before they are done, and nobody counts what they left.
+        if let Some(resource) = self.catalog.iter().find(|resource| self.tallies.has(resource.id())) {
+            return Err(Error::config(format!(
+                "{} is counted by the ledger alone, which must hear how requests end, and a proxy doesn't tell: have its rows \
+                 counted by SQL or over HTTP",
+                resource.name()
+            )));
+        }
         Ok(())
     }
 }
@@ -136,18 +145,19 @@ impl Abandoned {
     }
 }
 
-/// Where units go whose request is gone.
+/// Where units go that leave a tenant: those whose request is gone, and those that are tallied.
 #[derive(Debug)]
 pub(crate) struct Outlet {
     abandoned: mpsc::UnboundedSender<Abandoned>,
     metrics: Arc<Metrics>,
+    pub(super) tallies: Arc<Tallies>,
 }
 
 impl Outlet {
     /// Also answers where they come out.
-    pub(super) fn new(metrics: Arc<Metrics>) -> (Arc<Self>, mpsc::UnboundedReceiver<Abandoned>) {
+    pub(super) fn new(metrics: Arc<Metrics>, tallies: Arc<Tallies>) -> (Arc<Self>, mpsc::UnboundedReceiver<Abandoned>) {
         let (abandoned, comes) = mpsc::unbounded_channel();
-        (Arc::new(Self { abandoned, metrics }), comes)
+        (Arc::new(Self { abandoned, metrics, tallies }), comes)
     }
 
     pub(super) fn abandon(&self, abandoned: Abandoned) {

@@ -780,6 +780,45 @@ impl Admin {
         Ok(recount)
     }
 
+    /// Sets how many rows a workspace has of types that are counted by the [ledger alone](crate::QuotaBuilder::tally): all of
+    /// them or none. Answers how many the ledger had before, in the same order.
+    ///
+    /// Rows of requests that are in flight meanwhile count on top. To set the same twice changes nothing the second time, but for
+    /// what was posted in between: take numbers that were counted a moment ago.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid`] for no type or one that is not counted so, for one that is named twice, and for more than
+    /// [`Limit::MAX`] rows; [`Error::is_unknown_resource`]; [`Error::is_unavailable`].
+    pub async fn set_tally(
+        &self,
+        workspace: &WorkspaceId,
+        rows: &[(ResourceId, u64)],
+        reason: Option<String>,
+    ) -> Result<Vec<u64>, Error> {
+        let quota = Arc::clone(&self.quota.0);
+        if rows.is_empty() {
+            return Err(Error::invalid("no resource type is named: say how many rows there are of one"));
+        }
+        let mut named = BTreeSet::new();
+        for (resource, rows) in rows {
+            quota.catalog.check(*resource)?;
+            quota.check_tallied(*resource)?;
+            let name = quota.catalog.get(*resource).name();
+            if !named.insert(*resource) {
+                return Err(Error::invalid(format!("{name} is named twice")));
+            }
+            if *rows > Limit::MAX {
+                return Err(Error::invalid(format!("the rows of {name} are an integer of 0 to {}", Limit::MAX)));
+            }
+        }
+        if let Some(reason) = &reason {
+            check_reason("reason", reason)?;
+        }
+        let (on, rows) = (self.on(workspace), rows.to_vec());
+        self.in_a_task(async move { on.quota.set_rows(&on.workspace, &on.actor, &rows, reason).await }).await
+    }
+
     /// An entry that stands for itself. A store that keeps limits only has no log.
     pub(super) async fn tell(&self, entry: AuditEntry) -> Result<(), Error> {
         let quota = &self.quota.0;

@@ -101,7 +101,8 @@ impl Inner {
         }
         let take = |demand: Demand, tenant: Arc<Tenant>| {
             tenant.key(demand.resource)?.cell.try_take(demand.units)?;
-            Some(Unit::taken(tenant, demand.resource, demand.units))
+            let unit = Unit::taken(tenant, demand.resource, demand.units);
+            unit.tally().is_none_or(|tally| tally.is_covered()).then_some(unit)
         };
         let Some(first) = demands.next() else { return Some(Reservation::nothing()) };
         let mut units = Units::None;
@@ -240,6 +241,7 @@ impl Inner {
                 Ok(unit) => unit,
                 Err(refusal) => return Ok(Err(refusal)),
             };
+            self.cover(&own).await?;
             let limits = own.tenant().filter(|tenant| tenant.is_special()).and_then(|tenant| tenant.limits());
             units.push(own);
             // From the workspace up, which is one order for all below the same top.
@@ -459,13 +461,14 @@ impl Inner {
     }
 
     /// Rows may have been deleted: whoever waits for room should look again.
-    pub(crate) fn deleted(&self, workspace: &str, demands: impl Iterator<Item = Demand>) {
-        let Some(tenant) = self.tenants.get(workspace) else { return };
-        let limits = if tenant.is_special() { tenant.limits() } else { None };
+    pub(crate) fn deleted(self: &Arc<Self>, workspace: &WorkspaceId, demands: impl Iterator<Item = Demand>) {
+        let tenant = self.tenants.get(workspace.as_str());
+        let limits = tenant.as_ref().filter(|tenant| tenant.is_special()).and_then(|tenant| tenant.limits());
         for demand in demands {
+            self.untally(workspace, demand);
             let above = Self::charged_above(limits.as_ref(), demand.resource);
             let above = above.iter().filter_map(|books| self.tenants.get(books.as_str()));
-            for tenant in above.chain([Arc::clone(&tenant)]) {
+            for tenant in above.chain(tenant.clone()) {
                 if let Some(key) = tenant.key(demand.resource) {
                     key.wake_if(key.cell.delete(demand.units));
                 }
@@ -554,7 +557,7 @@ impl Inner {
     }
 
     /// Tells the authority that an edit has begun, before its row is looked up. `false` when the lease has ended.
-    async fn announce(&self, tenant: &Arc<Tenant>, resource: ResourceId, key: &Key) -> Result<bool, Error> {
+    async fn announce(self: &Arc<Self>, tenant: &Arc<Tenant>, resource: ResourceId, key: &Key) -> Result<bool, Error> {
         let Some(ask) = key.cell.report(false) else { return Ok(true) };
         let told = self.ask(tenant, resource, key, &ask).await?;
         if let Some((answer, _)) = &told {
@@ -566,13 +569,21 @@ impl Inner {
     /// Asks the authority; has rows counted where it can't count them itself. Answers what it said, and how many rows it
     /// believed in before a count. `None` when the lease has ended: the tenant is out of use then.
     pub(crate) async fn ask(
-        &self,
+        self: &Arc<Self>,
         tenant: &Arc<Tenant>,
         resource: ResourceId,
         key: &Key,
         ask: &Ask,
     ) -> Result<Option<(Answer, Option<u64>)>, Error> {
         let (Some(replica), Some(lease)) = (&self.replica, key.lease()) else { return Ok(None) };
+        if self.tallies.has(resource) {
+            // What was deleted has made room.
+            self.tell_deletes(&tenant.id, resource).await?;
+            if tenant.id.top().is_some() {
+                // What it is told of has to be told of below first, where it is counted.
+                self.within("tell the ledger", || self.flush_key(&tenant.id, resource)).await?;
+            }
+        }
         let resource_type = self.catalog.get(resource);
         let mut counted = None;
         loop {
@@ -754,7 +765,7 @@ fn first_of(key: &Key) -> Span {
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 async fn ask_round(
-    quota: &Inner,
+    quota: &Arc<Inner>,
     tenant: &Arc<Tenant>,
     resource: ResourceId,
     key: &Key,

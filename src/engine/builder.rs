@@ -12,6 +12,7 @@ use super::abandoned::{Outlet, Settling, settle, settle_with_lease};
 use super::cleanup::Cleaner;
 use super::outlets::{OutletOptions, Outlets};
 use super::replica::{self, Replica};
+use super::tallies::{self, Tallied, Tallies};
 use super::watch::watch;
 use super::{Inner, ModeCell, Quota, Tenants, maintain};
 use crate::authority::{Authority, Times};
@@ -62,6 +63,7 @@ pub struct QuotaBuilder {
     catalog: ResourceCatalog,
     store: Option<Arc<dyn QuotaStore>>,
     usage: Option<Arc<dyn UsageSource>>,
+    tallied: Vec<String>,
     pub(super) authority: Option<(Arc<dyn Authority>, Times)>,
     mode: Option<EnforcementMode>,
     settling: Settling,
@@ -83,6 +85,7 @@ impl QuotaBuilder {
             catalog,
             store: None,
             usage: None,
+            tallied: Vec::new(),
             authority: None,
             mode: None,
             settling: Settling::default(),
@@ -117,9 +120,27 @@ impl QuotaBuilder {
         self
     }
 
-    /// How rows are counted. Required.
+    /// How rows are counted. Required, unless all resource types are [tallied](Self::tally).
     pub fn usage(mut self, usage: impl UsageSource) -> Self {
         self.usage = Some(Arc::new(usage));
+        self
+    }
+
+    /// Counts these resource types by the ledger alone, where nobody can count their rows: a workspace has what was posted, less
+    /// what was deleted, from where [`Admin::set_tally`](crate::Admin::set_tally) has set it, or from 0. The store is a
+    /// [`SqliteStore`](crate::SqliteStore) or a [`PostgresStore`](crate::PostgresStore), which keeps it in `"QuotaTally"`.
+    ///
+    /// It errs to the side of too many rows: a request of which nobody knows what it did counts as if it had made its rows, an
+    /// [`Amount::AtMost`](crate::Amount::AtMost) counts in full, and so do units that a process had in hand when it was killed: those
+    /// of its requests in flight, and up to 16 for each workspace and type. It can also miss rows, by what the layer never sees or
+    /// is told wrongly: rows that are made around it or in mode `off`, a deletion that is answered with success and has deleted
+    /// nothing, an edit that makes a row anew which was deleted a moment ago; and by what the database loses, in a fail-over or, with
+    /// SQLite, when the machine loses power. So the [promise](Quota::promise) is [`Bounded`](crate::Promise::Bounded); set the tally
+    /// anew from time to time.
+    ///
+    /// Deletions count where a rule of the operation `delete` maps them. Where rules look rows up, the usage source is asked.
+    pub fn tally<N: Into<String>>(mut self, resources: impl IntoIterator<Item = N>) -> Self {
+        self.tallied.extend(resources.into_iter().map(Into::into));
         self
     }
 
@@ -305,7 +326,15 @@ impl QuotaBuilder {
     /// four modes, when a time is zero or the ledger's is too short, or outside a tokio runtime.
     pub fn build(mut self) -> Result<Quota, Error> {
         let store = self.store.ok_or_else(|| Error::config("the quota needs a store: call `store` on its builder"))?;
-        let usage = self.usage.ok_or_else(|| Error::config("the quota needs counts: call `usage` on its builder"))?;
+        let tallies = Tallies::new(&self.tallied, &self.catalog, &store, self.authority.is_some())?;
+        let tallies = Arc::new(tallies);
+        let usage = match self.usage {
+            Some(usage) if !tallies.any() => usage,
+            None if !self.catalog.iter().all(|resource| tallies.has(resource.id())) => {
+                return Err(Error::config("the quota needs counts: call `usage` on its builder"));
+            }
+            others => Arc::new(Tallied { tallies: Arc::clone(&tallies), others }),
+        };
         let times = [
             ("refresh_after", self.config.refresh_after),
             ("max_wait", self.config.max_wait),
@@ -354,9 +383,10 @@ impl QuotaBuilder {
             (None, None) => (EnforcementMode::default(), ModeSource::Default),
         };
         let metrics = Arc::new(Metrics::new(&self.catalog, self.metrics));
-        let (outlet, abandoned) = Outlet::new(Arc::clone(&metrics));
+        let (outlet, abandoned) = Outlet::new(Arc::clone(&metrics), Arc::clone(&tallies));
         let inner = Arc::new(Inner {
             tenants: Tenants::new(self.capacity, self.catalog.len(), self.authority.is_some(), outlet),
+            tallies,
             replica: self.authority.map(|(authority, times)| Replica::new(authority, times)),
             type_modes: RwLock::new(vec![None; self.catalog.len()]),
             moves: Mutex::default(),
@@ -388,6 +418,9 @@ impl QuotaBuilder {
         };
         if let Some(replica) = &inner.replica {
             replica::start(&inner, replica);
+        }
+        if inner.tallies.any() {
+            runtime.spawn(tallies::keep(Arc::downgrade(&inner)));
         }
         if inner.config.thresholds.is_some() {
             runtime.spawn(watch(Arc::downgrade(&inner)));

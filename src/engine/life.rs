@@ -144,7 +144,7 @@ impl Inner {
             let mut owe = |to: &Arc<Tenant>, resource: ResourceId, units: u64| {
                 if let Some(key) = to.use_key(resource) {
                     if key.cell.force(units) {
-                        dues.push(Unit::taken(Arc::clone(to), resource, units));
+                        dues.push(Unit::owed(Arc::clone(to), resource, units));
                     }
                     // Rows that were not counted there.
                     key.wake_if(key.cell.forget());

@@ -59,6 +59,7 @@ mod simulation;
 mod snapshots;
 mod status;
 mod sweep;
+mod tallies;
 mod tenant;
 mod watch;
 
@@ -88,6 +89,7 @@ use builder::Config;
 use cleanup::Cleaner;
 use replica::Replica;
 use shadow::Shadow;
+use tallies::Tallies;
 use tenant::{Age, Key, Limits, Refreshing, Tenant, Tenants};
 use watch::Changed;
 
@@ -120,6 +122,7 @@ pub(crate) struct Inner {
     catalog: ResourceCatalog,
     store: CachedStore<Arc<dyn QuotaStore>>,
     usage: Arc<dyn UsageSource>,
+    tallies: Arc<Tallies>,
     /// `None` where this process grants units by itself.
     replica: Option<Replica>,
     mode: ModeCell,
@@ -280,6 +283,22 @@ impl Quota {
             }
             refused => Ok(refused),
         }
+    }
+
+    /// Tells that rows were deleted: whoever waits for room looks again, and what the [ledger alone](QuotaBuilder::tally) counts is
+    /// less by that. A rule of the operation `delete` does so by itself.
+    ///
+    /// Other replicas hear of it a moment later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unknown_resource`] for a resource type of another catalog.
+    pub fn deleted(&self, workspace: &WorkspaceId, demands: &[Demand]) -> Result<(), Error> {
+        for demand in demands {
+            self.0.catalog.check(demand.resource)?;
+        }
+        self.0.deleted(workspace, demands.iter().copied());
+        Ok(())
     }
 
     /// What a reservation was granted by, as the books stand now; `None` when it is for no new rows.
@@ -494,6 +513,9 @@ impl Quota {
     /// others reclaim the leases then.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), Error> {
         let ended = self.0.shut_down(patience).await;
+        if let Err(error) = self.0.settle_tallies().await {
+            tracing::warn!(error = %error, "more rows than there are may be tallied from now on");
+        }
         #[cfg(feature = "insight")]
         if let Err(error) = self.0.write_noted().await {
             tracing::warn!(error = %error, "the last refusals could not be written into snapshots");
@@ -545,6 +567,7 @@ impl Inner {
 
     fn promise(&self) -> Promise {
         match &self.replica {
+            _ if self.tallies.any() => Promise::Bounded,
             Some(replica) if !replica.fenced() => Promise::Bounded,
             _ => Promise::Exact,
         }
@@ -743,7 +766,7 @@ impl Inner {
 
     /// The same, where the authority counts.
     async fn recount_at_authority(
-        &self,
+        self: &Arc<Self>,
         tenant: &Arc<Tenant>,
         resource: ResourceId,
         key: &Key,

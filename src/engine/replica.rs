@@ -1,6 +1,6 @@
 //! This process as a replica: the leases it has from an authority, and the signs of life by which it keeps them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -16,6 +16,8 @@ use crate::authority::{Authority, BEATS_TO_BEGIN, News, Notice, Peer, Times};
 use crate::error::Error;
 use crate::ledger::Totals;
 use crate::metrics::Metrics;
+use crate::resource::ResourceId;
+use crate::workspace::WorkspaceId;
 
 /// How many leases are told of, or ended, in one message: their keys are locked for as long as it takes.
 const TOLD_AT_ONCE: usize = 100;
@@ -246,87 +248,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Tells the authority what it hasn't heard; calls idle units back where another replica waits for them.
-    async fn flush(&self, told: Vec<Told>) -> Result<(), Error> {
-        let mut told = told;
-        while !told.is_empty() {
-            let mut more = Vec::new();
-            for some in told.chunks(TOLD_AT_ONCE) {
-                let news: Vec<News> = some.iter().map(|told| told.news).collect();
-                let heard = self.told(self.authority.flush(&news)).await?;
-                let mut heard: HashMap<Uuid, _> = heard.into_iter().map(|heard| (heard.lease, heard)).collect();
-                for told in some {
-                    let Some((_, key)) = told.tenant.keys().find(|(index, _)| *index == told.index) else { continue };
-                    match heard.remove(&told.news.lease) {
-                        Some(heard) => {
-                            key.cell.heard(told.news.totals, heard.seq, heard.granted);
-                            if heard.wanted || told.news.ends {
-                                // Units that were granted by a request that was lost may have come to light.
-                                let again = Told::of(&told.tenant, told.index, key, true);
-                                // Only with units to give back: a lost request for units is news until it is settled.
-                                let again = again.filter(|again| again.news.totals != told.news.totals);
-                                more.extend(again.map(|again| again.ends(told.news.ends)));
-                            }
-                        }
-                        None => {
-                            let late = key.cell.unheard(told.news.totals);
-                            if late > 0 {
-                                // A hint, and no proof: the rows may be older than the end of the lease.
-                                tracing::warn!(
-                                    workspace = %told.tenant.id,
-                                    units = late,
-                                    "rows were created on a lease that has ended"
-                                );
-                            }
-                        }
-                    }
-                }
-            }
-            told = more;
-        }
-        Ok(())
-    }
-
-    /// Ends the leases of those that are out of use, as far as nothing of them is in use any more.
-    async fn see_off(&self, metrics: &Metrics) -> Result<(), Error> {
-        let parting = std::mem::take(&mut *self.parting());
-        let (ready, waiting): (Vec<_>, Vec<_>) = parting.into_iter().partition(Parting::is_idle);
-        let mut told = Vec::new();
-        // What they have in store is of use to others meanwhile.
-        for Parting { tenant, .. } in &waiting {
-            told.extend(tenant.keys().filter_map(|(index, key)| Told::of(tenant, index, key, true)));
-        }
-        self.parting().extend(waiting);
-        let mut lost = Vec::new();
-        for Parting { tenant, .. } in &ready {
-            for (index, key) in tenant.keys() {
-                let Some(lease) = key.lease() else { continue };
-                let totals = key.cell.news(true).map_or_else(|| key.cell.totals(), |(totals, _)| totals);
-                let news = News { lease, totals, waits: false, ends: true };
-                told.push(Told { tenant: Arc::clone(tenant), index, news });
-                if key.cell.lost() > 0 {
-                    lost.push(lease);
-                }
-            }
-        }
-        let now = self.state().now();
-        // Asked before it is told: what begins while the authority is told may be news to it that it answered too early for.
-        let began: Vec<bool> = ready.iter().map(|parting| !parting.may_begin(now)).collect();
-        let done = async {
-            self.flush(told).await?;
-            for leases in lost.chunks(TOLD_AT_ONCE) {
-                self.told(self.authority.end(leases)).await?;
-            }
-            Ok(())
-        };
-        let done = done.await;
-        let (gone, again): (Vec<_>, Vec<_>) =
-            ready.into_iter().zip(began).partition(|(_, began)| done.is_ok() && *began);
-        self.parting().extend(again.into_iter().map(|(parting, _)| parting));
-        gone.into_iter().for_each(|(parting, _)| parting.tell(metrics));
-        done
-    }
-
     /// There are tenants that have gone out of use.
     pub(super) fn parted(&self) {
         self.signals.chores.notify_one();
@@ -387,7 +308,7 @@ impl Inner {
         }
         loop {
             replica.part(self.tenants.take_parted());
-            self.within("give back leases", || replica.see_off(&self.metrics)).await?;
+            self.within("give back leases", || self.see_off(replica)).await?;
             // What may still begin can't once the replica has left.
             if replica.parting().iter().all(Parting::is_idle) {
                 break;
@@ -407,6 +328,88 @@ impl Inner {
         }
     }
 
+    /// Tells the authority what it hasn't heard; calls idle units back where another replica waits for them.
+    async fn flush(&self, replica: &Replica, told: Vec<Told>) -> Result<(), Error> {
+        let mut told = told;
+        while !told.is_empty() {
+            self.add_below(&mut told);
+            let mut more = Vec::new();
+            for some in told.chunks(TOLD_AT_ONCE) {
+                let news: Vec<News> = some.iter().map(|told| told.news).collect();
+                let heard = replica.told(replica.authority.flush(&news)).await?;
+                let mut heard: HashMap<Uuid, _> = heard.into_iter().map(|heard| (heard.lease, heard)).collect();
+                for told in some {
+                    let Some((_, key)) = told.tenant.keys().find(|(index, _)| *index == told.index) else { continue };
+                    match heard.remove(&told.news.lease) {
+                        Some(heard) => {
+                            key.cell.heard(told.news.totals, heard.seq, heard.granted);
+                            if heard.wanted || told.news.ends {
+                                // Units that were granted by a request that was lost may have come to light.
+                                let again = Told::of(&told.tenant, told.index, key, true);
+                                // Only with units to give back: a lost request for units is news until it is settled.
+                                let again = again.filter(|again| again.news.totals != told.news.totals);
+                                more.extend(again.map(|again| again.ends(told.news.ends)));
+                            }
+                        }
+                        None => {
+                            let late = key.cell.unheard(told.news.totals);
+                            if late > 0 {
+                                // A hint, and no proof: the rows may be older than the end of the lease.
+                                tracing::warn!(
+                                    workspace = %told.tenant.id,
+                                    units = late,
+                                    "rows were created on a lease that has ended"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+            told = more;
+        }
+        Ok(())
+    }
+
+    /// Ends the leases of those that are out of use, as far as nothing of them is in use any more.
+    async fn see_off(&self, replica: &Replica) -> Result<(), Error> {
+        let parting = std::mem::take(&mut *replica.parting());
+        let (ready, waiting): (Vec<_>, Vec<_>) = parting.into_iter().partition(Parting::is_idle);
+        let mut told = Vec::new();
+        // What they have in store is of use to others meanwhile.
+        for Parting { tenant, .. } in &waiting {
+            told.extend(tenant.keys().filter_map(|(index, key)| Told::of(tenant, index, key, true)));
+        }
+        replica.parting().extend(waiting);
+        let mut lost = Vec::new();
+        for Parting { tenant, .. } in &ready {
+            for (index, key) in tenant.keys() {
+                let Some(lease) = key.lease() else { continue };
+                let totals = key.cell.news(true).map_or_else(|| key.cell.totals(), |(totals, _)| totals);
+                let news = News { lease, totals, waits: false, ends: true };
+                told.push(Told { tenant: Arc::clone(tenant), index, news });
+                if key.cell.lost() > 0 {
+                    lost.push(lease);
+                }
+            }
+        }
+        let now = replica.state().now();
+        // Asked before it is told: what begins while the authority is told may be news to it that it answered too early for.
+        let began: Vec<bool> = ready.iter().map(|parting| !parting.may_begin(now)).collect();
+        let done = async {
+            self.flush(replica, told).await?;
+            for leases in lost.chunks(TOLD_AT_ONCE) {
+                replica.told(replica.authority.end(leases)).await?;
+            }
+            Ok(())
+        };
+        let done = done.await;
+        let (gone, again): (Vec<_>, Vec<_>) =
+            ready.into_iter().zip(began).partition(|(_, began)| done.is_ok() && *began);
+        replica.parting().extend(again.into_iter().map(|(parting, _)| parting));
+        gone.into_iter().for_each(|(parting, _)| parting.tell(&self.metrics));
+        done
+    }
+
     fn all_news(&self) -> Vec<Told> {
         let mut news = Vec::new();
         for tenant in self.tenants.all() {
@@ -417,6 +420,43 @@ impl Inner {
         news
     }
 
+    /// Puts before what is told of a workspace and all below it what became of the units of the workspaces themselves, by which it
+    /// is counted where rows are tallied: no row is told of above that isn't below.
+    fn add_below(&self, told: &mut Vec<Told>) {
+        let above = |told: &Told| told.tenant.id.top().is_some();
+        let tallied: BTreeSet<_> = told
+            .iter()
+            .filter(|told| above(told))
+            .map(|told| told.index)
+            .filter(|of| self.tallies.has_at(*of))
+            .collect();
+        if tallied.is_empty() {
+            return;
+        }
+        let tenants = self.tenants.all().into_iter().filter(|tenant| tenant.id.top().is_none());
+        let below: Vec<_> = tenants
+            .flat_map(|tenant| {
+                let keys = tenant.keys().filter(|(index, _)| tallied.contains(index));
+                keys.filter_map(|(index, key)| Told::of(&tenant, index, key, false)).collect::<Vec<_>>()
+            })
+            .collect();
+        // Each lease is told of once.
+        let again: HashSet<_> = below.iter().map(|told| told.news.lease).collect();
+        told.retain(|told| told.news.ends || !again.contains(&told.news.lease));
+        let ends: HashSet<_> = told.iter().map(|told| told.news.lease).collect();
+        told.extend(below.into_iter().filter(|told| !ends.contains(&told.news.lease)));
+        told.sort_by_key(above);
+    }
+
+    /// Tells the authority what became of the units of a key.
+    pub(super) async fn flush_key(&self, workspace: &WorkspaceId, resource: ResourceId) -> Result<(), Error> {
+        let (Some(replica), Some(tenant)) = (&self.replica, self.tenants.get(workspace.as_str())) else {
+            return Ok(());
+        };
+        let told = tenant.key(resource).and_then(|key| Told::of(&tenant, resource.index(), key, false));
+        self.flush(replica, told.into_iter().collect()).await
+    }
+
     async fn heed(self: &Arc<Self>, replica: &Replica, notice: Notice) -> Result<(), Error> {
         match notice {
             Notice::Recall { resource, workspace } => {
@@ -425,7 +465,7 @@ impl Inner {
                     && let Some(key) = tenant.key(resource.id())
                 {
                     let told = Told::of(&tenant, resource.id().index(), key, true);
-                    replica.flush(told.into_iter().collect()).await?;
+                    self.flush(replica, told.into_iter().collect()).await?;
                 }
             }
             Notice::Free { resource, workspace } => {
@@ -509,9 +549,9 @@ async fn chores(quota: Weak<Inner>, signals: Arc<Signals>) {
         let Some(quota) = quota.upgrade() else { return };
         let Some(replica) = &quota.replica else { return };
         let done = async {
-            replica.flush(quota.all_news()).await?;
+            quota.flush(replica, quota.all_news()).await?;
             replica.part(quota.tenants.take_parted());
-            replica.see_off(&quota.metrics).await?;
+            quota.see_off(replica).await?;
             replica.reclaim(&mut watched).await
         };
         // It is tried again with the next beat.

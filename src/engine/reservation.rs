@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
 
 use super::abandoned::Abandoned;
+use super::tallies::Tally;
 use super::tenant::{Key, Tenant};
 use crate::decision::{Demand, Refusal};
 #[cfg(feature = "postgres")]
@@ -36,13 +37,19 @@ pub(crate) enum Kind {
     Create,
     /// Rows that existed when their edit began.
     Edit,
+    /// Rows that units of other books may become, in those that don't know of them.
+    Owed,
 }
 
 impl Kind {
     /// The rows exist now, or may exist.
     pub(crate) fn post(self, key: &Key, units: u64) {
+        if let (Self::Create, Some(tally)) = (self, &key.tally) {
+            // First, so that a count sees what the books have.
+            tally.post(units);
+        }
         key.wake_if(match self {
-            Self::Create => key.cell.post(units),
+            Self::Create | Self::Owed => key.cell.post(units),
             Self::Edit => key.cell.end_edit(units),
         });
     }
@@ -50,7 +57,7 @@ impl Kind {
     /// Nobody will ever know what was done.
     pub(crate) fn lose(self, key: &Key, units: u64) {
         match self {
-            Self::Create => key.cell.lose(units),
+            Self::Create | Self::Owed => key.cell.lose(units),
             Self::Edit => key.cell.lose_edit(units),
         }
     }
@@ -58,9 +65,12 @@ impl Kind {
     /// Nothing was done, and nothing can be done any more.
     fn void(self, key: &Key, units: u64) {
         key.wake_if(match self {
-            Self::Create => key.cell.give_back(units),
+            Self::Create | Self::Owed => key.cell.give_back(units),
             Self::Edit => key.cell.end_edit(units),
         });
+        if let (Self::Create, Some(tally)) = (self, &key.tally) {
+            tally.void(units);
+        }
     }
 }
 
@@ -68,12 +78,27 @@ impl Unit {
     /// `units` that the caller has taken from the key.
     #[inline]
     pub(crate) fn taken(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
+        if let Some(tally) = tenant.key(resource).and_then(|key| key.tally.as_ref()) {
+            tally.take(units);
+        }
         Self { tenant: Some(tenant), resource, units, kind: Kind::Create, begun: false }
     }
 
     /// An edit of `units` rows that the caller has begun. Those that turn out not to exist end it in part.
     pub(crate) fn edit(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
         Self { tenant: Some(tenant), resource, units, kind: Kind::Edit, begun: false }
+    }
+
+    /// `units` that requests of other books may still turn into rows.
+    pub(crate) fn owed(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
+        Self { tenant: Some(tenant), resource, units, kind: Kind::Owed, begun: false }
+    }
+
+    /// Where its rows are tallied, if this process does that.
+    #[inline]
+    pub(super) fn tally(&self) -> Option<&Arc<Tally>> {
+        let tenant = self.tenant.as_ref().filter(|_| self.kind == Kind::Create)?;
+        tenant.key(self.resource)?.tally.as_ref()
     }
 
     /// Whether new rows may come of it.
@@ -301,7 +326,7 @@ impl Reservation {
         let units = self.units().iter().filter_map(|unit| {
             let lease = unit.tenant.as_ref()?.key(unit.resource)?.lease()?;
             let units = match unit.kind {
-                Kind::Create => fence::Units { made: unit.units, edited: 0 },
+                Kind::Create | Kind::Owed => fence::Units { made: unit.units, edited: 0 },
                 Kind::Edit => fence::Units { made: 0, edited: unit.units },
             };
             Some((lease, units))

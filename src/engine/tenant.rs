@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::abandoned::Outlet;
 use super::admit::Waiter;
 use super::reservation::Unit;
+use super::tallies::Tally;
 use crate::ledger::{Cell, retire_all};
 use crate::limit::Limit;
 use crate::mode::EnforcementMode;
@@ -33,15 +34,17 @@ pub(crate) struct Key {
     pub(crate) cell: Cell<Waiter>,
     /// Wakes the resolver of the cell's queue.
     pub(crate) wake: Notify,
+    /// Where rows are tallied that nobody can count, if this process does that.
+    pub(super) tally: Option<Arc<Tally>>,
 }
 
 impl Key {
-    fn new(limit: Limit, leased: bool) -> Self {
+    fn new(limit: Limit, leased: bool, tally: Option<Arc<Tally>>) -> Self {
         let cell = match leased {
             false => Cell::new(limit.rows()),
             true => Cell::leased(Uuid::now_v7().as_u128(), limit.rows()),
         };
-        Self { cell, wake: Notify::new() }
+        Self { cell, wake: Notify::new(), tally }
     }
 
     /// The lease that its units are of, where an authority elsewhere grants them.
@@ -177,18 +180,18 @@ pub(crate) enum Age {
 }
 
 impl Tenant {
-    fn new(id: WorkspaceId, resources: usize, leased: bool, outlet: Arc<Outlet>) -> Self {
+    fn new(id: WorkspaceId, of: &Tenants) -> Self {
         Self {
             id,
-            outlet,
+            outlet: Arc::clone(&of.outlet),
             due: AtomicU64::new(0),
             refreshing: AtomicBool::new(false),
             used: AtomicU8::new(0),
             special: AtomicBool::new(false),
             changes: AtomicU32::new(0),
             state: Mutex::default(),
-            leased,
-            keys: (0..resources).map(|_| OnceBox::new()).collect(),
+            leased: of.leased,
+            keys: (0..of.resources).map(|_| OnceBox::new()).collect(),
         }
     }
 
@@ -213,7 +216,8 @@ impl Tenant {
         }
         let limit = state.limits.as_ref().map_or(Limit::of(0), |limits| limits.by_resource[resource.index()]);
         // Under the lock nobody else makes one, so that none is made in vain.
-        Some(self.keys[resource.index()].get_or_init(|| Box::new(Key::new(limit, self.leased))))
+        let key = || Box::new(Key::new(limit, self.leased, self.outlet.tallies.of(&self.id, resource)));
+        Some(self.keys[resource.index()].get_or_init(key))
     }
 
     /// The keys in use.
@@ -430,8 +434,7 @@ impl Tenants {
             if let Some(tenant) = self.get(workspace.as_str()).filter(|tenant| !tenant.retired()) {
                 return tenant;
             }
-            let created =
-                Arc::new(Tenant::new(workspace.clone(), self.resources, self.leased, Arc::clone(&self.outlet)));
+            let created = Arc::new(Tenant::new(workspace.clone(), self));
             let tenant = Arc::clone(self.index.pin().get_or_insert_with(workspace.clone(), || Arc::clone(&created)));
             // Of several that come at once, the map takes one.
             if Arc::ptr_eq(&tenant, &created) {
@@ -490,8 +493,7 @@ impl Tenants {
     ///
     /// It answers units that are owed for what requests in flight there may still become.
     pub(crate) fn replace(&self, tenant: &Arc<Tenant>, hand_over: impl FnOnce(&Arc<Tenant>) -> Vec<Unit>) {
-        let new = Tenant::new(tenant.id.clone(), self.resources, self.leased, Arc::clone(&self.outlet));
-        let new = Arc::new(new);
+        let new = Arc::new(Tenant::new(tenant.id.clone(), self));
         // Whoever finds the old one out of use waits here.
         let mut state = tenant.lock();
         if std::mem::replace(&mut state.retired, true) {
@@ -579,15 +581,20 @@ impl Tenants {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tallies::Tallies;
     use crate::metrics::Metrics;
     use crate::resource::ResourceCatalog;
+    use crate::store::{MemoryStore, QuotaStore};
     use crate::workspace::WorkspaceFormat;
 
     const CAPACITY: usize = 10;
 
     fn tenants() -> Tenants {
-        let metrics = Arc::new(Metrics::new(&ResourceCatalog::default(), false));
-        Tenants::new(10, 8, false, Outlet::new(metrics).0)
+        let catalog = ResourceCatalog::default();
+        let metrics = Arc::new(Metrics::new(&catalog, false));
+        let store: Arc<dyn QuotaStore> = Arc::new(MemoryStore::new());
+        let tallies = Arc::new(Tallies::new(&[], &catalog, &store, false).unwrap());
+        Tenants::new(10, 8, false, Outlet::new(metrics, tallies).0)
     }
 
     fn workspace(number: usize) -> WorkspaceId {

@@ -206,7 +206,7 @@ impl After {
 
     fn tell(self) {
         match self.what {
-            What::Deleted => self.quota.deleted(self.workspace.as_str(), self.demands.into_iter()),
+            What::Deleted => self.quota.deleted(&self.workspace, self.demands.into_iter()),
             What::Count => {
                 let resources = self.demands.iter().map(|demand| demand.resource).collect();
                 self.quota.count_behind(&self.workspace, resources);

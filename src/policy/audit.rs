@@ -87,6 +87,8 @@ pub enum AuditAction {
     RequestWithdrawn,
     /// A recount found another number than was believed.
     RecountDrift,
+    /// The rows of a type that the ledger alone counts were set.
+    TallySet,
     /// Rows above a limit were archived or deleted.
     Cleanup,
     /// A limit was imported from usage.

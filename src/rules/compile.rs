@@ -13,6 +13,7 @@ use super::resolve::merge;
 use super::rule::{
     Amount, Charge, OnFailure, Operation, Predicate, Probe, ProbeSource, Resource, Rule, WorkspaceSource,
 };
+use crate::body::check_pointer;
 use crate::decision::{Demand, ResolvedCharge};
 use crate::error::Error;
 use crate::resource::{ResourceCatalog, ResourceId, check_identifier};
@@ -64,6 +65,16 @@ pub(super) enum MappedResource {
     Chosen { field: String, values: BTreeMap<String, ResourceId> },
 }
 
+impl MappedResource {
+    /// All that it may be.
+    fn all(&self) -> Vec<ResourceId> {
+        match self {
+            Self::Fixed(resource) => vec![*resource],
+            Self::Chosen { values, .. } => values.values().copied().collect(),
+        }
+    }
+}
+
 impl MappedRule {
     /// The name, for log lines and metrics.
     pub fn name(&self) -> &str {
@@ -78,9 +89,22 @@ impl MappedRule {
     /// The resource types that its requests may be charged for, in the order of its charges; one that several charges are
     /// for is named as often.
     pub fn resources(&self) -> impl Iterator<Item = ResourceId> + '_ {
-        self.charges.iter().flat_map(|charge| match &charge.resource {
-            MappedResource::Fixed(resource) => vec![*resource],
-            MappedResource::Chosen { values, .. } => values.values().copied().collect(),
+        self.charges.iter().flat_map(|charge| charge.resource.all())
+    }
+
+    /// The resource types of which its requests look rows up, each with the column.
+    pub fn lookups(&self) -> impl Iterator<Item = (ResourceId, &str)> + '_ {
+        self.charges.iter().flat_map(|charge| {
+            let unknown = match &charge.amount {
+                Amount::DistinctUnknown { column, .. } => Some(column),
+                _ => None,
+            };
+            let columns: Vec<&str> =
+                charge.probes.iter().map(|probe| &probe.column).chain(unknown).map(|column| &**column).collect();
+            let resources = charge.resource.all();
+            resources
+                .into_iter()
+                .flat_map(move |resource| columns.clone().into_iter().map(move |column| (resource, column)))
         })
     }
 
@@ -318,16 +342,5 @@ fn check_param(param: &str, templates: &[Template]) -> Result<(), String> {
     match templates.iter().find(|template| !template.has_param(param)) {
         Some(without) => Err(format!("the path {:?} has no parameter `{{{param}}}`", without.written())),
         None => Ok(()),
-    }
-}
-
-/// Refuses what is no JSON pointer (RFC 6901, 3).
-pub(super) fn check_pointer(pointer: &str) -> Result<(), String> {
-    let escapes = pointer.split('~').skip(1).all(|behind| behind.starts_with(['0', '1']));
-    match (pointer.is_empty() || pointer.starts_with('/')) && escapes {
-        true => Ok(()),
-        false => Err(format!(
-            "{pointer:?} is not a JSON pointer: write it as `/field/inner`, with `~1` for a slash in a name and `~0` for a tilde"
-        )),
     }
 }

@@ -12,12 +12,12 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::compile::check_pointer;
 use super::map::{RouteMap, RouteMapBuilder, check_prefix};
 use super::path::PathReading;
 use super::rule::{
     Amount, Charge, OnFailure, Operation, Predicate, Probe, ProbeSource, Resource, Rule, Test, WorkspaceSource,
 };
+use crate::body::check_pointer;
 use crate::error::Error;
 use crate::limit::Limit;
 use crate::resource::{ResourceCatalog, ResourceCatalogBuilder, ResourceSpec};

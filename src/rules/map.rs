@@ -9,11 +9,12 @@ use foldhash::fast::RandomState;
 use http::Method;
 use matchit::Router;
 
-use super::compile::{Defaults, MappedRule, check_pointer};
+use super::compile::{Defaults, MappedRule};
 use super::path::{PathReading, Template, equivalent, rules_out, tail, takes};
 use super::quick::{QuickRoutes, Quickly};
 use super::resolve::Match;
 use super::rule::{Rule, WorkspaceSource};
+use crate::body::check_pointer;
 use crate::error::Error;
 use crate::resource::ResourceCatalog;
 use crate::workspace::WorkspaceFormat;

@@ -39,11 +39,14 @@ mod sql_overview;
 #[cfg(all(any(feature = "postgres", feature = "sqlite"), feature = "insight"))]
 mod sql_snapshots;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_tally;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_texts;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql_transaction;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod tally;
 
 pub(crate) use cached::CachedStore;
 pub(crate) use events::EventStore;
@@ -62,6 +65,7 @@ pub(crate) use snapshots::{Reading, SnapshotStore, Turn};
 pub use sql::SqlStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
+pub(crate) use tally::TallyStore;
 
 /// The quota record of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,6 +259,13 @@ pub trait QuotaStore: Send + Sync + 'static {
         None
     }
 
+    /// Where rows are tallied that nobody can count. Without such a place, which only a [`SqlStore`] has, there are no such
+    /// resource types.
+    #[doc(hidden)]
+    fn tallies(&self) -> Option<&dyn TallyStore> {
+        None
+    }
+
     /// Where it is kept how full workspaces are. Without such a place, which only a [`SqlStore`] has, the dashboard doesn't
     /// list them.
     #[cfg(feature = "dashboard")]
@@ -323,6 +334,18 @@ pub trait StoreTransaction: Send {
 
     /// Writes a request for more.
     fn save_request<'a>(&'a mut self, request: &'a IncreaseRequest) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Sets the tally of a resource type, and has it counted before more is granted; answers what it was. By default there are
+    /// no tallies.
+    fn set_tally<'a>(
+        &'a mut self,
+        workspace: &'a WorkspaceId,
+        resource: &'a str,
+        rows: u64,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        let _ = (workspace, resource, rows);
+        Box::pin(async { Err(limits_only()) })
+    }
 
     /// Adds to the audit log.
     fn audit<'a>(&'a mut self, entry: &'a AuditEntry) -> BoxFuture<'a, Result<(), Error>>;
@@ -399,6 +422,10 @@ impl<S: QuotaStore + ?Sized> QuotaStore for Arc<S> {
 
     fn schema(&self) -> Option<&dyn SchemaStore> {
         (**self).schema()
+    }
+
+    fn tallies(&self) -> Option<&dyn TallyStore> {
+        (**self).tallies()
     }
 
     fn events(&self) -> Option<&dyn EventStore> {

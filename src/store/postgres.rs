@@ -101,6 +101,7 @@ impl Records for Postgres {
         include_str!("../../migrations/postgres/0008_overview.sql"),
         include_str!("../../migrations/postgres/0009_audit_at.sql"),
         include_str!("../../migrations/postgres/0010_replicas.sql"),
+        include_str!("../../migrations/postgres/0011_tally.sql"),
     ];
     const READ: &'static str = r#""id"::text, "version",
     to_char("createdAt" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -125,6 +126,7 @@ impl Records for Postgres {
         r#"SELECT "workspace", "resource", "counted" + "posted" FROM "_tower_quota_key"
 WHERE "counted" IS NOT NULL AND "workspace" IN "#,
     );
+    const FORGET: Option<&'static str> = Some(r#"SELECT "_tower_quota_forget"($1, $2)"#);
     const DOCUMENT: &'static str = "\"document\"::text";
     const BYTES: &'static str = " COLLATE \"C\"";
     const NUMBER: &'static str = "BIGINT";

@@ -82,6 +82,9 @@ pub trait Records: Dialect {
     /// Workspaces, resource types and rows by the books that several processes share, up to a list of workspaces.
     const BOOKS: Option<&'static str>;
 
+    /// What has the rows of a workspace and resource type counted before more is granted, where several processes share books.
+    const FORGET: Option<&'static str>;
+
     /// A column of JSON as a text, and the order of a text's bytes.
     const DOCUMENT: &'static str;
     const BYTES: &'static str;
@@ -389,6 +392,10 @@ impl<DB: Records> QuotaStore for SqlStore<DB> {
 
     #[cfg(feature = "insight")]
     fn snapshots(&self) -> Option<&dyn super::SnapshotStore> {
+        Some(self)
+    }
+
+    fn tallies(&self) -> Option<&dyn super::TallyStore> {
         Some(self)
     }
 

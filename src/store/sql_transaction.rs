@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::sql::{Records, failed, stored};
 use super::sql_texts::{Texts, audit_values, document, json, refused, text};
-use super::{QuotaRecord, StoreTransaction, now};
+use super::{QuotaRecord, StoreTransaction, now, sql_tally};
 use crate::BoxFuture;
 use crate::error::Error;
 use crate::policy::{AuditEntry, IncreaseRequest, Lineage, Plan};
@@ -230,6 +230,24 @@ ON CONFLICT ("id") DO UPDATE SET "status" = excluded."status", "document" = excl
                 Value::Owned(json(request)?),
             ];
             self.run(save, values).await
+        })
+    }
+
+    fn set_tally<'a>(
+        &'a mut self,
+        workspace: &'a WorkspaceId,
+        resource: &'a str,
+        rows: u64,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        Box::pin(async move {
+            if let Some(forget) = DB::FORGET {
+                // The books first, as whoever posts.
+                self.run(forget, vec![Value::Text(workspace.as_str()), Value::Text(resource)]).await?;
+            }
+            let before = DB::rows(&mut self.transaction, sql_tally::read(workspace, resource)).await;
+            let before = before.and_then(|rows| sql_tally::number::<DB>(&rows)).map_err(sql_tally::failed::<DB>)?;
+            let set = DB::rows(&mut self.transaction, sql_tally::write(workspace, resource, rows)).await;
+            set.map(|_| before).map_err(sql_tally::failed::<DB>)
         })
     }
 

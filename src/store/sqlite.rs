@@ -104,6 +104,7 @@ impl Records for Sqlite {
         include_str!("../../migrations/sqlite/0005_snapshots.sql"),
         include_str!("../../migrations/sqlite/0006_overview.sql"),
         include_str!("../../migrations/sqlite/0007_audit_at.sql"),
+        include_str!("../../migrations/sqlite/0008_tally.sql"),
     ];
     const READ: &'static str = r#""id", "version", "createdAt", "updatedAt""#;
     const AS_UUID: &'static str = "";
@@ -120,6 +121,7 @@ impl Records for Sqlite {
     const NOW: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
     // There are no books but in memory.
     const BOOKS: Option<&'static str> = None;
+    const FORGET: Option<&'static str> = None;
     const DOCUMENT: &'static str = "\"document\"";
     const BYTES: &'static str = "";
     const NUMBER: &'static str = "INTEGER";

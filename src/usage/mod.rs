@@ -9,8 +9,11 @@ use crate::workspace::WorkspaceId;
 
 #[cfg(feature = "postgres")]
 mod backstop;
+mod by_type;
 mod cleanup;
 mod closure;
+#[cfg(feature = "gateway")]
+mod http;
 mod pages;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
@@ -19,8 +22,11 @@ mod sql_cleanup;
 
 #[cfg(feature = "postgres")]
 pub use backstop::Backstop;
+pub use by_type::UsageByType;
 pub use cleanup::{Cleaned, Cleanup, CleanupPolicy, Excess, Recording};
 pub use closure::ClosureUsage;
+#[cfg(feature = "gateway")]
+pub use http::{HttpUsage, HttpUsageBuilder};
 pub use pages::{UsagePages, WorkspaceUsage};
 #[cfg(feature = "postgres")]
 pub use sql::PostgresUsage;
@@ -105,6 +111,12 @@ pub struct CountSql {
     bounded: Arc<str>,
     /// The database that they are for, where that is known.
     place: Option<Arc<str>>,
+    /// They read what the ledger tallies itself.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        allow(dead_code, reason = "the one ledger that counts by itself needs Postgres")
+    )]
+    tallied: bool,
 }
 
 impl CountSql {
@@ -121,7 +133,24 @@ impl CountSql {
     /// assert!(count.bounded().ends_with("counted"));
     /// ```
     pub fn new(all: impl Into<Arc<str>>, bounded: impl Into<Arc<str>>) -> Self {
-        Self { all: all.into(), bounded: bounded.into(), place: None }
+        Self { all: all.into(), bounded: bounded.into(), place: None, tallied: false }
+    }
+
+    /// Reads what the ledger tallies.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn tally(resource: &ResourceType) -> Self {
+        let resource = crate::sql::postgres::literal(resource.name());
+        let tally: Arc<str> = format!(
+            r#"SELECT coalesce((SELECT greatest("rows", 0) FROM "QuotaTally" WHERE "resource" = {resource} AND "workspaceId" = $1), 0)"#
+        )
+        .into();
+        Self { tallied: true, ..Self::new(Arc::clone(&tally), tally) }
+    }
+
+    /// Whether they read what the ledger tallies.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_tally(&self) -> bool {
+        self.tallied
     }
 
     #[cfg(any(feature = "postgres", feature = "sqlite"))]

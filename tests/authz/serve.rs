@@ -140,6 +140,10 @@ fn what_can_not_be_asked_is_said_at_the_start() {
         let told = folder.refused(&["--check"], 2);
         assert!(told.contains(expected), "{option}: {told}");
     }
+    let folder = Folder::new(Server::Sqlite);
+    folder.append("[authz]\n[[resource]]\nname = \"segments\"\nledger = true\n");
+    let told = folder.refused(&["--check"], 2);
+    assert!(told.contains("line 20: with [authz] the ledger alone can't count"), "{told}");
     // Envoy hands on bodies.
     let folder = Folder::new(Server::Sqlite);
     folder.append("[authz]\n");

@@ -422,7 +422,11 @@ fn replicas(server: &Quickstart) -> Vec<Value> {
 
 /// Waits until one sees so many.
 fn all_are_there(server: &Quickstart, many: usize) {
-    until("all replicas are known", || replicas(server).len() == many);
+    let seen = |replica: &Value| replica["seenAt"].is_string();
+    until("all replicas have shown life", || {
+        let replicas = replicas(server);
+        replicas.len() == many && replicas.iter().all(seen)
+    });
 }
 
 #[test]

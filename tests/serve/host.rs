@@ -162,7 +162,7 @@ workspaces = ["acme"]
         };
         let address = listens();
         let config = fs::read_to_string(self.path("quota.toml")).unwrap();
-        let gateway = config.contains("[gateway]").then(listens);
+        let gateway = config.lines().any(|line| line == "[gateway]").then(listens);
         std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
         Service { child, address, gateway, log }
     }

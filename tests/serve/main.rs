@@ -15,5 +15,6 @@ mod kubernetes;
 mod life;
 mod options;
 mod reload;
+mod sources;
 mod starts;
 mod tls;

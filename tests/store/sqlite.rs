@@ -174,7 +174,7 @@ async fn the_hosts_migrations_are_left_alone() {
         assert_eq!(hosts, [1, 2]);
         let ours: Vec<i64> =
             sqlx::query_scalar("SELECT version FROM _tower_quota_migrations").fetch_all(&pool).await.unwrap();
-        assert_eq!(ours, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(ours, [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }
 
@@ -251,7 +251,7 @@ async fn a_lost_table_or_pool_is_told() {
         r#"DROP TABLE _tower_quota_migrations; DROP TABLE "QuotaPlan"; DROP TABLE "QuotaRequest";
         DROP TABLE "QuotaAudit"; DROP TABLE "QuotaProgress"; DROP TABLE "QuotaArchive"; DROP TABLE "QuotaThreshold";
         DROP TABLE "QuotaNotice"; DROP TABLE "QuotaEndpoint"; DROP TABLE "QuotaDelivery"; DROP TABLE "QuotaContact";
-        DROP TABLE "QuotaSnapshot"; DROP TABLE "QuotaTask"; DROP TABLE "QuotaOverview""#,
+        DROP TABLE "QuotaSnapshot"; DROP TABLE "QuotaTask"; DROP TABLE "QuotaOverview"; DROP TABLE "QuotaTally""#,
     )
     .await;
     let again = SqliteStore::connect(&url(&directory), &catalog()).await.unwrap();

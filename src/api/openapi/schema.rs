@@ -202,6 +202,7 @@ pub(super) fn components(catalog: &ResourceCatalog) -> Map<String, Value> {
         ("QuotaUpdate", update),
         ("Limits", by_type(limits(), &named("Limit"), false)),
         ("Counts", by_type(types(), &count(), true)),
+        ("Tally", some(integer(0, Limit::MAX))),
         ("Modes", some(named("Mode"))),
         ("ModesChange", some(or_null(named("Mode")))),
         ("Explanation", some(named("Explained"))),

@@ -6,6 +6,7 @@ mod operate;
 mod policy;
 mod quota;
 pub(crate) mod routes;
+mod tally;
 mod webhooks;
 
 use std::io::{self, IsTerminal};
@@ -64,6 +65,7 @@ pub(crate) async fn run(called: Called) -> Result<Outcome, Failure> {
         Command::Webhooks(webhooks) => webhooks::run(&context, webhooks).await,
         Command::Mode(mode) => operate::mode(&context, mode).await,
         Command::Migrate(migrate) => operate::migrate(&context, migrate).await,
+        Command::Tally(tally) => tally::run(&context, tally).await,
         Command::Shadow(shadow) => operate::shadow(&context, shadow).await,
         Command::Doctor(doctor) => doctor::run(&context, doctor).await,
         Command::Completions { .. } | Command::Routes(_) => Ok(Outcome::Done),

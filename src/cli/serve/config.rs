@@ -24,6 +24,7 @@ pub(super) struct Config {
     pub(super) database: Database,
     #[serde(default)]
     pub(super) rows: Rows,
+    pub(super) probe: Option<Spanned<Probe>>,
     #[serde(default)]
     pub(super) resource: Vec<Spanned<Resource>>,
     #[serde(default)]
@@ -64,7 +65,21 @@ pub(super) struct Rows {
     pub(super) url: Option<Spanned<String>>,
 }
 
-/// Where the rows of one resource type are.
+/// The API that is asked over HTTP for rows that aren't in a table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Probe {
+    pub(super) url: String,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, Spanned<String>>,
+    #[serde(default = "five")]
+    pub(super) timeout_seconds: Seconds,
+    #[serde(default = "one_mebibyte")]
+    pub(super) body_cap: usize,
+    pub(super) root_certificate: Option<PathBuf>,
+}
+
+/// How the rows of one resource type are counted: in a table, over HTTP, or by the ledger alone.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resource {
@@ -73,6 +88,34 @@ pub(super) struct Resource {
     pub(super) workspace_column: Option<String>,
     pub(super) workspace_type: Option<String>,
     pub(super) filter: Option<String>,
+    pub(super) http: Option<Spanned<CountUrl>>,
+    #[serde(default)]
+    pub(super) ledger: bool,
+    /// Where it is asked whether a row exists, by column.
+    #[serde(default)]
+    pub(super) exists: BTreeMap<String, Spanned<ExistsUrl>>,
+}
+
+impl Resource {
+    /// Whether something is said of a table.
+    pub(super) fn has_table(&self) -> bool {
+        let columns = [&self.workspace_column, &self.workspace_type, &self.filter];
+        self.table.is_some() || columns.into_iter().any(Option::is_some)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CountUrl {
+    pub(super) url: String,
+    pub(super) pointer: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExistsUrl {
+    pub(super) url: String,
+    pub(super) pointer: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -462,6 +505,10 @@ fn two_minutes() -> Spanned<Seconds> {
 
 fn yes() -> bool {
     true
+}
+
+fn one_mebibyte() -> usize {
+    1 << 20
 }
 
 fn fifteen() -> Seconds {

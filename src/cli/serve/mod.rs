@@ -22,7 +22,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tower_quota::{Gateway, ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, Settling, SqliteStore};
+use tower_quota::{
+    Gateway, ModeSource, PostgresLedger, PostgresStore, Quota, QuotaBuilder, Settling, SqliteStore, UsageByType,
+};
 
 use self::app::{Gate, Tokens};
 use self::authz::Authz;
@@ -294,22 +296,27 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
             builder.store(store).first_count_after(Duration::from_secs(wait))
         }
     };
-    let builder = match &setup.rows {
+    let mut usage = match &setup.rows {
         Rows::Sqlite(counts) => {
-            let usage = counts.clone().build().map_err(|error| failed(&error))?;
-            usage.check().await.map_err(|error| failed(&error))?;
-            builder.usage(usage)
+            let counts = counts.clone().build().map_err(|error| failed(&error))?;
+            counts.check().await.map_err(|error| failed(&error))?;
+            UsageByType::new().others(counts)
         }
         Rows::Postgres(counts) => {
-            let usage = counts.clone().build().map_err(|error| failed(&error))?;
-            usage.check().await.map_err(|error| failed(&error))?;
-            builder.usage(usage)
+            let counts = counts.clone().build().map_err(|error| failed(&error))?;
+            counts.check().await.map_err(|error| failed(&error))?;
+            UsageByType::new().others(counts)
         }
     };
     if let Some(gateway) = &setup.gateway {
         let checked = gateway.claims.check().await;
         checked.map_err(|error| Failure::unavailable(format!("a [[gateway.claim]] can't be looked up: {error}")))?;
     }
+    if let Some(probes) = &setup.probes {
+        let asked = Arc::new(probes.usage.clone().build().map_err(|error| failed(&error))?);
+        usage = probes.types.iter().fold(usage, |usage, name| usage.with(name, Arc::clone(&asked)));
+    }
+    let builder = builder.usage(usage).tally(&setup.tallied);
     with_options(builder, setup).build().map_err(|error| failed(&error))
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use lettre::message::Mailbox;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -19,14 +19,14 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Postgres, Sqlite};
 use toml::{Spanned, Table};
 use tower_quota::{
-    EmailOptions, Gateway, GatewayOptions, MappedRule, OnFailure, PostgresUsage, Principal, Quota, QuotaLayer,
-    ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable, SqlUsageBuilder, SqliteUsage, StaticTokens,
-    Thresholds, WebhookOptions,
+    EmailOptions, Gateway, GatewayOptions, HttpUsage, HttpUsageBuilder, MappedRule, OnFailure, PostgresUsage,
+    Principal, Quota, QuotaLayer, ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable, SqlUsageBuilder,
+    SqliteUsage, StaticTokens, Thresholds, WebhookOptions,
 };
 use url::Url;
 
 use super::claims::{Claims, Lookup, Pool};
-use super::config::{self, Claim, Config, Host, Role, Smtp, Tls, Webhooks};
+use super::config::{self, Claim, Config, CountUrl, ExistsUrl, Host, Resource, Role, Smtp, Tls, Webhooks};
 use super::file::{File, Secret};
 use super::front::Rules;
 use crate::commands::routes;
@@ -46,6 +46,10 @@ pub(super) struct Setup {
     written: Table,
     pub(super) database: String,
     pub(super) rows: Rows,
+    /// What is asked over HTTP.
+    pub(super) probes: Option<Probes>,
+    /// The resource types that the ledger alone counts.
+    pub(super) tallied: Vec<String>,
     pub(super) map: RouteMap,
     pub(super) tokens: StaticTokens,
     pub(super) tls: Option<Arc<ServerConfig>>,
@@ -88,6 +92,12 @@ impl InFront {
         let layer = layer.rate_limit_headers(self.rate_limit_headers).on_failure(self.on_failure);
         Ok(Rules { quota: quota.clone(), layer, routes: map.clone(), claims: self.claims.clone() })
     }
+}
+
+/// What is asked over HTTP, of which resource types; it can be built.
+pub(super) struct Probes {
+    pub(super) usage: HttpUsageBuilder,
+    pub(super) types: Vec<String>,
 }
 
 /// At which usage notices are given.
@@ -144,6 +154,10 @@ impl Setup {
         let rows_at = if rows.is_some() { span(&config.rows.url) } else { span(&config.database.url) };
         let rows_url = rows.as_deref().unwrap_or(&database);
         let rows = counts(&file, kind, rows_url, &rows_at, map.catalog(), &tables)?;
+        let probes = probes(&file, &config, map.catalog(), &mut secrets)?;
+        lookups(&file, &config, &map)?;
+        let tallied = config.resource.iter().map(Spanned::get_ref).filter(|of| of.ledger).map(|of| of.name.clone());
+        let tallied = tallied.collect();
         let tokens = tokens(&file, &config, &map, &mut secrets)?;
         let tls = config.tls.as_ref().map(|tls| tls_of(&file, tls)).transpose()?;
         let gateway = match &config.gateway {
@@ -156,6 +170,11 @@ impl Setup {
         places(&file, &config)?;
         if let Some(written) = &config.authz {
             super::authz::check(&file, written, &map)?;
+            if let Some(tallied) = config.resource.iter().find(|of| of.get_ref().ledger) {
+                let message = "with [authz] the ledger alone can't count: a proxy that asks doesn't tell how requests end. \
+                               Write where the rows are, `table` or `http`";
+                return Err(file.wrong(tallied.span(), message));
+            }
         }
         let thresholds = thresholds(&file, &config, map.catalog())?;
         let webhooks = config.webhooks.as_ref().map(|webhooks| webhooks_of(&file, webhooks)).transpose()?;
@@ -170,6 +189,8 @@ impl Setup {
             written,
             database,
             rows,
+            probes,
+            tallied,
             map,
             tokens,
             tls,
@@ -258,17 +279,44 @@ fn map(file: &File, config: &Config) -> Result<RouteMap, Failure> {
     })
 }
 
-/// A table, and where it is written.
-type Placed = (SqlTable, Range<usize>);
+/// A table, and where it is written; `None` for a type whose rows are in none.
+type Placed = (Option<SqlTable>, Range<usize>);
 
 fn tables(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result<BTreeMap<String, Placed>, Failure> {
     let mut known: BTreeMap<String, Placed> = BTreeMap::new();
     for entry in &config.resource {
         let (at, written) = (entry.span(), entry.get_ref());
         let resource = catalog.by_name(&written.name).map_err(|error| file.wrong(at.clone(), error.message()))?;
+        let add = |known: &mut BTreeMap<String, Placed>, table| match known
+            .insert(written.name.clone(), (table, at.clone()))
+        {
+            None => Ok(()),
+            Some(_) => Err(file.wrong(at.clone(), &format!("{} is there twice", resource.name()))),
+        };
+        if written.http.is_some() || written.ledger {
+            if written.has_table() || written.http.is_some() && written.ledger {
+                let message = format!(
+                    "{} is counted in more than one way: write one of `table`, `http` and `ledger = true`",
+                    resource.name()
+                );
+                return Err(file.wrong(at.clone(), &message));
+            }
+            add(&mut known, None)?;
+            continue;
+        }
         let name = written.table.as_deref().or(resource.table()).ok_or_else(|| {
-            file.wrong(at.clone(), &format!("no table is known for {}: write `table = \"…\"`", resource.name()))
+            file.wrong(
+                at.clone(),
+                &format!("no table is known for {}: write `table = \"…\"`, `http` or `ledger = true`", resource.name()),
+            )
         })?;
+        if let Some(exists) = written.exists.values().next() {
+            let message = format!(
+                "whether a row of {} exists its table tells: leave `exists` out, or count it by `http` or `ledger`",
+                resource.name()
+            );
+            return Err(file.wrong(exists.span(), &message));
+        }
         let mut table = SqlTable::new(name);
         if let Some(column) = &written.workspace_column {
             table = table.workspace_column(column);
@@ -279,16 +327,14 @@ fn tables(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result<BTr
         if let Some(filter) = &written.filter {
             table = table.filter(filter);
         }
-        if known.insert(written.name.clone(), (table, at.clone())).is_some() {
-            return Err(file.wrong(at, &format!("{} is there twice", resource.name())));
-        }
+        add(&mut known, Some(table))?;
     }
     let homeless = |of: &&Arc<ResourceType>| of.table().is_none() && !known.contains_key(of.name());
     let homeless: Vec<_> = catalog.iter().filter(homeless).map(|of| of.name()).collect();
     if let Some(first) = homeless.first() {
         let message = format!(
-            "no table is known for {}: add a [[resource]] with `name = \"{first}\"` and `table = \"…\"` for each, or write \
-             `standard_types = false` where only the types of `rules` are limited",
+            "no table is known for {}: add a [[resource]] with `name = \"{first}\"` and `table = \"…\"` (or `http`, or `ledger = \
+             true`) for each, or write `standard_types = false` where only the types of `rules` are limited",
             homeless.join(", ")
         );
         return Err(file.wrong_in_all(&message));
@@ -305,7 +351,8 @@ fn counts(
     catalog: &ResourceCatalog,
     placed: &BTreeMap<String, Placed>,
 ) -> Result<Rows, Failure> {
-    let tables = || placed.iter().map(|(name, (table, _))| (name.clone(), table.clone()));
+    let tables = || placed.iter().filter_map(|(name, (table, _))| Some((name.clone(), table.clone()?)));
+    let elsewhere = || placed.iter().filter(|(_, (table, _))| table.is_none()).map(|(name, _)| name.clone());
     // The one that is wrong is so among others that aren't.
     let wrong = |error: tower_quota::Error, is_wrong: &dyn Fn(Vec<(String, SqlTable)>) -> bool| {
         let alone = |wanted: &str| {
@@ -324,6 +371,7 @@ fn counts(
             let options = url.parse::<SqliteConnectOptions>().map_err(no_url)?.read_only(true).busy_timeout(PATIENCE);
             let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
             let none = SqliteUsage::builder(pool.connect_lazy_with(options), catalog);
+            let none = elsewhere().fold(none, SqlUsageBuilder::without);
             let counts = none.clone().tables(tables());
             let built = counts.clone().build();
             built.map_err(|error| wrong(error, &|tables| none.clone().tables(tables).build().is_err()))?;
@@ -333,12 +381,82 @@ fn counts(
             let options = url.parse::<PgConnectOptions>().map_err(no_url)?;
             let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
             let none = PostgresUsage::builder(pool.connect_lazy_with(options), catalog);
+            let none = elsewhere().fold(none, SqlUsageBuilder::without);
             let counts = none.clone().tables(tables());
             let built = counts.clone().build();
             built.map_err(|error| wrong(error, &|tables| none.clone().tables(tables).build().is_err()))?;
             Ok(Rows::Postgres(counts))
         }
     }
+}
+
+/// Checks that rows that rules look up can be found where they are in no table.
+fn lookups(file: &File, config: &Config, map: &RouteMap) -> Result<(), Failure> {
+    for rule in map.rules() {
+        for (resource, column) in rule.lookups() {
+            let name = map.catalog().get(resource).name();
+            let of = config.resource.iter().find(|of| of.get_ref().name == name);
+            let of = of.filter(|of| of.get_ref().ledger || of.get_ref().http.is_some());
+            if let Some(of) = of.filter(|of| !of.get_ref().exists.contains_key(column)) {
+                let message = format!(
+                    "the rule {:?} looks {name} up by {column:?}, which are in no table: add `exists.{column} = {{ url = \"…\" }}`",
+                    rule.name()
+                );
+                return Err(file.wrong(of.span(), &message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is asked over HTTP.
+fn probes(
+    file: &File,
+    config: &Config,
+    catalog: &ResourceCatalog,
+    secrets: &mut Secrets<'_>,
+) -> Result<Option<Probes>, Failure> {
+    let asked = |of: &&Spanned<Resource>| of.get_ref().http.is_some() || !of.get_ref().exists.is_empty();
+    let asked: Vec<_> = config.resource.iter().filter(asked).collect();
+    let Some(first) = asked.first() else { return Ok(None) };
+    let Some(written) = &config.probe else {
+        let message = "`http` and `exists` need the API that is to be asked: add [probe] with its `url`";
+        return Err(file.wrong(first.span(), message));
+    };
+    let (at, probe) = (written.span(), written.get_ref());
+    let mut usage =
+        HttpUsage::builder(probe.url.as_str(), catalog).timeout(probe.timeout_seconds.into()).body_cap(probe.body_cap);
+    for (name, value) in &probe.headers {
+        let wrong =
+            |error: &dyn std::fmt::Display| file.wrong(value.span(), &format!("{name:?} is no header: {error}"));
+        let text = secrets.text("probe.headers", value)?;
+        usage = usage.header(
+            HeaderName::try_from(name.as_str()).map_err(|error| wrong(&error))?,
+            HeaderValue::try_from(text).map_err(|error| wrong(&error))?,
+        );
+    }
+    if let Some(path) = &probe.root_certificate {
+        usage = usage.root_certificate_pem(certificate(file, path)?);
+    }
+    // Each by itself, to know which one is wrong.
+    let built = |usage: &HttpUsageBuilder, at: Range<usize>| match usage.clone().build() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(file.wrong(at, error.message())),
+    };
+    built(&usage, at)?;
+    for of in asked.iter().map(|of| of.get_ref()) {
+        if let Some(count) = &of.http {
+            let CountUrl { url, pointer } = count.get_ref();
+            usage = usage.count(of.name.as_str(), url.as_str(), pointer.as_str());
+            built(&usage, count.span())?;
+        }
+        for (column, exists) in &of.exists {
+            let ExistsUrl { url, pointer } = exists.get_ref();
+            usage = usage.exists(of.name.as_str(), column.as_str(), url.as_str(), pointer.as_deref());
+            built(&usage, exists.span())?;
+        }
+    }
+    Ok(Some(Probes { usage, types: asked.iter().map(|of| of.get_ref().name.clone()).collect() }))
 }
 
 fn tokens(file: &File, config: &Config, map: &RouteMap, secrets: &mut Secrets<'_>) -> Result<StaticTokens, Failure> {

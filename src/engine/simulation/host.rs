@@ -198,7 +198,9 @@ impl Client {
                 let tells = self.with(|world| world.chance(50));
                 if let (Ok(true), true) = (deleted, tells) {
                     let resource = self.with(|world| world.resource(resource));
-                    self.quota.0.deleted("acme", std::iter::once(Demand::one(resource)));
+                    self.quota
+                        .0
+                        .deleted(&self.quota.workspace("acme").unwrap(), std::iter::once(Demand::one(resource)));
                 }
             }
             Work::Limit(resource) => {
