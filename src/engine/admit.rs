@@ -460,12 +460,17 @@ impl Inner {
         }
     }
 
+    /// Rows were deleted.
+    pub(crate) fn deleted(self: &Arc<Self>, workspace: &WorkspaceId, demands: impl Iterator<Item = Demand> + Clone) {
+        demands.clone().for_each(|demand| self.untally(workspace, demand));
+        self.may_be_deleted(workspace, demands);
+    }
+
     /// Rows may have been deleted: whoever waits for room should look again.
-    pub(crate) fn deleted(self: &Arc<Self>, workspace: &WorkspaceId, demands: impl Iterator<Item = Demand>) {
+    pub(crate) fn may_be_deleted(&self, workspace: &WorkspaceId, demands: impl Iterator<Item = Demand>) {
         let tenant = self.tenants.get(workspace.as_str());
         let limits = tenant.as_ref().filter(|tenant| tenant.is_special()).and_then(|tenant| tenant.limits());
         for demand in demands {
-            self.untally(workspace, demand);
             let above = Self::charged_above(limits.as_ref(), demand.resource);
             let above = above.iter().filter_map(|books| self.tenants.get(books.as_str()));
             for tenant in above.chain(tenant.clone()) {

@@ -240,19 +240,24 @@ impl Tallies {
     async fn cover(&self, tally: &Tally, workspace: &WorkspaceId, name: &str, limit: Option<u64>) -> Result<(), Error> {
         let _turn = tally.turn.lock().await;
         self.load(tally, workspace, name).await?;
-        let state = *tally.state();
-        if state.is_covered() {
-            return Ok(());
-        }
-        let bound = state.bound();
-        let room = limit.map_or(u64::MAX, |limit| limit.saturating_sub(bound));
-        let ceiling = bound.saturating_add(AHEAD_OF_TALLY.min(room / SHARE_AHEAD));
+        let ceiling = {
+            // Under one lock: what is handed out once it is known what to tell goes by that.
+            let mut state = tally.state();
+            if state.is_covered() {
+                return Ok(());
+            }
+            let bound = state.bound();
+            let room = limit.map_or(u64::MAX, |limit| limit.saturating_sub(bound));
+            let ceiling = bound.saturating_add(AHEAD_OF_TALLY.min(room / SHARE_AHEAD));
+            state.telling(ceiling);
+            ceiling
+        };
         self.keep(tally, workspace, name, ceiling).await
     }
 
-    /// Tells the store. Until it surely knows, no unit is handed out past what it knew before, or knows now.
+    /// Tells the store what the state says that it is being told. Until it surely knows, no unit is handed out past what it knew
+    /// before, or knows then.
     async fn keep(&self, tally: &Tally, workspace: &WorkspaceId, name: &str, ceiling: u64) -> Result<(), Error> {
-        tally.state().telling(ceiling);
         self.store()?.keep_tally(workspace, name, ceiling).await?;
         tally.state().told(ceiling);
         Ok(())
@@ -262,9 +267,16 @@ impl Tallies {
     async fn settle(&self, tally: &Tally, workspace: &WorkspaceId, name: &str) -> Result<(), Error> {
         let _turn = tally.turn.lock().await;
         self.load(tally, workspace, name).await?;
-        let state = *tally.state();
-        let bound = state.bound();
-        if state.kept == Some(bound) { Ok(()) } else { self.keep(tally, workspace, name, bound).await }
+        let bound = {
+            let mut state = tally.state();
+            let bound = state.bound();
+            if state.kept == Some(bound) {
+                return Ok(());
+            }
+            state.telling(bound);
+            bound
+        };
+        self.keep(tally, workspace, name, bound).await
     }
 
     /// How many rows there are.

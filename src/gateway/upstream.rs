@@ -32,6 +32,12 @@ type Connector = TimeoutConnector<HttpsConnector<HttpConnector>>;
 /// How often a connection is asked for a sign of life while requests are under way on it, and how long that may take.
 const PING: Duration = Duration::from_secs(20);
 
+/// How much of one response may wait for a client that reads slowly, in bytes.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// How much of all responses of a connection may: more than all clients together could leave there.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// Why there is no response.
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
@@ -174,6 +180,8 @@ impl Multiplexed {
         }
         let mut http = Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
+        // Clients that read slowly hold back their own responses, and not those of all on this connection.
+        http.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
         let (connection, ends) =
             http.handshake(io).await.map_err(|error| Failure::NoConnection { in_time: true, why: causes(&error) })?;
         tokio::spawn(async move {

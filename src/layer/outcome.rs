@@ -200,12 +200,16 @@ impl After {
     fn end(self, reservation: Reservation, outcome: RowOutcome) {
         outcome.end(reservation);
         if outcome != RowOutcome::Voided {
-            self.tell();
+            self.tell(outcome);
         }
     }
 
-    fn tell(self) {
+    fn tell(self, outcome: RowOutcome) {
         match self.what {
+            // Where nobody can count, rows that may still be there must stay in the books.
+            What::Deleted if outcome == RowOutcome::Unknown => {
+                self.quota.may_be_deleted(&self.workspace, self.demands.into_iter());
+            }
             What::Deleted => self.quota.deleted(&self.workspace, self.demands.into_iter()),
             What::Count => {
                 let resources = self.demands.iter().map(|demand| demand.resource).collect();

@@ -24,6 +24,12 @@ use crate::peer::{causes, encoded, tls_config};
 use crate::resource::{ResourceCatalog, ResourceType, check_identifier, shown};
 use crate::workspace::WorkspaceId;
 
+/// How many values of a request are looked up, one after the other; those beyond count as new.
+const MOST_VALUES: usize = 100;
+
+/// How long a value may be that is looked up, in bytes: a URL that is much longer is refused by many servers.
+const MOST_BYTES: usize = 2048;
+
 /// Counts rows by asking an HTTP API: where they are behind a service whose tables can't be read.
 ///
 /// Each resource type has the template of a URL that is read with `GET`, and a JSON pointer ([RFC 6901]) that leads, in the
@@ -55,6 +61,8 @@ use crate::workspace::WorkspaceId;
 /// A count sees every row that was made before the request began: no cache may be in between, and no database that lags. An array
 /// must have all rows: of an API that answers with pages, take the number that it tells beside them. `workspace` of an answer is
 /// not looked at.
+///
+/// Of a request, up to 100 values of up to 2048 bytes are looked up. Others, and empty ones, count as new rows.
 ///
 /// # Errors
 ///
@@ -289,7 +297,13 @@ impl UsageSource for HttpUsage {
                 ))
             })?;
             let mut found = Vec::with_capacity(values.len());
-            for value in values {
+            for (at, value) in values.iter().enumerate() {
+                // Without a value the URL may be that of a list, which is always there. And whoever can make the question fail
+                // would get past it, where failures let pass.
+                if value.is_empty() || value.len() > MOST_BYTES || at >= MOST_VALUES {
+                    found.push(false);
+                    continue;
+                }
                 let exists = self.ask(resource, lookup, workspace, value, |body| match (body, &lookup.pointer) {
                     (None, _) => Ok(false),
                     (Some(_), None) => Ok(true),

@@ -186,7 +186,7 @@ impl Replica {
     }
 
     pub(crate) async fn delete(&self, id: &str) -> StatusCode {
-        self.send("DELETE", &format!("/acme/segments/{id}"), "done").await
+        self.send("DELETE", &format!("/acme/segments/{}", id.replace(' ', "%20")), "done").await
     }
 
     pub(crate) async fn usage(&self) -> u64 {
@@ -211,6 +211,9 @@ async fn upsert(Path((workspace, id)): Path<(String, String)>, State(rows): Stat
 }
 
 async fn remove(Path((workspace, id)): Path<(String, String)>, State(rows): State<Arc<Rows>>) -> StatusCode {
+    if id == "error before" {
+        return StatusCode::INTERNAL_SERVER_ERROR;
+    }
     match rows.remove(&workspace, "segments", &id) || id == "nothing" {
         true => StatusCode::NO_CONTENT,
         false => StatusCode::NOT_FOUND,

@@ -83,6 +83,11 @@ pub(crate) async fn what_failed_makes_no_row_and_what_nobody_knows_does(host: Ho
     host.admits(1).await;
     assert_eq!(host.set(1).await, 2);
     host.admits(1).await;
+    // Nor does a deletion free one of which nobody knows whether it came to pass.
+    for turn in 0..4 {
+        assert_eq!(host.replica(turn).delete("error before").await, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    host.admits(0).await;
 }
 
 pub(crate) async fn a_tally_that_is_set_counts(host: Host) {

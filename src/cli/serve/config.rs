@@ -273,6 +273,8 @@ pub(super) struct Gateway {
     #[serde(default = "two_minutes")]
     pub(super) longest_request_seconds: Spanned<Seconds>,
     #[serde(default)]
+    pub(super) first_count_after_seconds: u64,
+    #[serde(default)]
     pub(super) rate_limit_headers: bool,
     #[serde(default)]
     pub(super) on_failure: Failing,

@@ -292,8 +292,9 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
         _ => {
             let store = SqliteStore::connect(&setup.database, catalog).await.map_err(|error| failed(&error))?;
             // What was granted before is known to nobody; in Postgres, leases tell.
-            let wait = setup.config.authz.as_ref().map_or(0, |authz| authz.first_count_after_seconds);
-            builder.store(store).first_count_after(Duration::from_secs(wait))
+            let authz = setup.config.authz.as_ref().map(|authz| authz.first_count_after_seconds);
+            let gateway = setup.config.gateway.as_ref().map(|gateway| gateway.first_count_after_seconds);
+            builder.store(store).first_count_after(Duration::from_secs(authz.max(gateway).unwrap_or_default()))
         }
     };
     let mut usage = match &setup.rows {
