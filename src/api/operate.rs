@@ -266,6 +266,10 @@ describe!(set_tally, |it| {
             json!({"workspaceId": "acme", "before": {"segments": 47}, "rows": {"segments": 45}}),
         )
         .fails(&[ErrorCode::InvalidResourceType])
+        .fails_as(
+            ErrorCode::InvalidRequest,
+            "segments is not counted by the ledger alone: its rows are counted where they are, and can't be set",
+        )
 });
 
 pub(super) async fn set_tally(

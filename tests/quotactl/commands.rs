@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tower_quota::Provisioning;
 
 use crate::host::{Host, serve};
+#[cfg(unix)]
+use crate::service;
 use crate::support::database::Database;
 use crate::support::postgres::shared;
 use crate::support::quickstart::{ACME, ADMIN, Quickstart, Server, create, create_all};
@@ -494,9 +496,52 @@ fn doctor_looks_at_all_replicas() {
     session.is("doctor-replicas.txt");
 }
 
-/// As the contract has it; the quickstart keeps no history.
+/// What the quickstart tells of the day on which it began. Its three segments are there before it knows of the workspace:
+/// whenever usage is read, it is three.
+#[cfg(feature = "insight")]
 #[test]
 fn analytics_and_reports() {
+    let (server, mut session) = started();
+    let mut connection = server.connect();
+    let rows = names(3).map(|name| format!("('{name}', 'acme', '{name}')")).collect::<Vec<_>>().join(", ");
+    server.database().run(format!(r#"INSERT INTO "Segment" VALUES {rows}"#));
+    session.run("update -w acme --max-segments 3");
+    session.comment("one segment more is refused");
+    create(&mut connection, "acme", "one too many").refused(429, "QUOTA_EXCEEDED");
+    session.run("recalculate -w acme --output csv");
+    // Both are written down some seconds later.
+    until("the refusal and the count are in the report", || {
+        let report = connection.send("GET", "/api/workspaces/acme/quota/report?period=daily", "").expect(200).json();
+        let rows = report["rows"].as_array().unwrap();
+        let refused = |row: &Value| row["resourceType"] == "segments" && row["refusals"] == 1;
+        rows.iter().any(refused) && rows.iter().all(|row| row["last"].is_u64())
+    });
+    let today = jiff::Timestamp::now().to_string()[.."2024-01-31".len()].to_owned();
+    session.hide("[TODAY]", today.clone());
+    session.run(&format!("analytics -w acme --start {today} --end {today}"));
+    session.run(&format!("analytics -w acme --start {today} --end {today} --output csv"));
+    session.run("analytics -w acme --start 2024-01-01 --end 2024-01-02");
+    session.all(&[
+        "report -w acme --period daily",
+        "report --all --period daily --format json",
+        "report --workspace acme --format csv --output usage-report.csv",
+        "analytics -w acme --start 2024-01-02 --end 2024-01-01",
+        "analytics -w acme --start 2024-13-01",
+        "analytics -w acme --granularity year",
+        "report -w acme --format pdf",
+        "report -w acme --output /nowhere/at/all.csv",
+        "report",
+    ]);
+    session.set("QUOTA_TOKEN", ACME);
+    session.all(&["analytics -w globex", "report --all"]);
+    let written = std::fs::read_to_string(session.home.path().join("usage-report.csv")).unwrap();
+    assert!(written.starts_with("workspaceId,period,start,") && written.contains("\r\nacme,monthly,"), "{written}");
+    session.is("insight.txt");
+}
+
+/// As the contract has them, by a server that has only these: those of a real one hang on the day and on days before it.
+#[test]
+fn forecasts() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let analytics = json!({
         "trends": [
@@ -509,26 +554,15 @@ fn analytics_and_reports() {
             "users": {"projectedDate": null, "daysUntilLimit": null, "growthRate": null, "reason": "noGrowth"},
         },
     });
-    let report = "workspaceId,period,resourceType,last\r\nacme,monthly,segments,31\r\n";
     let address = runtime.block_on(async {
         use axum::extract::{Json, RawQuery};
-        use axum::routing::get;
-        let told = get(move |RawQuery(query): RawQuery| async move {
+        let told = axum::routing::get(move |RawQuery(query): RawQuery| async move {
             match query.unwrap_or_default().contains("startDate=2024-01-01&endDate=2024-01-02&granularity=day") {
                 true => Ok(Json(analytics)),
                 false => Err(http::StatusCode::IM_A_TEAPOT),
             }
         });
-        let report = |all: bool| {
-            get(move |RawQuery(query): RawQuery| async move {
-                format!("{report}# {}, {}\r\n", if all { "all" } else { "one" }, query.unwrap_or_default())
-            })
-        };
-        let app = axum::Router::new()
-            .route("/api/workspaces/acme/quota/analytics", told)
-            .route("/api/workspaces/acme/quota/report", report(false))
-            .route("/api/system/quota-report", report(true));
-        serve(app).await
+        serve(axum::Router::new().route("/api/workspaces/acme/quota/analytics", told)).await
     });
     let mut session = Session::at(address, ADMIN);
     session.all(&[
@@ -536,17 +570,53 @@ fn analytics_and_reports() {
         "analytics -w acme --start 2024-01-01 --end 2024-01-02 --granularity day --forecast",
         "analytics -w acme --start 2024-01-01 --end 2024-01-02 --granularity day --output csv",
         "analytics -w acme --start 2024-01-01 --end 2024-01-02 --granularity day --output json",
-        "analytics -w acme --start 2024-13-01",
-        "analytics -w acme --granularity year",
         "analytics -w globex",
-        "report --workspace acme --format csv --output usage-report.csv",
-        "report -w acme --format json --period weekly",
-        "report --all",
-        "report -w acme --format pdf",
-        "report -w acme --output /nowhere/at/all.csv",
-        "report",
     ]);
-    let written = std::fs::read_to_string(session.home.path().join("usage-report.csv")).unwrap();
-    assert_eq!(written, format!("{report}# one, format=csv&period=monthly\r\n"));
-    session.is("insight.txt");
+    session.is("forecast.txt");
+}
+
+/// `quotactl serve` has a type that its ledger alone counts; the quickstart counts all of them.
+#[cfg(unix)]
+#[test]
+fn tally() {
+    let folder = service::Folder::new(Server::Sqlite);
+    folder.append("[[resource]]\nname = \"segments\"\nledger = true\n");
+    let service = folder.start();
+    let mut session = Session::at(service.address, service::ADMIN);
+    session.file("tallies.csv", "workspace,type,count\nacme,segments,2\nglobex,segments,1\n");
+    session.file("tallies.ndjson", "{\"workspace\": \"acme\", \"type\": \"segments\", \"count\": 3}\n");
+    session.file("bad.csv", "acme,segments,1\nglobex,segments,many\n");
+    session.file("bad.ndjson", "{\"workspace\": \"acme\", \"type\": \"segments\"}\n");
+    session.file("twice.csv", "acme,segments,1\nacme,segments,2\n");
+    session.file("unknown.csv", "acme,segments,1\nglobex,zebras,1\n");
+    session.all(&[
+        "tally set -w acme --resource segments 45",
+        "tally set -w acme --resource segments 44 --reason 'counted by hand' --output json",
+        "status -w acme --output csv",
+        "audit -w acme",
+        "tally import tallies.csv",
+        "tally import tallies.ndjson --output json",
+        "tally import tallies.csv --after 2",
+    ]);
+    session.run_with("tally import -", "acme,segments,4\n");
+    session.all(&[
+        "tally import bad.csv",
+        "tally import bad.ndjson",
+        "tally import twice.csv",
+        "tally import absent.csv",
+        "tally import unknown.csv",
+        "status -w acme --output csv",
+        "tally set -w acme --resource zebras 1",
+        "tally set -w acme --resource segments -1",
+        "tally set -w acme --resource segments",
+        "tally set -w acme --resource segments 9223372036854775808",
+    ]);
+    session.set("QUOTA_TOKEN", service::ACME);
+    session.run("tally set -w acme --resource segments 1");
+    session.is("tally.txt");
+
+    let (_server, mut counted) = started();
+    counted.file("tallies.csv", "acme,segments,2\n");
+    counted.all(&["tally set -w acme --resource segments 45", "tally import tallies.csv"]);
+    counted.is("tally-counted.txt");
 }

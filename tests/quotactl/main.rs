@@ -15,4 +15,8 @@ mod files;
 mod host;
 #[cfg(unix)]
 mod monitor;
+#[cfg(unix)]
+#[path = "../serve/host.rs"]
+#[allow(dead_code, reason = "the tests of `serve` need more of it")]
+mod service;
 mod transcript;

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import httpx
 import pytest
 from conftest import Connect
 from support import ACME, ADMIN, Quickstart, create
@@ -262,6 +263,8 @@ def test_what_is_refused_is_told_by_class_and_code(
         (lambda: workspace.set_limits({"maxCats": 1}), InvalidRequest, "INVALID_RESOURCE_TYPE", "maxSegments"),
         (lambda: workspace.set_limits({"maxSegments": -1}), InvalidRequest, "INVALID_REQUEST", "null for unlimited"),
         (lambda: workspace.validate("segments", 0), InvalidRequest, "INVALID_REQUEST", "increment"),
+        (lambda: workspace.set_tally({"segments": 1}), InvalidRequest, "INVALID_REQUEST", "not counted by the ledger"),
+        (lambda: workspace.set_tally({"cats": 1}), InvalidRequest, "INVALID_RESOURCE_TYPE", "segments"),
         (lambda: workspace.set_limits({}, reason="x" * 70_000), InvalidRequest, "PAYLOAD_TOO_LARGE", "."),
         (lambda: workspace.end_override("no-id"), NotFound, "NOT_FOUND", "."),
     ]
@@ -269,6 +272,71 @@ def test_what_is_refused_is_told_by_class_and_code(
         with pytest.raises(kind, match=message) as caught:
             call()
         assert caught.value.code == code
+
+
+def test_there_is_a_method_for_every_operation_of_the_server(quickstart: Quickstart) -> None:
+    with QuotaClient(quickstart.url, ADMIN) as client:
+        methods = operations(client)
+    document = httpx.get(f"{quickstart.url}/openapi.json", trust_env=False, timeout=30).json()
+    served = {operation["operationId"] for path in document["paths"].values() for operation in path.values()}
+    assert served == methods.keys() | {"getDocument", "getDocs"}
+    assert all(callable(method) for method in methods.values())
+
+
+def operations(client: QuotaClient) -> dict[str, object]:
+    """By the names that the server's description has for them."""
+    workspace, plans, webhooks, system = client.workspace("acme"), client.plans, client.webhooks, client.system
+    return {
+        "readQuota": workspace.status,
+        "updateQuota": workspace.set_limits,
+        "clearLimit": workspace.clear_limit,
+        "deleteQuota": workspace.delete,
+        "validate": workspace.validate,
+        "recalculate": workspace.recalculate,
+        "setTally": workspace.set_tally,
+        "cleanUp": workspace.cleanup,
+        "readSettings": workspace.settings,
+        "updateSettings": workspace.change_settings,
+        "listOverrides": workspace.overrides,
+        "addOverride": workspace.add_override,
+        "endOverride": workspace.end_override,
+        "listRequests": workspace.requests,
+        "makeRequest": workspace.make_request,
+        "approveRequest": workspace.approve_request,
+        "denyRequest": workspace.deny_request,
+        "withdrawRequest": workspace.withdraw_request,
+        "readAudit": workspace.audit,
+        "analytics": workspace.analytics,
+        "report": workspace.report,
+        "readContacts": workspace.contacts,
+        "setContacts": workspace.set_contacts,
+        "listPlans": plans.list,
+        "readPlan": plans.get,
+        "putPlan": plans.put,
+        "deletePlan": plans.delete,
+        "listWebhooks": webhooks.list,
+        "addWebhook": webhooks.add,
+        "readWebhook": webhooks.get,
+        "changeWebhook": webhooks.change,
+        "removeWebhook": webhooks.delete,
+        "rotateWebhookSecret": webhooks.rotate_secret,
+        "testWebhook": webhooks.test,
+        "listDeliveries": webhooks.deliveries,
+        "replayDelivery": webhooks.replay,
+        "health": system.health,
+        "readStatus": system.status,
+        "readEnforcement": system.enforcement,
+        "updateEnforcement": system.set_enforcement,
+        "setQuotas": system.set_limits,
+        "importLimits": system.import_limits,
+        "readiness": system.readiness,
+        "readShadow": system.shadow,
+        "startShadow": system.start_shadow,
+        "stopShadow": system.stop_shadow,
+        "listAllRequests": system.requests,
+        "readWholeAudit": system.audit,
+        "systemReport": system.report_csv,
+    }
 
 
 def test_ids_go_into_the_path_as_they_are(admin: QuotaClient) -> None:

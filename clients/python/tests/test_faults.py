@@ -1,6 +1,7 @@
 """What can go wrong on the way, by a real server that does it."""
 
 import gzip
+import json
 import pickle
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from tower_quota_client import (
     QuotaClient,
     QuotaError,
     QuotaExceeded,
+    TallySet,
     TimedOut,
     Unavailable,
     UnexpectedAnswer,
@@ -224,6 +226,21 @@ def test_error_bodies_of_all_kinds(connect: Connect, serve: Serve) -> None:
     assert type(unknown) is ApiError
     assert (unknown.status, unknown.code, unknown.details) == (409, "OF_THE_FUTURE", {"x": 1})
     assert [type(error()) for _ in range(3)] == [UnexpectedAnswer] * 3
+
+
+def test_rows_that_the_ledger_alone_counts_are_set(connect: Connect, serve: Serve) -> None:
+    before, rows = {"segments": 3, "users": 0}, {"segments": 45, "users": 2**63 - 1}
+    peer = serve(json_reply({"workspaceId": "acme", "before": before, "rows": rows}))
+    workspace = connect(peer.url).workspace("acme")
+    done = workspace.set_tally(rows, reason="counted by hand")
+    assert done == TallySet(workspace_id="acme", before=before, rows=rows)
+    workspace.set_tally({"segments": 45})
+    sent = [(seen.method, seen.path, json.loads(seen.body)) for seen in peer.seen]
+    path = "/api/workspaces/acme/quota/tally"
+    assert sent == [
+        ("PUT", path, {"rows": rows, "reason": "counted by hand"}),
+        ("PUT", path, {"rows": {"segments": 45}}),
+    ]
 
 
 def test_errors_go_from_one_process_to_another() -> None:

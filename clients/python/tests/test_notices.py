@@ -137,6 +137,7 @@ def test_usage_over_time_and_a_report_on_it(admin: QuotaClient, quickstart: Quic
     create(quickstart, name, "one", "two")
     assert quickstart.create(name, "three").status_code == 429
     found = workspace.analytics(start_date=today, granularity="day")
+    assert (found.workspace_id, found.start_date, found.granularity, found.time_zone) == (name, today, "day", "UTC")
     usage = found.trends[-1].usage
     assert (usage["segments"], usage["users"]) == (2, 0)
     # One limit is reached, and of the other there is none.
@@ -154,7 +155,7 @@ def test_usage_over_time_and_a_report_on_it(admin: QuotaClient, quickstart: Quic
     assert (row.workspace_id, row.period, row.start) == (name, "monthly", today.replace(day=1))
     assert (row.max, row.last, row.limit, row.percent, row.grace_uses, row.limit_changes) == (2, 2, 2, 100, 0, 1)
     report = workspace.report(period="daily", day=today)
-    assert (report.period, report.start, report.end) == ("daily", today, today)
+    assert (report.period, report.start, report.end, report.time_zone) == ("daily", today, today, "UTC")
 
     [segments] = [line for line in read(workspace.report_csv(day=today)) if line["resourceType"] == "segments"]
     assert (segments["refusals"], date.fromisoformat(segments["end"])) == ("1", row.end)

@@ -179,6 +179,17 @@ export class Workspace extends Part {
     return this.whole<t.Recount>(call, ["workspaceId", "usage", "corrections", "recalculatedAt"], options);
   }
 
+  /**
+   * Sets how many rows there are of types that the ledger alone counts: `{ segments: 45 }`. All types that are named are set,
+   * or none. For admins.
+   *
+   * @throws InvalidRequest for a type that is counted otherwise.
+   */
+  async setTally(rows: t.ByType<t.Count>, options?: CallOptions & { readonly reason?: string }): Promise<t.TallySet> {
+    const call: Call = { method: "PUT", path: this.#path("tally"), body: { rows, reason: options?.reason } };
+    return this.whole<t.TallySet>(call, ["workspaceId", "before", "rows"], options);
+  }
+
   /** Tells which rows are above the limit, or removes them. For admins. */
   async cleanup(cleanup: t.NewCleanup, options?: CallOptions): Promise<t.Cleanup> {
     const call: Call = { method: "POST", path: this.#path("cleanup"), body: cleanup };
@@ -247,13 +258,13 @@ export class Workspace extends Part {
   /** Usage over time, and when limits are expected to be reached. */
   async analytics(query: t.AnalyticsQuery = {}, options?: CallOptions): Promise<t.Analytics> {
     const call: Call = { method: "GET", path: this.#path("analytics"), query: { ...query } };
-    return this.whole<t.Analytics>(call, ["trends", "forecast"], options);
+    return this.whole<t.Analytics>(call, ["workspaceId", "startDate", "endDate", "granularity", "timeZone", "trends", "forecast"], options);
   }
 
   /** The report of a period. */
   async report(query: t.ReportQuery = {}, options?: CallOptions): Promise<t.Report> {
     const call: Call = { method: "GET", path: this.#path("report"), query: { ...query, format: "json" } };
-    return this.whole<t.Report>(call, ["period", "start", "end", "rows"], options);
+    return this.whole<t.Report>(call, ["period", "start", "end", "timeZone", "rows"], options);
   }
 
   /** The same as CSV. */

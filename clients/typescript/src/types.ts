@@ -97,6 +97,15 @@ export interface Recount {
   readonly recalculatedAt: string;
 }
 
+/** Rows of types that the ledger alone counts. */
+export interface TallySet {
+  readonly workspaceId: string;
+  /** What the ledger had. */
+  readonly before: ByType<Count>;
+  /** What it has now. */
+  readonly rows: ByType<Count>;
+}
+
 export interface Grace {
   readonly enabled: boolean;
   /** How much over the limit. */
@@ -247,6 +256,13 @@ export interface AnalyticsQuery {
 }
 
 export interface Analytics {
+  readonly workspaceId: string;
+  /** Both dates are inclusive. */
+  readonly startDate: string;
+  readonly endDate: string;
+  readonly granularity: Granularity;
+  /** In which days begin and end: `UTC`. */
+  readonly timeZone: string;
   readonly trends: readonly {
     /** Where the bucket begins: a day, or, by the hour, a time. */
     readonly date: string;
@@ -298,6 +314,8 @@ export interface Report {
   readonly period: "daily" | "weekly" | "monthly";
   readonly start: string;
   readonly end: string;
+  /** In which days begin and end: `UTC`. */
+  readonly timeZone: string;
   readonly rows: readonly ReportRow[];
 }
 

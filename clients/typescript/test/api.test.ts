@@ -261,6 +261,8 @@ describe("the API", () => {
       [() => workspace.setLimits({ maxSegments: -1 }), InvalidRequest, "INVALID_REQUEST", /null for unlimited/],
       [() => workspace.setLimits({ workspaceId: "other" as never }), InvalidRequest, "WORKSPACE_MISMATCH", /./],
       [() => workspace.validate("segments", 0), InvalidRequest, "INVALID_REQUEST", /increment/],
+      [() => workspace.setTally({ segments: 1 }), InvalidRequest, "INVALID_REQUEST", /not counted by the ledger alone/],
+      [() => workspace.setTally({ cats: 1 }), InvalidRequest, "INVALID_RESOURCE_TYPE", /segments/],
       [() => workspace.setLimits({}, { reason: "x".repeat(70_000) }), InvalidRequest, "PAYLOAD_TOO_LARGE", /./],
       [() => workspace.endOverride("no-id"), NotFound, "NOT_FOUND", /./],
       [() => collect(workspace.audit({ since: "yesterday" })), InvalidRequest, "INVALID_REQUEST", /since/],
@@ -270,6 +272,15 @@ describe("the API", () => {
       assert.equal(error.code, code);
       assert.match(error.message, message);
     }
+  });
+
+  test("there is a method for every operation of the server", async () => {
+    const response = await fetch(`${quickstart.address}/api/openapi.json`);
+    const document = (await response.json()) as { paths: Record<string, Record<string, { operationId: string }>> };
+    const served = Object.values(document.paths).flatMap((path) => Object.values(path).map(({ operationId }) => operationId));
+    const methods = operations(admin);
+    assert.deepEqual(served.sort(), [...Object.keys(methods), "getDocument", "getDocs"].sort());
+    assert.ok(Object.values(methods).every((method) => typeof method === "function"));
   });
 
   test("ids go into the path as they are", async () => {
@@ -288,6 +299,63 @@ describe("the API", () => {
     assert.match(error.message, /baseUrl/);
   });
 });
+
+/** By the names that the server's description has for them. */
+function operations(client: QuotaClient): Record<string, unknown> {
+  const { plans, webhooks, system } = client;
+  const workspace = client.workspace("acme");
+  return {
+    readQuota: workspace.status,
+    updateQuota: workspace.setLimits,
+    clearLimit: workspace.clearLimit,
+    deleteQuota: workspace.delete,
+    validate: workspace.validate,
+    recalculate: workspace.recalculate,
+    setTally: workspace.setTally,
+    cleanUp: workspace.cleanup,
+    readSettings: workspace.settings,
+    updateSettings: workspace.changeSettings,
+    listOverrides: workspace.overrides,
+    addOverride: workspace.addOverride,
+    endOverride: workspace.endOverride,
+    listRequests: workspace.requests,
+    makeRequest: workspace.makeRequest,
+    approveRequest: workspace.approveRequest,
+    denyRequest: workspace.denyRequest,
+    withdrawRequest: workspace.withdrawRequest,
+    readAudit: workspace.audit,
+    analytics: workspace.analytics,
+    report: workspace.report,
+    readContacts: workspace.contacts,
+    setContacts: workspace.setContacts,
+    listPlans: plans.list,
+    readPlan: plans.get,
+    putPlan: plans.put,
+    deletePlan: plans.delete,
+    listWebhooks: webhooks.list,
+    addWebhook: webhooks.add,
+    readWebhook: webhooks.get,
+    changeWebhook: webhooks.change,
+    removeWebhook: webhooks.delete,
+    rotateWebhookSecret: webhooks.rotateSecret,
+    testWebhook: webhooks.test,
+    listDeliveries: webhooks.deliveries,
+    replayDelivery: webhooks.replay,
+    health: system.health,
+    readStatus: system.status,
+    readEnforcement: system.enforcement,
+    updateEnforcement: system.setEnforcement,
+    setQuotas: system.setLimits,
+    importLimits: system.import,
+    readiness: system.readiness,
+    readShadow: system.shadow,
+    startShadow: system.startShadow,
+    stopShadow: system.stopShadow,
+    listAllRequests: system.requests,
+    readWholeAudit: system.audit,
+    systemReport: system.reportCsv,
+  };
+}
 
 test("a server that is gone is unreachable", async () => {
   const quickstart = await Quickstart.start();

@@ -225,6 +225,21 @@ test("error bodies of all kinds", async (t) => {
   await caught(workspace.validate("segments"), UnexpectedAnswer);
 });
 
+test("rows that the ledger alone counts are set", async (t) => {
+  const before = { segments: 3, users: 0 };
+  const rows = { segments: 45, users: 9223372036854775807n };
+  const body = `{"workspaceId":"acme","before":${JSON.stringify(before)},"rows":{"segments":45,"users":${rows.users}}}`;
+  const server = await peer(t, text(body, "application/json"));
+  const workspace = server.client().workspace("acme");
+  const done = await workspace.setTally(rows, { reason: "counted by hand" });
+  assert.deepEqual([done.workspaceId, { ...done.before }, { ...done.rows }], ["acme", before, rows]);
+  await workspace.setTally({ segments: 45 });
+  assert.deepEqual(server.seen.map(({ method, path, body }) => [method, path, body]), [
+    ["PUT", "/api/workspaces/acme/quota/tally", `{"rows":{"segments":45,"users":${rows.users}},"reason":"counted by hand"}`],
+    ["PUT", "/api/workspaces/acme/quota/tally", '{"rows":{"segments":45}}'],
+  ]);
+});
+
 test("pages that never end are noticed", async (t) => {
   const server = await peer(t, json({ entries: [], next: "1" }), json({ entries: [], next: "1" }), json({ entries: [], next: null }));
   await caught(collect(server.client().system.audit()), UnexpectedAnswer);

@@ -135,7 +135,8 @@ describe("what is told", () => {
     for (const [name, status] of Object.entries({ one: 201, two: 201, three: 429 })) {
       assert.equal((await quickstart.create("reported", name)).status, status);
     }
-    const { trends, forecast } = await workspace.analytics({ startDate: today, granularity: "day" });
+    const { trends, forecast, ...asked } = await workspace.analytics({ startDate: today, granularity: "day" });
+    assert.deepEqual(asked, { workspaceId: "reported", startDate: today, endDate: today, granularity: "day", timeZone: "UTC" });
     assert.deepEqual([trends.at(-1)?.usage["segments"], trends.at(-1)?.usage["users"]], [2, 0]);
     // One limit is reached, and of the other there is none.
     assert.deepEqual([forecast["segments"]?.projectedDate, forecast["segments"]?.daysUntilLimit], [today, 0]);
@@ -151,7 +152,7 @@ describe("what is told", () => {
     assert.deepEqual([row.workspaceId, row.period, row.start.slice(8)], ["reported", "monthly", "01"]);
     assert.deepEqual([row.max, row.last, row.limit, row.percent, row.graceUses, row.limitChanges], [2, 2, 2, 100, 0, 1]);
     const report = await workspace.report({ date: today, period: "daily" });
-    assert.deepEqual([report.period, report.start, report.end], ["daily", today, today]);
+    assert.deepEqual([report.period, report.start, report.end, report.timeZone], ["daily", today, today, "UTC"]);
 
     const [head, ...lines] = (await workspace.reportCsv({ date: today })).trimEnd().split("\r\n");
     const columns = head?.split(",") ?? [];

@@ -79,8 +79,10 @@ impl Document {
                 "schemas": schema::components(catalog),
                 "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
                 "responses": {
-                    "MethodNotAllowed":
-                        operation::failure(StatusCode::METHOD_NOT_ALLOWED, &[ErrorCode::MethodNotAllowed]),
+                    "MethodNotAllowed": operation::failure(
+                        StatusCode::METHOD_NOT_ALLOWED,
+                        &[operation::example(ErrorCode::MethodNotAllowed)],
+                    ),
                 },
             },
             "paths": self.paths,

@@ -22,7 +22,7 @@ pub(in crate::api) struct Operation {
     parameters: Vec<Value>,
     body: Body,
     answers: Map<String, Value>,
-    errors: BTreeMap<StatusCode, Vec<ErrorCode>>,
+    errors: BTreeMap<StatusCode, Vec<Problem>>,
 }
 
 /// What an operation reads.
@@ -175,9 +175,20 @@ impl Operation {
     pub(in crate::api) fn fails(&mut self, codes: &[ErrorCode]) -> &mut Self {
         for code in codes {
             let same = self.errors.entry(code.status()).or_default();
-            if !same.contains(code) {
-                same.push(*code);
+            if same.iter().all(|problem| problem.code() != *code) {
+                same.push(example(*code));
             }
+        }
+        self
+    }
+
+    /// The same for one code, with an example of its own.
+    pub(in crate::api) fn fails_as(&mut self, code: ErrorCode, message: &str) -> &mut Self {
+        let same = self.errors.entry(code.status()).or_default();
+        let problem = Problem::new(code, message);
+        match same.iter_mut().find(|problem| problem.code() == code) {
+            Some(usual) => *usual = problem,
+            None => same.push(problem),
         }
         self
     }
@@ -200,26 +211,26 @@ impl Operation {
             operation["requestBody"] = body;
         }
         operation["security"] = if self.bearer { json!([{"bearer": []}]) } else { json!([]) };
-        for (status, codes) in self.errors {
-            operation["responses"][status.as_str()] = failure(status, &codes);
+        for (status, problems) in self.errors {
+            operation["responses"][status.as_str()] = failure(status, &problems);
         }
         operation
     }
 }
 
-/// The answers with one status of failure.
-pub(super) fn failure(status: StatusCode, codes: &[ErrorCode]) -> Value {
+/// The answers with one status of failure, of which these are examples: one of each code.
+pub(super) fn failure(status: StatusCode, problems: &[Problem]) -> Value {
     let content = |schema: &str, format| {
-        let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
-        let example = |code: &ErrorCode| {
-            let problem = example(*code).to_json(format);
-            (code.as_str().to_owned(), json!({"value": serde_json::from_str::<Value>(&problem).unwrap_or_default()}))
+        let names: Vec<_> = problems.iter().map(|problem| problem.code().as_str()).collect();
+        let example = |problem: &Problem| {
+            let value = serde_json::from_str::<Value>(&problem.to_json(format)).unwrap_or_default();
+            (problem.code().as_str().to_owned(), json!({"value": value}))
         };
         let mut schema = named(schema);
         schema["properties"] = json!({"error": {"enum": names}});
-        json!({"schema": schema, "examples": codes.iter().map(example).collect::<Map<_, _>>()})
+        json!({"schema": schema, "examples": problems.iter().map(example).collect::<Map<_, _>>()})
     };
-    let titles: Vec<_> = codes.iter().map(|code| format!("`{}`", code.as_str())).collect();
+    let titles: Vec<_> = problems.iter().map(|problem| format!("`{}`", problem.code().as_str())).collect();
     let mut failure = json!({
         "description": titles.join(", "),
         "content": {
@@ -258,7 +269,8 @@ pub(super) fn failure(status: StatusCode, codes: &[ErrorCode]) -> Value {
     failure
 }
 
-fn example(code: ErrorCode) -> Problem {
+/// How an operation usually fails with a code.
+pub(super) fn example(code: ErrorCode) -> Problem {
     let message = match code {
         ErrorCode::QuotaExceeded => {
             return Problem::new(code, "Segment quota exceeded").with_details(json!({

@@ -152,6 +152,19 @@ async fn extractors_say_what_they_ask_for_and_how_they_refuse() {
     assert_eq!(document["paths"]["/system/health"]["get"]["security"], serde_json::json!([]));
 }
 
+/// What most operations have as an example of a code says nothing of what only one of them refuses.
+#[tokio::test]
+async fn a_refusal_that_only_one_operation_has_is_its_example() {
+    let document = served().await;
+    let message = |path: &str| {
+        let examples = &document["paths"][path]["put"]["responses"]["400"]["content"]["application/json"]["examples"];
+        examples["INVALID_REQUEST"]["value"]["message"].as_str().unwrap().to_owned()
+    };
+    let told = message("/workspaces/{workspaceId}/quota/tally");
+    assert!(told.contains("not counted by the ledger alone"), "{told}");
+    assert!(message("/workspaces/{workspaceId}/quota").contains("given twice"));
+}
+
 #[tokio::test]
 async fn the_page_loads_nothing_but_what_is_here() {
     let (headers, page) = get("/docs").await;

@@ -38,6 +38,7 @@ from ._types import (
     SettingsChange,
     Shadow,
     SystemStatus,
+    TallySet,
     TemporaryOverride,
     Verdict,
     Webhook,
@@ -287,6 +288,15 @@ class _WorkspaceCalls:
     def recalculate(self, *, dry_run: bool = False) -> Call[Recount]:
         """Counts the rows anew. With `dry_run`, it is only told what would be corrected. For admins."""
         return Call("POST", self._path("recalculate"), _whole(Recount), {"dryRun": dry_run or None})
+
+    @_operation
+    def set_tally(self, rows: Mapping[str, int], *, reason: str | None = None) -> Call[TallySet]:
+        """Sets how many rows there are of types that the ledger alone counts: `{"segments": 45}`. For admins.
+
+        All types that are named are set, or none: one that is counted otherwise is an `InvalidRequest`.
+        """
+        body = {"rows": rows, **_given(reason=reason)}
+        return Call("PUT", self._path("tally"), _whole(TallySet), body=body)
 
     @_operation
     def cleanup(self, resource_type: str, *, dry_run: bool = True, batch: int | None = None) -> Call[Cleanup]:

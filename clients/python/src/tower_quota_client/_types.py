@@ -123,6 +123,17 @@ class Recount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TallySet:
+    """Rows of types that the ledger alone counts."""
+
+    workspace_id: str
+    #: What the ledger had.
+    before: dict[str, int]
+    #: What it has now.
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grace:
     enabled: bool
     #: How much over the limit.
@@ -272,6 +283,13 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analytics:
+    workspace_id: str
+    #: Both dates are inclusive.
+    start_date: date
+    end_date: date
+    granularity: Granularity
+    #: In which days begin and end: `UTC`.
+    time_zone: str
     trends: tuple[TrendPoint, ...]
     forecast: dict[str, Forecast]
 
@@ -301,6 +319,8 @@ class Report:
     period: Period
     start: date
     end: date
+    #: In which days begin and end: `UTC`.
+    time_zone: str
     rows: tuple[ReportRow, ...]
 
 
