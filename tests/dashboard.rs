@@ -687,28 +687,46 @@ async fn a_page_of_many_workspaces_is_read_by_an_index_in_postgres() {
     assert_eq!(listed(&server.text(&root, "?q=acme").await), ["acme"]);
 }
 
-/// It prints how long a page takes; what it holds them to is the plan, which see above.
+/// By the median of rounds in which both take turns, so that a busy machine slows both.
 #[tokio::test]
-async fn a_page_of_many_workspaces_takes_about_as_long_as_one_of_few() {
-    let time = async |workspaces: u32| {
+async fn a_page_of_many_workspaces_takes_at_most_twice_as_long_as_one_of_few() {
+    /// What the network and the clock may add.
+    const SLACK: Duration = Duration::from_millis(5);
+    const ROUNDS: usize = 41;
+    const TRIES: usize = 5;
+    let mut servers = Vec::new();
+    for workspaces in [100, 100_000] {
         let server = Server::start().await;
         server.many(workspaces).await;
         let root = server.sign_in(ROOT).await;
-        let mut times = Vec::new();
-        for _ in 0..41 {
-            let begun = Instant::now();
-            server.text(&root, "").await;
-            times.push(begun.elapsed());
+        assert_eq!(listed(&server.text(&root, "").await).len(), 50);
+        servers.push((server, root));
+    }
+    let measure = async || {
+        let mut times = [const { Vec::new() }; 2];
+        for _ in 0..ROUNDS {
+            for ((server, root), times) in servers.iter().zip(&mut times) {
+                let begun = Instant::now();
+                server.text(root, "").await;
+                times.push(begun.elapsed());
+            }
         }
-        times.sort_unstable();
-        (times[20], listed(&server.text(&root, "").await).len())
+        times.map(|mut times| {
+            times.sort_unstable();
+            times[ROUNDS / 2]
+        })
     };
-    let ((few, rows), (many, same)) = (time(100).await, time(100_000).await);
-    println!(
-        "a page of 100 workspaces: {few:?}, of 100,000: {many:?}, ratio {:.2}",
-        many.as_secs_f64() / few.as_secs_f64()
-    );
-    assert_eq!((rows, same), (50, 50));
+    let mut measured = Vec::new();
+    for _ in 0..TRIES {
+        let [few, many] = measure().await;
+        let ratio = many.as_secs_f64() / few.as_secs_f64();
+        println!("a page of 100 workspaces: {few:?}, of 100,000: {many:?}, ratio {ratio:.2}");
+        if many <= 2 * few + SLACK {
+            return;
+        }
+        measured.push((few, many));
+    }
+    panic!("never at most twice the time: {measured:?}");
 }
 
 #[tokio::test]

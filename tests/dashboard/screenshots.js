@@ -21,6 +21,8 @@ try {
   for (const [look, options] of Object.entries(LOOKS)) {
     const page = await visitor(browser, server, { ...options, reducedMotion: "reduce" });
     const shot = async (name, whole = false) => {
+      // Nothing is under the pointer.
+      await page.mouse.move(0, 0);
       const path = join(folder, `${name}-${look}.png`);
       await page.screenshot({ path, fullPage: whole });
       console.log(`${name}-${look}.png ${Math.round(statSync(path).size / 1024)} KB`);
@@ -34,21 +36,23 @@ try {
     await shot("workspaces");
     await page.getByRole("link", { name: "acme", exact: true }).click();
     await page.locator("#type-segments").waitFor();
-    await shot("workspace");
-    await page.locator("#trend").scrollIntoViewIfNeeded();
-    await page.evaluate(() => document.getElementById("trend").scrollIntoView());
-    await shot("trend");
-    await page.evaluate(() => scrollTo(0, 0));
+    await shot("workspace", true);
     await page.locator("li", { has: page.locator("#type-segments") }).locator("summary").click();
     await page.locator("#limit-segments").getByLabel("New limit").fill("75");
     await page.locator("#limit-segments").getByLabel("Reason").fill("Two more markets in spring");
     await shot("limit");
+    // One that was full for days, and has refused.
+    await page.goto("/dashboard/workspaces/initech-production");
+    await page.evaluate(() => document.getElementById("trend").scrollIntoView());
+    await shot("trend");
     for (const name of ["requests", "plans", "webhooks", "modes", "audit"]) {
       await page.goto(`/dashboard/${name}`);
       await shot(name);
     }
     await page.goto("/dashboard/webhooks");
-    await page.locator("#endpoints a.id").first().click();
+    await page.locator("#endpoints a.id", { hasText: "alerts.example.com" }).click();
+    await page.getByRole("link", { name: "Delivered" }).click();
+    await page.waitForURL(/status=delivered/);
     await page.locator("#deliveries").waitFor();
     await shot("deliveries");
     await page.goto("/dashboard?q=nobody-of-that-name");

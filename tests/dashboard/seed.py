@@ -72,11 +72,18 @@ def history(database, workspace, resource, now, limit):
         )
 
 
+def ordered(at):
+    """An id that sorts by its time in seconds, as the engine's do: a UUID of version 7."""
+    at = int(at * 1000).to_bytes(6, "big")
+    return str(uuid.UUID(bytes=at + bytes([0x70, 0, 0x80]) + random.randbytes(7)))
+
+
 def deliveries(database):
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 40 * 86_400))
+    ages = iter((40, 31, 12))
 
     def endpoint(url, description, failures, workspace=None, status="active"):
-        key = str(uuid.uuid4())
+        at = time.time() - next(ages) * 86_400
+        key, made = ordered(at), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
         document = {
             "id": key, "workspaceId": workspace, "url": url, "events": ["quota.warning", "quota.exceeded"],
             "description": description, "status": status, "failures": failures, "pausedUntil": None,
@@ -106,7 +113,7 @@ def deliveries(database):
             "data": {"resource_type": resource, "current_usage": usage, "limit": limit, "percent_used": percent,
                      "threshold": threshold},
         }
-        notice, delivery = str(uuid.uuid4()), str(uuid.uuid4())
+        notice, delivery = ordered(at), ordered(at)
         database.execute('INSERT INTO "QuotaNotice" VALUES (?, ?, ?, ?, ?, ?)',
                          (notice, workspace, resource, event, json.dumps(body), int(at * 1000)))
         log = [

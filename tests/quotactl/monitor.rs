@@ -216,6 +216,24 @@ fn the_screen_is_live() {
 }
 
 #[test]
+fn it_tells_when_a_limit_is_reached() {
+    let (server, session) = server();
+    // One more each day, up to the 44 of yesterday.
+    let history = r#"WITH RECURSIVE n(age) AS (SELECT 1 UNION ALL SELECT age + 1 FROM n WHERE age < 30)
+        INSERT INTO "QuotaSnapshot"
+            ("workspaceId", "resourceType", "start", "granularity", "at", "last", "min", "max", "limit", "refusals")
+        SELECT 'acme', 'segments', day, 'day', day, 45 - age, 45 - age, 45 - age, 50, 0
+        FROM (SELECT age, (unixepoch('now', 'start of day') - age * 86400) * 1000 AS day FROM n)"#;
+    server.database().run(history.to_owned());
+    let mut terminal = Terminal::monitor(&session, (24, 120));
+    // In five days, or one more or less should the day end meanwhile.
+    let foreseen = regex::Regex::new(r"^segments .* 45 / 50 .* full in [456] d *$").unwrap();
+    until("a forecast is on the screen", || foreseen.is_match(&terminal.line("segments")));
+    terminal.press(b"q");
+    terminal.is_given_back();
+}
+
+#[test]
 fn it_gives_the_terminal_back_however_it_ends() {
     let (_server, session) = server();
     for keys in [&b"q"[..], b"\x03", b"\x1b"] {

@@ -152,7 +152,9 @@ fn delivery_row(visitor: &Visitor, endpoint: Uuid, delivery: &Delivery) -> Marku
                 span class="quiet" {
                     (text::count(delivery.attempts.into(), "try", "tries"))
                     @if let Some(made) = made { ", first " (text::ago(made)) }
-                    @if delivery.status == DeliveryStatus::Pending { ", next " (text::ago(delivery.next_at)) }
+                    @if delivery.status == DeliveryStatus::Pending {
+                        @if delivery.next_at > Timestamp::now() { ", next " (text::ago(delivery.next_at)) } @else { ", due now" }
+                    }
                 }
             }
             @if !delivery.log.is_empty() {
@@ -200,7 +202,8 @@ pub(in crate::dashboard) async fn show(visitor: Visitor) -> Result<Response, Fau
     };
     let main = html! {
         p class="crumb" { a href=(visitor.to("/webhooks")) { "Webhooks" } }
-        h1 class="id" { (endpoint.url) }
+        // Where it is too long for a line, it is broken behind a slash.
+        h1 class="id" { @for part in endpoint.url.split_inclusive('/') { (part) wbr; } }
         div id="endpoint" class="lead" data-live { (state(&endpoint)) " " span class="quiet" { (told(&endpoint)) } }
         div class="actions" {
             (work("test", "quiet", "Send a test"))
