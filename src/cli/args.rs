@@ -155,7 +155,7 @@ pub(crate) enum Command {
     Routes(Routes),
     /// Look for what keeps limits from being enforced; exit code 1 where something does
     Doctor(Doctor),
-    /// Serve the API, the dashboard, the metrics and a gateway, on a SQLite file or a Postgres database
+    /// Serve the API, dashboard, metrics and a gateway, on SQLite or Postgres
     #[cfg(feature = "serve")]
     Serve(Serve),
     /// A script with which a shell completes command lines
