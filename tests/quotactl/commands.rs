@@ -521,7 +521,8 @@ fn analytics_and_reports() {
         });
         let report = |all: bool| {
             get(move |RawQuery(query): RawQuery| async move {
-                format!("{report}# {}, {}\r\n", if all { "all" } else { "one" }, query.unwrap_or_default())
+                let told = format!("{report}# {}, {}\r\n", if all { "all" } else { "one" }, query.unwrap_or_default());
+                ([(http::header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")], told)
             })
         };
         let app = axum::Router::new()
