@@ -57,7 +57,8 @@ Limits:
 #[cfg(feature = "serve")]
 const SERVE: &str = "\
 Signals:
-  SIGHUP           read the configuration anew: tokens, mode, level of the log, certificate, times of the shutdown
+  SIGHUP           read the configuration anew: tokens, mode, level of the log, certificates, rules of the gateway and
+                   of [authz], times of the shutdown
   SIGTERM, SIGINT  take no more connections, finish what is under way, and end with exit code 0
 
 Paths:
@@ -154,7 +155,7 @@ pub(crate) enum Command {
     Routes(Routes),
     /// Look for what keeps limits from being enforced; exit code 1 where something does
     Doctor(Doctor),
-    /// Serve the API and the metrics, on a SQLite file or a Postgres database
+    /// Serve the API, dashboard, metrics and a gateway, on SQLite or Postgres
     #[cfg(feature = "serve")]
     Serve(Serve),
     /// A script with which a shell completes command lines

@@ -58,17 +58,13 @@ pub(crate) fn client(server: &Server) -> Result<QuotaClient, Failure> {
         builder = builder.token(token);
     }
     if let Some(file) = server.root_certificate.as_ref().or(profile.root_certificate.as_ref()) {
-        builder = builder.root_certificate_pem(fs::read(file).map_err(|error| unreadable(file, &error))?);
+        builder = builder.root_certificate_pem(fs::read(file).map_err(|error| Failure::unreadable(file, &error))?);
     }
     Ok(builder.build()?)
 }
 
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-fn unreadable(file: &Path, error: &io::Error) -> Failure {
-    Failure::usage(format!("{} can't be read: {error}", file.display()))
 }
 
 /// The first line of a file, or of the standard input.
@@ -78,10 +74,11 @@ pub(crate) fn secret(file: &Path) -> Result<String, Failure> {
         true => io::stdin().take(LONGEST).read_to_string(&mut text),
         false => fs::File::open(file).and_then(|file| file.take(LONGEST).read_to_string(&mut text)),
     };
-    read.map_err(|error| unreadable(file, &error))?;
+    read.map_err(|error| Failure::unreadable(file, &error))?;
     match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
         Some(line) => Ok(line.to_owned()),
-        None => Err(Failure::usage(format!("{} is empty: its first line is what is looked for", file.display()))),
+        None => Err(Failure::usage(format!("{} is empty: its first line is what is looked for", file.display()))
+            .hint("write the token, or whatever secret it is for, into its first line")),
     }
 }
 
@@ -97,7 +94,7 @@ fn profile(server: &Server) -> Result<Profile, Failure> {
     let text = match fs::read_to_string(&file) {
         // Nobody has to have one.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !asked => return Ok(Profile::default()),
-        read => read.map_err(|error| unreadable(&file, &error))?,
+        read => read.map_err(|error| Failure::unreadable(&file, &error))?,
     };
     private(&file)?;
     let mut config: Config = toml::from_str(&text).map_err(|error| {
@@ -123,7 +120,7 @@ fn profile(server: &Server) -> Result<Profile, Failure> {
 #[cfg(unix)]
 pub(crate) fn private(file: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(file).map_err(|error| unreadable(file, &error))?.permissions().mode() & 0o777;
+    let mode = fs::metadata(file).map_err(|error| Failure::unreadable(file, &error))?.permissions().mode() & 0o777;
     match mode & 0o077 {
         0 => Ok(()),
         _ => {

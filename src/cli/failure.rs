@@ -1,5 +1,7 @@
 //! How a command ends.
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use http::StatusCode;
@@ -25,6 +27,9 @@ impl Outcome {
     }
 }
 
+/// The exit code where there is no such thing, or where it is in another state.
+const ABSENT: u8 = 5;
+
 /// Why a command could not be carried out, and what to do next.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -43,6 +48,23 @@ impl Failure {
         Self::new(2, message)
     }
 
+    /// A file that can't be read.
+    pub(crate) fn unreadable(file: &Path, error: &io::Error) -> Self {
+        Self::not_read(&file.display().to_string(), error)
+    }
+
+    /// The same of what is called so.
+    pub(crate) fn not_read(what: &str, error: &io::Error) -> Self {
+        let failure = Self::usage(format!("{what} can't be read: {error}"));
+        match error.kind() {
+            io::ErrorKind::NotFound => failure.hint("check its name, and the folder that it is looked for in"),
+            io::ErrorKind::PermissionDenied => failure.hint("have its owner let this user read it"),
+            io::ErrorKind::IsADirectory => failure.hint("name a file in it"),
+            io::ErrorKind::InvalidData => failure.hint("it has to be a text in UTF-8"),
+            _ => failure,
+        }
+    }
+
     /// A server or a database doesn't answer.
     #[cfg(feature = "serve")]
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
@@ -57,6 +79,14 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The same; where there is no such thing, with what tells which there are.
+    pub(crate) fn look_up(self, there: Option<String>) -> Self {
+        match there {
+            Some(there) if self.code == ABSENT && self.hint.is_none() => self.hint(there),
+            _ => self,
+        }
     }
 
     /// The same, of what stands at a place that `place` names.
@@ -118,16 +148,17 @@ impl From<ClientError> for Failure {
             Some(StatusCode::UNAUTHORIZED) => Self::new(4, message).hint(
                 "give a token that the server knows: `--token-file FILE`, QUOTA_TOKEN, or a profile (`quotactl --help`)",
             ),
-            Some(StatusCode::FORBIDDEN) => {
-                Self::new(4, message).hint("use a token with this right: one of an admin, or of this workspace")
-            }
-            Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) if unknown_path => Self::new(5, message).hint(
+            Some(StatusCode::FORBIDDEN) => Self::new(4, message).hint(right_asked_for(error.message())),
+            Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) if unknown_path => Self::new(ABSENT, message).hint(
                 "no quota API has answered: either `--url` lacks the path where it is mounted, or this server has no such \
                  operation",
             ),
-            Some(StatusCode::NOT_FOUND) => Self::new(5, message),
+            Some(StatusCode::NOT_FOUND) if error.code() == Some("QUOTA_NOT_FOUND") => {
+                Self::new(ABSENT, message).hint("`quotactl update --workspace W --max-…` makes one")
+            }
+            Some(StatusCode::NOT_FOUND) => Self::new(ABSENT, message),
             Some(StatusCode::PRECONDITION_FAILED) => {
-                Self::new(5, message).hint("look at what there is now, and call again if it still makes sense")
+                Self::new(ABSENT, message).hint("look at what there is now, and call again if it still makes sense")
             }
             Some(StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
                 Self::new(3, message).hint("try again; `quotactl doctor` tells whether the server's store answers")
@@ -139,8 +170,19 @@ impl From<ClientError> for Failure {
     }
 }
 
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
+/// Whose token has the right that the server misses: only its words tell.
+fn right_asked_for(message: &str) -> &'static str {
+    if message.contains("admin of all workspaces") {
+        "use a token of an admin of all workspaces"
+    } else if message.contains("admin of the workspace") {
+        "use a token of an admin: of this workspace, or of all"
+    } else {
+        "use a token that is for this workspace, or one of an admin of all"
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
         Self::other(format!("the output can't be written: {error}"))
     }
 }

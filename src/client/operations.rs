@@ -615,6 +615,6 @@ impl QuotaClient {
             None => system(Method::GET, &["quota-report"]),
         };
         let call = call.query("format", Some(format.as_str())).query("period", Some(period.as_str()));
-        Ok(self.send(call).await?.into_body().into())
+        Ok(self.send(call).await?.report()?.into())
     }
 }

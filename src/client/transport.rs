@@ -97,11 +97,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            let message = "the server's answer is none of a quota API: check the URL, with the path where the API is \
-                           mounted, and the server's version";
-            ClientError::unreadable(message).with_source(error)
-        })
+        serde_json::from_slice(&self.body).map_err(|error| foreign().with_source(error))
     }
 
     pub(super) fn etag(&self) -> Option<String> {
@@ -114,13 +110,25 @@ impl Reply {
         Timestamp::try_from(date).ok()
     }
 
-    pub(super) fn into_body(self) -> Bytes {
-        self.body
+    /// The body as it is, of an answer that is a document: only its media type tells it from the page of another server.
+    pub(super) fn report(self) -> Result<Bytes, ClientError> {
+        let written = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media_type = written.split(';').next().unwrap_or_default().trim();
+        let is_report = ["text/csv", "application/json"].iter().any(|known| media_type.eq_ignore_ascii_case(known));
+        if is_report { Ok(self.body) } else { Err(foreign()) }
     }
 
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }
+}
+
+/// What comes from something else than a quota API.
+fn foreign() -> ClientError {
+    ClientError::unreadable(
+        "the server's answer is none of a quota API: check the URL, with the path where the API is mounted, and the \
+         server's version",
+    )
 }
 
 /// One attempt that has come to nothing.
@@ -263,7 +271,11 @@ fn base_url(written: &str) -> Result<String, ClientError> {
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
-    let unfit = || ClientError::invalid("the token is empty or has characters that no token has");
+    let unfit = || {
+        ClientError::invalid(
+            "the token is empty or has characters that no token has: give it without blanks, as it was issued",
+        )
+    };
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(unfit());
     }

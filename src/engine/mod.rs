@@ -556,7 +556,7 @@ fn misjudged(before: &Books, after: &Books, actual: u64) -> Option<u64> {
 }
 
 fn no_record(workspace: &WorkspaceId) -> Error {
-    Error::not_found(format!("workspace {workspace} has no quota record: make one with PUT"))
+    Error::not_found(format!("workspace {workspace} has no quota record: set its limits to make one"))
 }
 
 impl Inner {

@@ -445,12 +445,17 @@ impl<DB: Counts> SqlUsage<DB> {
     ///
     /// # Errors
     ///
-    /// When a table or a column isn't there, or the database doesn't answer.
+    /// When a table or a column isn't there ([`Error::is_config`]), or the database doesn't answer.
     pub async fn check(&self) -> Result<(), Error> {
         for (resource, statements) in &self.tables {
             // NULL is of any type.
-            let counted = self.count_rows(statements, Value::Null, Some(0)).await;
-            counted.map_err(|error| failed::<DB>(resource, statements, error))?;
+            let Err(error) = self.count_rows(statements, Value::Null, Some(0)).await else { continue };
+            let message = reading_failed::<DB>(resource, statements, &error);
+            let failed = match DB::trouble(&error) {
+                Some(Trouble::NoTable | Trouble::NoColumn) => Error::config(message),
+                _ => Error::unavailable(message),
+            };
+            return Err(failed.with_source(error));
         }
         Ok(())
     }
@@ -650,13 +655,18 @@ impl<DB: Counts> fmt::Debug for SqlUsageBuilder<DB> {
 }
 
 fn failed<DB: Counts>(resource: &str, statements: &Statements, error: sqlx::Error) -> Error {
+    Error::unavailable(reading_failed::<DB>(resource, statements, &error)).with_source(error)
+}
+
+/// What can be done about it, in words that both the builder and configurations have.
+fn reading_failed<DB: Counts>(resource: &str, statements: &Statements, error: &sqlx::Error) -> String {
     let table = &statements.table.name;
-    let fix = match DB::trouble(&error) {
+    let fix = match DB::trouble(error) {
         Some(Trouble::NoTable) => {
-            ": the database has no such table; run the host's migrations, or name another with SqlUsageBuilder::table"
+            ": the database has no such table; run the host's migrations, or name another `table`"
         }
         Some(Trouble::NoColumn) => {
-            ": a column is missing; set workspace_column and filter of its SqlTable, or the column of the rule's \
+            ": a column is missing; set `workspace_column` and `filter` of that table, or the column of the rule's \
              existence probe, to columns that it has"
         }
         Some(Trouble::OpenTransaction) => {
@@ -666,10 +676,10 @@ fn failed<DB: Counts>(resource: &str, statements: &Statements, error: sqlx::Erro
         Some(Trouble::Denied) => ": the role needs GRANT SELECT on it from the table's owner",
         #[cfg(feature = "postgres")]
         Some(Trouble::OtherType) => {
-            ": a column isn't text; set workspace_type of its SqlTable to the type of the workspace column, and a \
-             workspace_format that takes only ids of that type"
+            ": a column isn't text; set `workspace_type` of that table to the type of the workspace column, and a \
+             `workspace_format` that takes only ids of that type"
         }
         _ => "",
     };
-    Error::unavailable(format!("reading {resource} from the table \"{table}\" failed{fix}")).with_source(error)
+    format!("reading {resource} from the table \"{table}\" failed{fix}")
 }

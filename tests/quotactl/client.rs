@@ -317,13 +317,14 @@ async fn what_is_no_answer_of_the_api_is_told() {
     let html = || axum::response::Html("<html>hello</html>").into_response();
     let redirect = axum::response::Redirect::temporary("http://127.0.0.1:1/").into_response();
     let (client, _) =
-        scripted(vec![html(), redirect, (StatusCode::BAD_GATEWAY, "proxy").into_response(), html()]).await;
+        scripted(vec![html(), redirect, (StatusCode::BAD_GATEWAY, "proxy").into_response(), html(), html()]).await;
     assert!(client.plans().await.unwrap_err().is_unreadable());
     let error = client.plans().await.unwrap_err();
     assert!(error.status() == Some(StatusCode::TEMPORARY_REDIRECT) && error.message().contains("redirect"), "{error}");
     let error = client.plans().await.unwrap_err();
     assert!(error.status() == Some(StatusCode::BAD_GATEWAY) && error.code().is_none(), "{error}");
     assert!(client.health().await.unwrap_err().is_unreadable());
+    assert!(client.report(None, ReportFormat::Csv, Period::Daily).await.unwrap_err().is_unreadable());
 }
 
 #[tokio::test]

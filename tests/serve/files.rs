@@ -17,7 +17,16 @@ fn what_is_wrong_has_a_file_a_line_and_what_to_write() {
     let unknown = "error: quota.toml, line 1: unknown field `lisen`, expected one of `listen`, `mode`, ";
     let cases: &[(&str, &str, &str)] = &[
         ("listen =", "lisen =", unknown),
-        ("listen = \"127.0.0.1:0\"", "listen = \"here\"", "quota.toml, line 1: invalid socket address syntax"),
+        (
+            "listen = \"127.0.0.1:0\"",
+            "listen = \"8080\"",
+            "line 1: invalid value: string \"8080\", expected an address and port such as \"127.0.0.1:8080\"",
+        ),
+        (
+            "listen = \"127.0.0.1:0\"",
+            "listen = 8080",
+            "line 1: invalid type: integer `8080`, expected an address and port such",
+        ),
         ("listen =", "listen", "quota.toml, line 1: "),
         (
             "standard_types = false",
@@ -80,6 +89,17 @@ fn what_is_wrong_in_a_section_has_its_line() {
         ("[thresholds.of.zebras]\nwarning = 1\ncritical = 2\nexceeded = 3", "unknown resource type \"zebras\""),
         ("[webhooks]\nallow_networks = [\"10.1\"]", "line 20: \"10.1\" is no network"),
         ("[webhooks]\ntimeout_seconds = 0", "line 20: 0 is out of range"),
+        ("[webhooks]\ntimeout_seconds = -5", "line 20: -5 is out of range: write whole seconds, from 1 to 86400"),
+        ("[shutdown]\ndrain_seconds = -1", "line 20: -1 is out of range: write whole seconds, of 0 or more"),
+        ("[thresholds]\nmin_interval_seconds = -1", "line 20: -1 is out of range: write whole seconds, of 0 or more"),
+        ("[authz]\nfirst_count_after_seconds = -1", "line 20: -1 is out of range: write whole seconds, of 0 or more"),
+        ("[authz]\nlisten = \"8082\"", "line 20: invalid value: string \"8082\", expected an address and port"),
+        (
+            "[gateway]\nupstream = \"http://127.0.0.1\"\nlisten = \"8081\"",
+            "line 21: invalid value: string \"8081\", expected an address and port",
+        ),
+        // Nothing is asked there yet.
+        ("[probe]\nurl = \"nowhere\"", "line 19: "),
         ("[smtp]\nurl = \"http://a\"\nfrom = \"a@b.c\"", "line 20: this is no URL of a mail server"),
         ("[smtp]\nurl = \"smtps://a\"\nfrom = \"Quotas\"", "line 21: \"Quotas\" is no e-mail address"),
         ("[smtp]\nurl = \"smtps://a\"\nfrom = \"a@b.c\"\nuser = \"a\"", "line 22: [smtp] has both of"),

@@ -69,10 +69,17 @@ fn until_the_database_answers_it_lives_and_is_not_ready() {
 #[test]
 fn a_table_that_is_not_there() {
     let folder = Folder::new(Server::Sqlite);
-    folder.append("[[resource]]\nname = \"segments\"\ntable = \"Segmnt\"\n");
-    let output = folder.output(&[]);
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && told.contains("Segmnt"), "{told}");
+    let resource = "[[resource]]\nname = \"segments\"\ntable = \"Segmnt\"\n";
+    folder.append(resource);
+    let told = folder.refused(&[], 2);
+    assert!(told.contains("no such table; run the host's migrations, or name another `table`"), "{told}");
+    assert_eq!(told.matches("no such table: Segmnt").count(), 1, "{told}");
+    let hint = "hint: where rows are, `table` and `workspace_column` of the type's [[resource]] tell";
+    assert!(told.contains(hint), "{told}");
+
+    folder.change(resource, "[[resource]]\nname = \"segments\"\nworkspace_column = \"tenant\"\n");
+    let told = folder.refused(&[], 2);
+    assert!(told.contains("a column is missing; set `workspace_column`") && told.contains(hint), "{told}");
 }
 
 #[test]

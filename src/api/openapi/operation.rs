@@ -277,7 +277,7 @@ pub(super) fn example(code: ErrorCode) -> Problem {
                 "resourceType": "segments", "currentUsage": 50, "limit": 50, "requested": 5, "remaining": 0,
             }));
         }
-        ErrorCode::QuotaNotFound => "workspace acme has no quota record: make one with PUT",
+        ErrorCode::QuotaNotFound => "workspace acme has no quota record: set its limits to make one",
         ErrorCode::InvalidResourceType => "unknown resource type \"widgets\": write one of users, segments",
         ErrorCode::InsufficientPermissions => "this workspace is not open to the caller",
         ErrorCode::Unauthenticated => "the token is not valid",

@@ -22,6 +22,8 @@ enum Verdict {
     Ok,
     Warn,
     Fail,
+    /// Nobody has asked for it.
+    Skipped,
 }
 
 /// What was looked at.
@@ -41,6 +43,10 @@ impl Findings {
         self.0.push((Verdict::Fail, what, found.into(), next.into()));
     }
 
+    fn skipped(&mut self, what: &'static str, next: &str) {
+        self.0.push((Verdict::Skipped, what, "not looked at".to_owned(), next.to_owned()));
+    }
+
     fn failed(&self) -> bool {
         self.0.iter().any(|(verdict, ..)| *verdict == Verdict::Fail)
     }
@@ -50,6 +56,7 @@ impl Findings {
             Verdict::Ok => ("ok", Tone::Good),
             Verdict::Warn => ("warn", Tone::Warning),
             Verdict::Fail => ("fail", Tone::Bad),
+            Verdict::Skipped => ("-", Tone::Plain),
         };
         let object = |(verdict, what, found, next): &(Verdict, &str, String, String)| -> Value {
             json!({"result": word(verdict).0, "check": what, "found": found, "next": next})
@@ -73,23 +80,34 @@ pub(super) async fn run(context: &Context, asked: Doctor) -> Result<Outcome, Fai
     // Where there is no server, or nothing that it lets see, there is nothing more to ask.
     if server(context, &mut findings).await && enforcement(context, &mut findings).await {
         set_up(context, &mut findings).await;
-        if let Some(workspace) = &asked.workspace {
-            self::workspace(context, workspace, map.as_ref(), &mut findings).await;
+        match &asked.workspace {
+            Some(workspace) => self::workspace(context, workspace, map.as_ref(), &mut findings).await,
+            None => ["record", "limits", "counts"].iter().for_each(|what| findings.skipped(what, "`--workspace W`")),
         }
     }
-    if let Some(map) = &map {
-        match routes::uncreated(map).as_slice() {
-            [] => findings
-                .ok("rules", format!("all {} resource types have a rule that creates them", map.catalog().len())),
-            missing => findings.warn(
-                "rules",
-                format!("no rule creates {}", missing.join(", ")),
-                "add rules, or what creates those is not limited",
-            ),
-        }
+    match &map {
+        Some(map) => rules(map, &mut findings),
+        None => findings.skipped("rules", "`--routes FILE`"),
     }
     context.output.show(&findings.shown()?)?;
     Ok(if findings.failed() { Outcome::Refused } else { Outcome::Done })
+}
+
+/// Whether each resource type has a rule that creates it. Which other routes create one nobody knows.
+fn rules(map: &RouteMap, findings: &mut Findings) {
+    match routes::uncreated(map).as_slice() {
+        [] => findings.0.push((
+            Verdict::Ok,
+            "rules",
+            format!("each of {} resource types has a rule that creates it", map.catalog().len()),
+            "for routes that no rule maps: mode `strict`, or `quotactl routes explain`".to_owned(),
+        )),
+        missing => findings.warn(
+            "rules",
+            format!("no rule creates {}", missing.join(", ")),
+            "add rules, or what creates those is not limited",
+        ),
+    }
 }
 
 /// Whether there is a server to ask more.

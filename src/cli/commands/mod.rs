@@ -9,14 +9,14 @@ pub(crate) mod routes;
 mod tally;
 mod webhooks;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use clap_complete::generate;
 use serde::Serialize;
 use tower_quota::Limit;
 use tower_quota::client::{Named, QuotaClient};
 
-use crate::args::{Called, Command, command};
+use crate::args::{Called, Command, Overrides, Requests, Webhooks, command};
 use crate::connect;
 use crate::failure::{Failure, Outcome};
 use crate::limits::Written;
@@ -48,6 +48,32 @@ pub(crate) async fn run(called: Called) -> Result<Outcome, Failure> {
         command => command,
     };
     let context = Context { client: connect::client(&server)?, output, limits };
+    let there = listed_by(&command);
+    carry_out(context, command).await.map_err(|failure| failure.look_up(there))
+}
+
+/// What tells which things there are of those that a command names.
+fn listed_by(command: &Command) -> Option<String> {
+    Some(match command {
+        Command::Plans(_) => "`quotactl plans list` shows those that there are".to_owned(),
+        Command::Override(Overrides::Remove { of, .. }) => {
+            format!("`quotactl override list --workspace {}` shows those that there are", of.workspace)
+        }
+        Command::Requests(Requests::Approve { of, .. } | Requests::Deny { of, .. } | Requests::Withdraw { of, .. }) => {
+            format!("`quotactl requests list --workspace {}` shows those that there are", of.workspace)
+        }
+        Command::Webhooks(Webhooks::Replay { id, .. }) => {
+            format!(
+                "`quotactl webhooks list` shows the endpoints, and `quotactl webhooks deliveries {id}` what went there"
+            )
+        }
+        Command::Webhooks(_) => "`quotactl webhooks list` shows those that there are".to_owned(),
+        Command::Shadow(_) => "`quotactl shadow start --max-…` tries some out".to_owned(),
+        _ => return None,
+    })
+}
+
+async fn carry_out(context: Context, command: Command) -> Result<Outcome, Failure> {
     match command {
         Command::Status(of) => quota::status(&context, &of.workspace).await,
         Command::Update(update) => quota::update(&context, update).await,
@@ -111,7 +137,8 @@ impl Progress {
 
     fn tell(&self, line: &str) {
         if self.0 {
-            eprint!("\r\x1b[K{line}");
+            // Where it is closed meanwhile, nobody looks on any more.
+            let _ = write!(io::stderr(), "\r\x1b[K{line}");
         }
     }
 }

@@ -60,7 +60,7 @@ fn read_body(written: &str) -> Result<Vec<u8>, Failure> {
             Ok(())
         }
     }
-    .map_err(|error| Failure::usage(format!("the body {written:?} can't be read: {error}")))?;
+    .map_err(|error| Failure::not_read(&format!("the body {written:?}"), &error))?;
     Ok(body)
 }
 
@@ -87,8 +87,7 @@ pub(super) fn load(file: &Path, declared: &[String]) -> Result<RouteMap, Failure
 
 /// The same with types that are known.
 pub(crate) fn read(file: &Path, types: ResourceCatalogBuilder) -> Result<RouteMap, Failure> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))?;
+    let text = fs::read_to_string(file).map_err(|error| Failure::unreadable(file, &error))?;
     let json = file.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("json"));
     let read = if json { RouteMap::with_types_from_json } else { RouteMap::with_types_from_toml };
     read(&text, types).map_err(|error| {

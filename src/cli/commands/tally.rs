@@ -75,7 +75,7 @@ fn text(file: &Path) -> Result<String, Failure> {
         true => io::stdin().read_to_string(&mut text).map(drop),
         false => fs::read_to_string(file).map(|read| text = read),
     };
-    read.map(|()| text).map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))
+    read.map(|()| text).map_err(|error| Failure::unreadable(file, &error))
 }
 
 /// Lines with their numbers. What begins with a brace is JSON.

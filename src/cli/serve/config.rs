@@ -1,11 +1,13 @@
 //! What can be written into the configuration, as it is written.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use tower_quota::{EnforcementMode, OnFailure};
 use tracing_subscriber::filter::LevelFilter;
@@ -14,7 +16,7 @@ use tracing_subscriber::filter::LevelFilter;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    #[serde(default = "listen")]
+    #[serde(default = "listen", deserialize_with = "address")]
     pub(super) listen: SocketAddr,
     pub(super) mode: Option<EnforcementMode>,
     pub(super) rules: Option<PathBuf>,
@@ -251,7 +253,7 @@ pub(super) struct Tls {
 #[serde(deny_unknown_fields)]
 pub(super) struct Gateway {
     pub(super) upstream: Spanned<String>,
-    #[serde(default = "gateway_listen")]
+    #[serde(default = "gateway_listen", deserialize_with = "address")]
     pub(super) listen: SocketAddr,
     #[serde(default)]
     pub(super) http2: bool,
@@ -273,7 +275,7 @@ pub(super) struct Gateway {
     #[serde(default = "two_minutes")]
     pub(super) longest_request_seconds: Spanned<Seconds>,
     #[serde(default)]
-    pub(super) first_count_after_seconds: u64,
+    pub(super) first_count_after_seconds: Wait,
     #[serde(default)]
     pub(super) rate_limit_headers: bool,
     #[serde(default)]
@@ -315,13 +317,13 @@ pub(super) enum Scheme {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Authz {
-    #[serde(default = "authz_listen")]
+    #[serde(default = "authz_listen", deserialize_with = "address")]
     pub(super) listen: SocketAddr,
     pub(super) nginx_path: Option<Spanned<Place>>,
     #[serde(default = "thirty")]
     pub(super) longest_request_seconds: Seconds,
     #[serde(default)]
-    pub(super) first_count_after_seconds: u64,
+    pub(super) first_count_after_seconds: Wait,
     #[serde(default)]
     pub(super) rate_limit_headers: bool,
     #[serde(default)]
@@ -365,7 +367,7 @@ pub(super) struct Thresholds {
     pub(super) critical: Option<u32>,
     pub(super) exceeded: Option<u32>,
     pub(super) rearm_below: Option<u32>,
-    pub(super) min_interval_seconds: Option<u64>,
+    pub(super) min_interval_seconds: Option<Wait>,
     #[serde(default)]
     pub(super) of: BTreeMap<String, Spanned<Percents>>,
 }
@@ -408,16 +410,16 @@ impl TryFrom<String> for Network {
 
 /// A length of time that is not nothing.
 #[derive(Deserialize, Clone, Copy)]
-#[serde(try_from = "u64")]
+#[serde(try_from = "i64")]
 pub(super) struct Seconds(pub(super) u64);
 
-impl TryFrom<u64> for Seconds {
+impl TryFrom<i64> for Seconds {
     type Error = String;
 
-    fn try_from(seconds: u64) -> Result<Self, String> {
-        match (1..=86_400).contains(&seconds) {
-            true => Ok(Self(seconds)),
-            false => Err(format!("{seconds} is out of range: write seconds, from 1 to 86400")),
+    fn try_from(seconds: i64) -> Result<Self, String> {
+        match u64::try_from(seconds) {
+            Ok(whole @ 1..=86_400) => Ok(Self(whole)),
+            _ => Err(format!("{seconds} is out of range: write whole seconds, from 1 to 86400")),
         }
     }
 }
@@ -425,6 +427,26 @@ impl TryFrom<u64> for Seconds {
 impl From<Seconds> for std::time::Duration {
     fn from(seconds: Seconds) -> Self {
         Self::from_secs(seconds.0)
+    }
+}
+
+/// A length of time that may be nothing.
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(try_from = "i64")]
+pub(super) struct Wait(u64);
+
+impl TryFrom<i64> for Wait {
+    type Error = String;
+
+    fn try_from(seconds: i64) -> Result<Self, String> {
+        let whole = u64::try_from(seconds);
+        whole.map(Self).map_err(|_| format!("{seconds} is out of range: write whole seconds, of 0 or more"))
+    }
+}
+
+impl From<Wait> for std::time::Duration {
+    fn from(wait: Wait) -> Self {
+        Self::from_secs(wait.0)
     }
 }
 
@@ -459,14 +481,33 @@ impl Default for Snapshots {
 #[derive(Deserialize, Clone, Copy)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Shutdown {
-    pub(super) drain_seconds: u64,
+    pub(super) drain_seconds: Wait,
     pub(super) patience_seconds: Seconds,
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { drain_seconds: 0, patience_seconds: Seconds(30) }
+        Self { drain_seconds: Wait::default(), patience_seconds: Seconds(30) }
     }
+}
+
+fn address<'de, D: Deserializer<'de>>(written: D) -> Result<SocketAddr, D::Error> {
+    /// Takes it from a text, and says what it is where something else stands there.
+    struct Address;
+
+    impl Visitor<'_> for Address {
+        type Value = SocketAddr;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an address and port such as \"127.0.0.1:8080\"")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<SocketAddr, E> {
+            text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        }
+    }
+
+    written.deserialize_str(Address)
 }
 
 fn listen() -> SocketAddr {

@@ -29,8 +29,7 @@ pub(super) struct Secret {
 
 impl File {
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
-        let text = fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("{} can't be read: {error}", path.display())))?;
+        let text = fs::read_to_string(path).map_err(|error| Failure::unreadable(path, &error))?;
         Ok(Self { path: path.to_owned(), text })
     }
 

@@ -77,7 +77,7 @@ pub(crate) async fn run(called: Serve) -> Result<Outcome, Failure> {
     service.gate.close();
     let shutdown = service.setup.config.shutdown;
     if service.quota.is_some() && ran.is_ok() {
-        tokio::time::sleep(Duration::from_secs(shutdown.drain_seconds)).await;
+        tokio::time::sleep(shutdown.drain_seconds.into()).await;
     }
     stop.send_replace(true);
     let all = async {
@@ -294,18 +294,19 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
             // What was granted before is known to nobody; in Postgres, leases tell.
             let authz = setup.config.authz.as_ref().map(|authz| authz.first_count_after_seconds);
             let gateway = setup.config.gateway.as_ref().map(|gateway| gateway.first_count_after_seconds);
-            builder.store(store).first_count_after(Duration::from_secs(authz.max(gateway).unwrap_or_default()))
+            let wait = authz.map(Duration::from).max(gateway.map(Duration::from)).unwrap_or_default();
+            builder.store(store).first_count_after(wait)
         }
     };
     let mut usage = match &setup.rows {
         Rows::Sqlite(counts) => {
             let counts = counts.clone().build().map_err(|error| failed(&error))?;
-            counts.check().await.map_err(|error| failed(&error))?;
+            counts.check().await.map_err(|error| uncountable(&error))?;
             UsageByType::new().others(counts)
         }
         Rows::Postgres(counts) => {
             let counts = counts.clone().build().map_err(|error| failed(&error))?;
-            counts.check().await.map_err(|error| failed(&error))?;
+            counts.check().await.map_err(|error| uncountable(&error))?;
             UsageByType::new().others(counts)
         }
     };
@@ -345,13 +346,24 @@ fn with_options(mut builder: QuotaBuilder, setup: &Setup) -> QuotaBuilder {
     builder
 }
 
+/// Why rows can't be counted: the database, or what the configuration says of it.
+fn uncountable(error: &tower_quota::Error) -> Failure {
+    let failure = failed(error);
+    match error.is_config() {
+        true => failure.hint("where rows are, `table` and `workspace_column` of the type's [[resource]] tell"),
+        false => failure,
+    }
+}
+
 /// Why the service doesn't start, with what the database said.
 fn failed(error: &tower_quota::Error) -> Failure {
     let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
+    for cause in std::iter::successors(error.source(), |&error| error.source()) {
+        let cause = cause.to_string();
+        // The driver's error repeats what the one behind it says.
+        if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
     }
     match error.is_unavailable() {
         true => Failure::unavailable(message).hint("see that the database runs, and that its URL is right"),

@@ -418,10 +418,13 @@ fn probes(
 ) -> Result<Option<Probes>, Failure> {
     let asked = |of: &&Spanned<Resource>| of.get_ref().http.is_some() || !of.get_ref().exists.is_empty();
     let asked: Vec<_> = config.resource.iter().filter(asked).collect();
-    let Some(first) = asked.first() else { return Ok(None) };
-    let Some(written) = &config.probe else {
-        let message = "`http` and `exists` need the API that is to be asked: add [probe] with its `url`";
-        return Err(file.wrong(first.span(), message));
+    let written = match (&config.probe, asked.first()) {
+        (Some(written), _) => written,
+        (None, None) => return Ok(None),
+        (None, Some(first)) => {
+            let message = "`http` and `exists` need the API that is to be asked: add [probe] with its `url`";
+            return Err(file.wrong(first.span(), message));
+        }
     };
     let (at, probe) = (written.span(), written.get_ref());
     let mut usage =
@@ -552,7 +555,7 @@ fn thresholds(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result
             built = built.rearm_below(points);
         }
         if let Some(seconds) = written.min_interval_seconds {
-            built = built.min_interval(Duration::from_secs(seconds));
+            built = built.min_interval(seconds.into());
         }
         Ok::<_, Failure>(built)
     };
@@ -665,7 +668,7 @@ fn in_front(
 
 fn certificate(file: &File, path: &Path) -> Result<Vec<u8>, Failure> {
     let path = file.beside(path);
-    fs::read(&path).map_err(|error| Failure::usage(format!("{} can't be read: {error}", path.display())))
+    fs::read(&path).map_err(|error| Failure::unreadable(&path, &error))
 }
 
 fn webhooks_of(file: &File, written: &Webhooks) -> Result<WebhookOptions, Failure> {
