@@ -55,7 +55,13 @@ async fn import(context: &Context, file: &Path, after: u64, reason: Option<&str>
         let rows = batch.iter().map(|(_, line)| (line.resource.as_str(), line.count)).collect();
         let set = context.client.set_tally(&first.workspace, &rows, reason).await.map_err(|error| {
             let wrong = Failure::usage(format!("{}, line {}: ", file.display(), batch[0].0));
-            Failure::from(error).at(&wrong).hint(format!("what is before is set: go on with `--after {done}`"))
+            let failure = Failure::from(error).at(&wrong);
+            // What the error itself says is next stays, where there is nothing to go on behind.
+            if done == 0 {
+                failure
+            } else {
+                failure.hint(format!("what is before is set: go on with `--after {done}`"))
+            }
         })?;
         corrected += set.rows.iter().filter(|(name, rows)| set.before.get(name) != Some(*rows)).count() as u64;
         done = batch.last().map_or(done, |(number, _)| *number);
@@ -65,7 +71,7 @@ async fn import(context: &Context, file: &Path, after: u64, reason: Option<&str>
     drop(progress);
     context.done(
         &json!({"lines": all, "corrected": corrected}),
-        format!("{all} tallies are set, of which {corrected} were others before"),
+        format!("tallies set: {all}, of which {corrected} were others before"),
     )
 }
 
