@@ -539,6 +539,22 @@ impl Tallied {
         })
     }
 
+    /// Asks the source behind whether rows exist.
+    fn look_up<'a>(
+        &'a self,
+        resource: &'a ResourceType,
+        column: &'a str,
+        ask: impl FnOnce(&'a dyn UsageSource) -> BoxFuture<'a, Result<Vec<bool>, Error>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        Box::pin(async move {
+            let found = match self.others(resource) {
+                Ok(others) => ask(others).await,
+                Err(error) => Err(error),
+            };
+            found.map_err(|error| self.unknown(resource, column, error))
+        })
+    }
+
     /// What is wrong where rows of a type are looked up, which the source behind may not know of.
     fn unknown(&self, resource: &ResourceType, column: &str, error: Error) -> Error {
         if !self.tallies.has(resource.id()) || !error.is_config() {
@@ -575,13 +591,7 @@ impl UsageSource for Tallied {
         column: &'a str,
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
-        Box::pin(async move {
-            let found = match self.others(resource) {
-                Ok(others) => others.existing(workspace, resource, column, values).await,
-                Err(error) => Err(error),
-            };
-            found.map_err(|error| self.unknown(resource, column, error))
-        })
+        self.look_up(resource, column, move |others| others.existing(workspace, resource, column, values))
     }
 
     fn existing_or_uncounted<'a>(
@@ -591,13 +601,7 @@ impl UsageSource for Tallied {
         column: &'a str,
         values: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
-        Box::pin(async move {
-            let found = match self.others(resource) {
-                Ok(others) => others.existing_or_uncounted(workspace, resource, column, values).await,
-                Err(error) => Err(error),
-            };
-            found.map_err(|error| self.unknown(resource, column, error))
-        })
+        self.look_up(resource, column, move |others| others.existing_or_uncounted(workspace, resource, column, values))
     }
 
     fn page<'a>(
