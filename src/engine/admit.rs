@@ -825,7 +825,11 @@ async fn count_round(
 fn deliver(tenant: &Arc<Tenant>, resource: ResourceId, verdicts: &mut Vec<(Waiter, Verdict)>) {
     for (waiter, verdict) in verdicts.drain(..) {
         let answer = match verdict {
-            Verdict::Granted => Ok(Unit::taken(Arc::clone(tenant), resource, waiter.units)),
+            Verdict::Granted => {
+                // It may have waited for long.
+                tenant.mark_used();
+                Ok(Unit::taken(Arc::clone(tenant), resource, waiter.units))
+            }
             Verdict::Over(standing) => Err(Denial::Over(standing)),
             Verdict::Blocked(standing) => Err(Denial::Blocked(standing)),
         };

@@ -210,6 +210,8 @@ impl Tenant {
     ///
     /// Until the limits are known nothing is granted: but requests that pass undecided are in the books.
     pub(crate) fn use_key(&self, resource: ResourceId) -> Option<&Key> {
+        // Whoever does so may have waited since it looked the tenant up.
+        self.mark_used();
         let state = self.lock();
         if state.retired {
             return None;
@@ -320,7 +322,7 @@ impl Tenant {
     }
 
     #[inline]
-    fn mark_used(&self) {
+    pub(super) fn mark_used(&self) {
         // Nearly always set already: a write would take the line from the other cores.
         if self.used.load(Ordering::Relaxed) != RING | WATCH | MEASURE {
             self.used.store(RING | WATCH | MEASURE, Ordering::Relaxed);
@@ -554,11 +556,10 @@ impl Tenants {
         self.index.pin().values().filter(|tenant| tenant.take_used(WATCH)).cloned().collect()
     }
 
-    /// Those that were looked up since the last call of this, and have something in flight.
+    /// Those that were looked up since the last call of this: they may have something in flight.
     #[cfg(feature = "metrics")]
-    pub(super) fn take_busy(&self) -> Vec<Arc<Tenant>> {
-        let busy = |tenant: &&Arc<Tenant>| tenant.take_used(MEASURE) && !tenant.is_idle();
-        self.index.pin().values().filter(busy).cloned().collect()
+    pub(super) fn take_looked_up(&self) -> Vec<Arc<Tenant>> {
+        self.index.pin().values().filter(|tenant| tenant.take_used(MEASURE)).cloned().collect()
     }
 
     /// How many keys of all tenants in use have a lease, or are asking for one.

@@ -142,7 +142,7 @@ fn tallied(on: Server) {
     folder.write("good.ndjson", "{\"workspace\":\"acme\",\"type\":\"segments\",\"count\":1}\n{\"workspace\":\"other\",\"type\":\"segments\",\"count\":4}\n");
     for corrected in ["2 were others", "0 were others"] {
         let (code, told) = quotactl(&["tally", "import", &path("good.ndjson"), "--reason", "migration"]);
-        let expected = format!("2 tallies are set, of which {corrected}");
+        let expected = format!("tallies set: 2, of which {corrected}");
         assert!(code == Some(0) && told.contains(&expected), "{told}");
     }
     let (code, told) = quotactl(&["tally", "set", "-w", "acme", "--resource", "segments", "2"]);
