@@ -69,7 +69,12 @@ fn main() {
             format!("{name}_limitador_added_vs_governor_added"),
             rounds.added("limitador", "bare") / governor("bare"),
         );
-        for ours in ["admitted_with_metrics", "admitted_with_plan_and_parent", "admitted_under_cap"] {
+        for ours in [
+            "admitted_with_metrics",
+            "admitted_with_metrics_and_thresholds",
+            "admitted_with_plan_and_parent",
+            "admitted_under_cap",
+        ] {
             let ratio = rounds.added(ours, "bare") / rounds.added("admitted", "bare");
             ratios.push(format!("{name}_{ours}_added_vs_admitted_added"), ratio);
         }

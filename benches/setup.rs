@@ -29,11 +29,12 @@ use crate::rounds::Variant;
 pub(crate) const WORKSPACE: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
 
 /// What ours is measured as, and the bare variant with the same requests.
-pub(crate) const OURS: [(&str, &str); 12] = [
+pub(crate) const OURS: [(&str, &str); 13] = [
     ("unmapped_method", "bare_unmapped_method"),
     ("unmapped_path", "bare_unmapped_path"),
     ("admitted", "bare"),
     ("admitted_with_metrics", "bare"),
+    ("admitted_with_metrics_and_thresholds", "bare"),
     ("admitted_with_plan_and_parent", "bare"),
     ("admitted_under_cap", "bare"),
     ("admitted_unlimited", "bare"),
@@ -156,12 +157,24 @@ fn told(limit: Limit, rows: u64, metrics: bool) -> Quota {
         .expect("a quota")
 }
 
+/// A quota that tells a recorder what it does, and watches thresholds: a store that keeps notices makes it do so.
+async fn watched() -> Quota {
+    let catalog = catalog(large());
+    let usage = ClosureUsage::new(|_workspace, _resource, _at_most| async { Ok::<_, Infallible>(0) });
+    let store = in_memory(&catalog).await;
+    Quota::builder(catalog).store(store).usage(usage).mode(EnforcementMode::Enforce).build().expect("a quota")
+}
+
+async fn in_memory(catalog: &ResourceCatalog) -> SqliteStore {
+    let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.expect("a database");
+    SqliteStore::new(pool, catalog).await.expect("a store")
+}
+
 /// A quota whose workspace has its limit from its parent, which has it from a plan; and maybe a cap above.
 async fn inherited(cap: Limit) -> Quota {
     let catalog = catalog(Limit::of(1));
-    let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.expect("a database");
     let usage = ClosureUsage::new(|_workspace, _resource, _at_most| async { Ok::<_, Infallible>(0) });
-    let store = SqliteStore::new(pool, &catalog).await.expect("a store");
+    let store = in_memory(&catalog).await;
     let quota = Quota::builder(catalog).store(store).usage(usage).mode(EnforcementMode::Enforce).metrics(false).build();
     let quota = quota.expect("a quota");
     let (child, parent) = (quota.workspace(WORKSPACE).expect("an id"), quota.workspace("parent").expect("an id"));
@@ -227,6 +240,7 @@ pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
     let under_cap = layer(&runtime.block_on(inherited(large)));
     let full = layer(&quota(Limit::of(50), 50));
     let finite_told = layer(&told(large, 0, true));
+    let finite_watched = layer(&runtime.block_on(watched()));
     let full_told = layer(&told(Limit::of(50), 50, true));
     vec![
         bed.bare("bare", Shape::Create),
@@ -236,6 +250,7 @@ pub(crate) fn variants(runtime: &Rc<Runtime>, over: Over) -> Vec<Variant> {
         bed.under(LimitadorLayer::new(), "limitador", Shape::Create),
         bed.under(finite.clone(), "admitted", Shape::Create),
         bed.under(finite_told, "admitted_with_metrics", Shape::Create),
+        bed.under(finite_watched, "admitted_with_metrics_and_thresholds", Shape::Create),
         bed.under(with_parent, "admitted_with_plan_and_parent", Shape::Create),
         bed.under(under_cap, "admitted_under_cap", Shape::Create),
         bed.under(unlimited, "admitted_unlimited", Shape::Create),

@@ -99,19 +99,14 @@ impl Inner {
             Age::Due => self.refresh_behind(&tenant),
             Age::Expired => return None,
         }
-        let take = |demand: Demand, tenant: Arc<Tenant>| {
-            tenant.key(demand.resource)?.cell.try_take(demand.units)?;
-            let unit = Unit::taken(tenant, demand.resource, demand.units);
-            unit.tally().is_none_or(|tally| tally.is_covered()).then_some(unit)
-        };
         let Some(first) = demands.next() else { return Some(Reservation::nothing()) };
         let mut units = Units::None;
         for demand in demands {
             // What was taken before goes back by being dropped.
-            units.push(take(demand, Arc::clone(&tenant))?);
+            units.push(Unit::try_take(Arc::clone(&tenant), demand)?);
         }
-        units.push(take(first, tenant)?);
-        Some(Reservation::new(units, Vec::new()))
+        units.push(Unit::try_take(tenant, first)?);
+        Some(Reservation::of(units))
     }
 
     /// Decides about several charges, all or none. They must be sorted by resource type: one order for all, so that no
@@ -255,7 +250,7 @@ impl Inner {
                 self.heed_grace(workspace, demand, &limits, &mut warnings).await?;
             }
         }
-        Ok(Ok(Reservation::new(units, warnings)))
+        Ok(Ok(Reservation::warned(units, warnings.into_boxed_slice())))
     }
 
     /// Takes units in the books of `of`, for new rows of `workspace`: what is over the limit only in a mode that lets it
@@ -447,7 +442,7 @@ impl Inner {
                 units.push(self.force(&books, demand));
             }
         }
-        Reservation::new(units, Vec::new())
+        Reservation::of(units)
     }
 
     /// Takes units in the books of `of`, whatever their limit.

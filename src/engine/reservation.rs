@@ -75,12 +75,32 @@ impl Kind {
 }
 
 impl Unit {
-    /// `units` that the caller has taken from the key.
+    /// Takes `demand` from its key at once, if the pool holds enough, and the store knows of all rows that may come of it.
     #[inline]
+    pub(crate) fn try_take(tenant: Arc<Tenant>, demand: Demand) -> Option<Self> {
+        let Demand { resource, units } = demand;
+        let key = tenant.key(resource)?;
+        key.cell.try_take(units)?;
+        // The key is looked up once: this is the hot path.
+        let covered = key.tally.as_ref().is_none_or(|tally| {
+            tally.take(units);
+            tally.is_covered()
+        });
+        let unit = Self::new(tenant, resource, units);
+        // Dropped, it goes back.
+        covered.then_some(unit)
+    }
+
+    /// `units` that the caller has taken from the key.
     pub(crate) fn taken(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
         if let Some(tally) = tenant.key(resource).and_then(|key| key.tally.as_ref()) {
             tally.take(units);
         }
+        Self::new(tenant, resource, units)
+    }
+
+    #[inline]
+    fn new(tenant: Arc<Tenant>, resource: ResourceId, units: u64) -> Self {
         Self { tenant: Some(tenant), resource, units, kind: Kind::Create, begun: false }
     }
 
@@ -95,7 +115,6 @@ impl Unit {
     }
 
     /// Where its rows are tallied, if this process does that.
-    #[inline]
     pub(super) fn tally(&self) -> Option<&Arc<Tally>> {
         let tenant = self.tenant.as_ref().filter(|_| self.kind == Kind::Create)?;
         tenant.key(self.resource)?.tally.as_ref()
@@ -250,14 +269,20 @@ pub struct Reservation {
 impl Reservation {
     /// The reservation of a request that needs none.
     pub(crate) fn nothing() -> Self {
-        Self::new(Units::None, Vec::new())
+        Self::of(Units::None)
     }
 
     #[inline]
-    pub(crate) fn new(units: Units, warnings: Vec<Refusal>) -> Self {
+    pub(crate) fn of(units: Units) -> Self {
+        Self::warned(units, Box::default())
+    }
+
+    /// The reservation of a request that passes although some of it is over the limit.
+    #[inline]
+    pub(crate) fn warned(units: Units, warnings: Box<[Refusal]>) -> Self {
         Self {
             units,
-            warnings: warnings.into_boxed_slice(),
+            warnings,
             #[cfg(feature = "postgres")]
             number: AtomicU64::new(0),
         }

@@ -116,15 +116,20 @@ pub(super) enum What {
 }
 
 impl Pending {
+    /// Its response tells about limits what `headers` and `receipt` are for.
     #[inline]
-    pub(super) fn new(reservation: Reservation, after: Option<After>) -> Self {
-        Self { reservation, after: after.map(Box::new), headers: None, receipt: None }
+    pub(super) fn new(
+        reservation: Reservation,
+        after: Option<After>,
+        headers: Option<ResourceCatalog>,
+        receipt: Option<Box<DecisionReceipt>>,
+    ) -> Self {
+        Self { reservation, after: after.map(Box::new), headers, receipt }
     }
 
-    /// With what its response tells about limits.
-    #[inline]
-    pub(super) fn telling(self, headers: Option<ResourceCatalog>, receipt: Option<Box<DecisionReceipt>>) -> Self {
-        Self { headers, receipt, ..self }
+    /// Of a request that needs no units.
+    pub(super) fn nothing(after: Option<After>) -> Self {
+        Self::new(Reservation::nothing(), after, None, None)
     }
 
     /// From now on the handler may create rows.

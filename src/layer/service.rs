@@ -368,7 +368,7 @@ impl Shared {
                     self.trace(&found, request, &direct, &reservation);
                 }
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
-                Triage::Admitted(Pending::new(reservation, None).telling(self.named(), receipt))
+                Triage::Admitted(Pending::new(reservation, None, self.named(), receipt))
             }
             None => Triage::Decide,
         }
@@ -419,7 +419,7 @@ impl Shared {
     {
         let Some(found) = self.find(&parts.method, &parts.uri, &parts.extensions) else {
             // The same map found it a moment ago.
-            return Ok((Request::from_parts(parts, M::pass(body)), Pending::new(Reservation::nothing(), None)));
+            return Ok((Request::from_parts(parts, M::pass(body)), Pending::nothing(None)));
         };
         let span = spans::decision(&asked(&found, &parts.method, &parts.uri, &parts.extensions));
         let decided = self.decide_by::<M, B>(&found, &parts, body, &span).instrument(span.clone()).await;
@@ -478,7 +478,7 @@ impl Shared {
             late: rule.late_rows(),
         };
         if rule.operation() == Operation::Delete {
-            return Ok(Pending::new(Reservation::nothing(), Some(after(What::Deleted))));
+            return Ok(Pending::nothing(Some(after(What::Deleted))));
         }
         let counts = rule.late_rows().is_some() || charges.iter().any(|charge| charge.settle_by_count);
         // What only edits leaves nothing to be counted.
@@ -495,7 +495,7 @@ impl Shared {
                 spans::passed(span, outcome_of(&reservation), || self.quota.receipt(&reservation));
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
                 let after = after(&reservation);
-                Ok(Pending::new(reservation, after).telling(self.named(), receipt))
+                Ok(Pending::new(reservation, after, self.named(), receipt))
             }
             Ok(Decision::Refused(refusal)) => {
                 spans::refused(span, Outcome::of_refusal(&refusal), &refusal);
@@ -517,7 +517,7 @@ impl Shared {
                 let reservation = self.quota.0.admit_undecided(&workspace, &charges);
                 let receipt = self.quota.0.explain(&reservation, self.receipts);
                 let after = after(&reservation);
-                Ok(Pending::new(reservation, after).telling(None, receipt))
+                Ok(Pending::new(reservation, after, None, receipt))
             }
         }
     }
