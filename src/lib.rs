@@ -215,7 +215,9 @@ pub use events::{WebhookOptions, WebhookSecret};
 #[cfg(feature = "postgres")]
 pub use fence::Fence;
 #[cfg(feature = "gateway")]
-pub use gateway::{ClientConnection, Gateway, GatewayBody, GatewayOptions, PacedBody};
+pub use gateway::{
+    ClientConnection, Gateway, GatewayBody, GatewayOptions, GuardedFuture, GuardedService, GuardedStream, PacedBody,
+};
 #[cfg(any(feature = "insight", feature = "client"))]
 pub use insight::Period;
 #[cfg(feature = "insight")]

@@ -2,6 +2,8 @@
 
 mod body;
 mod forwarded;
+mod framing;
+mod guard;
 mod head;
 mod health;
 mod options;
@@ -31,6 +33,7 @@ use self::body::{ClientFailure, Progress, Upload};
 pub use self::body::{GatewayBody, PacedBody};
 pub use self::forwarded::ClientConnection;
 use self::forwarded::Trusted;
+pub use self::guard::{GuardedFuture, GuardedService, GuardedStream};
 use self::head::Target;
 use self::health::Health;
 pub use self::options::GatewayOptions;
@@ -76,8 +79,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 ///
 /// gRPC calls are answered in their own terms, with `UNAVAILABLE` and `DEADLINE_EXCEEDED`.
 ///
-/// A server that puts a [`ClientConnection`] into a request's extensions makes it known to the upstream, in `Forwarded` and
-/// `X-Forwarded-For`. For WebSocket and other upgrades it has to serve its connections with upgrades, as
+/// A server has its connections [guarded](ClientConnection::guard), so that nothing is forwarded that the upstream might read
+/// otherwise. That puts the [`ClientConnection`] into a request's extensions, too, by which the upstream learns of it in
+/// `Forwarded` and `X-Forwarded-For`. For WebSocket and other upgrades it has to serve them with upgrades, as
 /// `hyper_util::server::conn::auto` does with `serve_connection_with_upgrades`. What goes over an upgraded connection is
 /// seen by nobody in between.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tower::{Layer, Service};
+use tower::Layer;
 use tower_quota::{Charge, ClientConnection, Gateway, GatewayOptions, QuotaLayer, RouteMap, Rule, WorkspaceSource};
 
 use crate::rows::{State, World};
@@ -59,11 +59,7 @@ impl Front {
                 loop {
                     let (stream, peer) = listener.accept().await.unwrap();
                     stream.set_nodelay(true).unwrap();
-                    let mut service = service.clone();
-                    let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-                        request.extensions_mut().insert(ClientConnection::new(peer));
-                        service.call(request)
-                    });
+                    let (stream, service) = ClientConnection::new(peer).guard(stream, service.clone());
                     tokio::spawn(async move {
                         let http = auto::Builder::new(TokioExecutor::new());
                         let service = TowerToHyperService::new(service);

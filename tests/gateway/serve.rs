@@ -261,6 +261,28 @@ fn what_is_under_way_is_finished() {
 }
 
 #[test]
+fn what_two_readers_might_part_over_does_not_get_through() {
+    let (folder, _api) = set_up(Server::Sqlite, "");
+    let service = folder.start();
+    limit(&service, 4);
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: a\r\n");
+    for fields in [
+        "content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+        "content-length: 0\r\ncontent-length: 0\r\n\r\n",
+        "content-length: 0\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(service.gateway.unwrap()).unwrap();
+        stream.write_all(format!("{head}content-length: 0\r\n\r\n{head}{fields}").as_bytes()).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["201", "400"], "{fields:?}: {answers}");
+    }
+    assert_eq!(folder.database().rows("Segment", "acme"), 4);
+}
+
+#[test]
 fn it_may_have_a_certificate_of_its_own() {
     let (folder, _api) = set_up(Server::Sqlite, "[gateway.tls]\ncertificate = \"front.pem\"\nkey = \"front.key\"\n");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

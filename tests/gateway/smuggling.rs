@@ -1,12 +1,25 @@
-//! Requests of which two parsers might think two things: each is refused, or goes on in a form that has one meaning.
+//! Requests of which two parsers might think two things: each is refused. What goes on has one meaning.
 
+use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tower_quota::GatewayOptions;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::runtime;
+use tower_quota::{ClientConnection, GatewayOptions};
 
 use crate::front::Front;
+use crate::rows::State;
 use crate::support::until;
 use crate::upstream::{Talk, Upstream};
 
@@ -83,6 +96,20 @@ fn what_may_mean_two_things_is_refused() {
     let post = "POST /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
     for fields in [
         "content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        "content-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+        "content-length: 3\r\nx: y\r\nContent-Length: 3\r\n\r\nabc",
+        "content-length: 30\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nx: y\r\nContent-Length: 13\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "content-length: 0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "content-length: 13\r\ntransfer-encoding: identity\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "content-length: 3\n\r\nabc",
+        "content-length: 3\r\n\nabc",
+        "content-length: 3\n\nabc",
+        "x: y\ncontent-length: 3\r\n\r\nabc",
+        "x: y\n content-length: 3\r\n\r\nabc",
+        "x: y\r\n\ncontent-length: 3\r\n\r\nabc",
+        "x: y\r\r\ncontent-length: 3\r\n\r\nabc",
         "content-length: 3, 3\r\n\r\nabc",
         "content-length: 3, 4\r\n\r\nabcd",
         "content-length: +3\r\n\r\nabc",
@@ -133,6 +160,10 @@ fn what_may_mean_two_things_is_refused() {
         " POST /a HTTP/1.1",
         "POST a HTTP/1.1",
         "POST ftp://a/x HTTP/1.1",
+        "POST /a HTTP/1.1\nx: y",
+        "\nPOST /a HTTP/1.1",
+        "\r\n\nPOST /a HTTP/1.1",
+        "\rPOST /a HTTP/1.1",
     ] {
         let answer = told(&front, format!("{line}\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes());
         assert!(!answer.contains("HTTP/1.1 200"), "{line:?}: {answer}");
@@ -148,14 +179,16 @@ fn what_goes_on_has_one_meaning() {
     let front = Front::of(&upstream);
     let next = "GET /next HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     for (request, saw) in [
-        ("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc", "/a \"abc\""),
         ("POST /a HTTP/1.1\r\nhost: a\r\nContent-Length:  3  \r\n\r\nabc", "/a \"abc\""),
         ("POST /a HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\n\r\n", "/a \"abc\""),
         ("POST /a HTTP/1.1\r\nhost: a\r\n\r\n", "/a \"\""),
         ("GET /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc", "/a \"abc\""),
         ("DELETE /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "/a \"abc\""),
-        // Lines that end in less than they should are written as they should be.
-        ("POST /a HTTP/1.1\nhost: a\ncontent-length: 3\n\nabc", "/a \"abc\""),
+        ("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n\n\r\n", "/a \"\\n\\r\\n\""),
+        (
+            "POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\n\n\r\n\r\n0\r\n\r\n",
+            "/a \"\\n\\r\\n\"",
+        ),
         ("\r\nPOST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc", "/a \"abc\""),
         // A body that looks like a request is a body.
         (
@@ -170,17 +203,30 @@ fn what_goes_on_has_one_meaning() {
 }
 
 #[test]
-fn of_two_lengths_the_coding_counts_and_nothing_comes_after_it() {
+fn who_asks_well_first_is_answered_first() {
     let upstream = witness();
     let front = Front::of(&upstream);
-    for fields in
-        ["content-length: 30\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 3"]
-    {
-        let request = format!("POST /a HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
-        let answer = told(&front, format!("{request}GET /next HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes());
-        assert!(answer.contains("connection: close\r\n") && answer.ends_with("saw /a \"abc\""), "{fields}: {answer}");
+    let create = "POST /acme/segments HTTP/1.1\r\nhost: a\r\n";
+    let next = "GET /next HTTP/1.1\r\nhost: a\r\n\r\n";
+    let refused = [
+        "content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "content-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+        "content-length: 3\n\nabc",
+        "x: y\r\n\nabc",
+    ];
+    for fields in refused {
+        let good = format!("{create}content-length: 3\r\n\r\na\nb");
+        let answer = told(&front, format!("{good}{create}{fields}{next}").as_bytes());
+        let (first, second) = answer.split_once("saw /acme/segments \"a\\nb\"").unwrap();
+        assert!(first.starts_with("HTTP/1.1 200 OK\r\n"), "{fields}: {answer}");
+        assert!(second.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{fields}: {answer}");
+        assert!(second.ends_with("\r\n\r\n"), "{fields}: {answer}");
     }
-    assert!(!upstream.received().join("").contains("/next"));
+    let received = upstream.received().join("");
+    assert!(!received.contains("/next") && !received.contains("abc"), "{received}");
+    // Nor has the layer seen it.
+    assert_eq!(front.state(), State { believed: 5, reserved: 0 });
 }
 
 #[test]
@@ -194,6 +240,14 @@ fn a_body_that_is_no_proper_one_never_ends_for_the_upstream() {
         "3\r\nabc0\r\n\r\n",
         "\r\nabc\r\n0\r\n\r\n",
         "3\nabc\n0\n\n",
+        "3\nabc\r\n0\r\n\r\n",
+        "3;x\nabc\r\n0\r\n\r\n",
+        "3;x\ry\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabc\n0\r\n\r\n",
+        "3\r\nabc\r\n0\n\r\n",
+        "3\r\nabc\r\n0\r\n\nGET /next HTTP/1.1\r\nhost: a\r\n\r\n",
+        "3\r\nabc\r\n0\r\nx: y\nz: 1\r\n\r\n",
+        "3\r\nabc\r\n0\r\nx: y\rz: 1\r\n\r\n",
     ] {
         let upstream = witness();
         let front = Front::with(GatewayOptions::upstream(upstream.url()));
@@ -202,6 +256,144 @@ fn a_body_that_is_no_proper_one_never_ends_for_the_upstream() {
         assert!(!answer.contains("HTTP/1.1 200"), "{body:?}: {answer}");
         until("the upstream is rid of it", || upstream.closed() == upstream.received().len());
         assert!(!upstream.received().iter().any(|received| received.ends_with("0\r\n\r\n")), "{body:?}");
+    }
+}
+
+/// What the strictest reader takes for requests, up to where another might part with it.
+fn strictly(mut rest: &str) -> Vec<String> {
+    let mut requests = Vec::new();
+    loop {
+        while let Some(after) = rest.strip_prefix("\r\n") {
+            rest = after;
+        }
+        let Some(request) = next(&mut rest) else { return requests };
+        requests.push(request);
+    }
+}
+
+/// The next of them, whose bytes are taken from the rest.
+fn next(rest: &mut &str) -> Option<String> {
+    let mut section = || {
+        let (section, after) = rest.split_once("\r\n\r\n")?;
+        *rest = after;
+        (!section.replace("\r\n", "").contains(['\r', '\n'])).then_some(section)
+    };
+    let head = section()?;
+    if !head.split("\r\n").skip(1).all(|field| field.contains(": ")) {
+        return None;
+    }
+    let field = |name: &str| {
+        let fields = head.split("\r\n").filter_map(|line| line.split_once(": "));
+        let found: Vec<_> = fields.filter(|(found, _)| found.eq_ignore_ascii_case(name)).collect();
+        found.iter().map(|(_, value)| (*value).to_owned()).collect::<Vec<_>>()
+    };
+    let mut exactly = |length: usize| {
+        let (taken, after) = rest.split_at_checked(length)?;
+        *rest = after;
+        Some(taken)
+    };
+    let mut body = String::new();
+    match (&field("content-length")[..], &field("transfer-encoding")[..]) {
+        ([], []) => {}
+        ([length], []) => body.push_str(exactly(length.parse().ok()?)?),
+        ([], [_]) => loop {
+            let (line, after) = rest.split_once("\r\n")?;
+            let size = usize::from_str_radix(line.split(';').next()?, 16).ok()?;
+            if line.contains(['\r', '\n']) {
+                return None;
+            }
+            *rest = after;
+            if size == 0 {
+                // Of fields there may be none.
+                if let Some(after) = after.strip_prefix("\r\n") {
+                    *rest = after;
+                    break;
+                }
+                let (fields, after) = after.split_once("\r\n\r\n")?;
+                *rest = after;
+                if !fields.split("\r\n").all(|field| field.contains(": ") && !field.contains(['\r', '\n'])) {
+                    return None;
+                }
+                break;
+            }
+            let (data, after) = rest.split_at_checked(size)?;
+            body.push_str(data);
+            *rest = after.strip_prefix("\r\n")?;
+        },
+        _ => return None,
+    }
+    Some(format!("{} {body:?}", head.split(' ').nth(1)?))
+}
+
+/// What a service behind the guard is asked, and gets to the end of.
+async fn asked(sent: &str, pieces: usize) -> Vec<String> {
+    let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&requests);
+    let service = tower::service_fn(move |request: Request<Incoming>| {
+        let requests = Arc::clone(&noted);
+        async move {
+            let (head, body) = request.into_parts();
+            if let Ok(body) = body.collect().await {
+                requests.lock().unwrap().push(format!("{} {:?}", head.uri, text(body.to_bytes().to_vec())));
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("ok"))))
+        }
+    });
+    let (client, server) = duplex(1 << 20);
+    let (stream, service) = ClientConnection::new(([127, 0, 0, 1], 1)).guard(server, service);
+    let service = TowerToHyperService::new(service);
+    let serves = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(stream), service);
+    let (mut answers, mut sends) = tokio::io::split(client);
+    let sends = async move {
+        for piece in sent.as_bytes().chunks(sent.len().div_ceil(pieces).max(1)) {
+            // Who has refused it may be gone.
+            if sends.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        let _ = sends.shutdown().await;
+    };
+    let mut answered = Vec::new();
+    let (_, (), _) = tokio::join!(serves, sends, answers.read_to_end(&mut answered));
+    requests.lock().unwrap().clone()
+}
+
+/// A request, or something that is almost one.
+fn almost_a_request() -> impl Strategy<Value = String> {
+    let line =
+        || prop_oneof![30 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r"), 1 => Just("\r\r\n"), 1 => Just("\n\r\n")];
+    let field = prop::sample::select(vec!["x: y", "upgrade: other", "content-length: 3", "transfer-encoding: chunked"]);
+    let more = prop::collection::vec(field, 0..2);
+    let kind = prop::sample::select(vec![
+        ("x: y", ""),
+        ("Content-Length: 5", "a\r\n\nb"),
+        ("content-length: 26", "GET /smuggled HTTP/1.1\r\n\r\n"),
+        ("Transfer-Encoding: Chunked", "chunked"),
+        ("upgrade: other", ""),
+    ]);
+    let chunked = (line(), line(), line(), line(), line()).prop_map(|(a, b, c, d, e)| {
+        let trailer = if b.len() == a.len() { format!("x-sum: 1{d}") } else { String::new() };
+        format!("3;x=y{a}\n\r\n{b}A{c}0123456789\r\n0{c}{trailer}{e}")
+    });
+    (prop::collection::vec(line(), 0..2), 0..100_u8, kind, more, chunked, (line(), line(), line(), line())).prop_map(
+        |(before, number, (field, body), more, chunked, (a, b, c, d))| {
+            let more: String = more.iter().map(|field| format!("{field}{c}")).collect();
+            let body = if body == "chunked" { &chunked } else { body };
+            format!("{}POST /{number} HTTP/1.1{a}host: a{b}{field}{c}{more}{d}{body}", before.concat())
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn what_gets_to_a_service_is_what_the_strictest_reader_has(
+        requests in prop::collection::vec(almost_a_request(), 1..5),
+        pieces in 1..40_usize,
+    ) {
+        let text = requests.concat();
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        prop_assert_eq!(runtime.block_on(asked(&text, pieces)), strictly(&text), "{:?}", text);
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP/1.1 and HTTP/2, in the clear and with TLS, on either side.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -203,4 +204,65 @@ fn a_short_body_over_http2_is_whole() {
         let response = client.send_request(request).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
     });
+}
+
+#[test]
+fn who_reads_slowly_holds_back_nobody_else() {
+    const PIECE: usize = 16 << 10;
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&sent);
+    // Endless for the slow ones; more than any window is in question for the others.
+    let body = move |path: &str| {
+        let (sent, pieces) = if path == "/slow" { (Some(Arc::clone(&counted)), usize::MAX) } else { (None, 32) };
+        StreamBody::new(tonic::codegen::tokio_stream::iter((0..pieces).map(move |_| {
+            if let Some(sent) = &sent {
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(&[b'x'; PIECE])))
+        })))
+    };
+    let connections = Arc::new(AtomicU64::new(0));
+    let accepted = Arc::clone(&connections);
+    let front = Front::to_be_served(|runtime| {
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        runtime.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let body = body.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let path = request.uri().path();
+                    let mut response = Response::new(body(path));
+                    if path != "/slow" {
+                        response.headers_mut().insert("content-length", (32 * PIECE).into());
+                    }
+                    async { Ok::<_, std::convert::Infallible>(response) }
+                });
+                tokio::spawn(async move {
+                    let http = auto::Builder::new(TokioExecutor::new());
+                    drop(http.serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+        });
+        GatewayOptions::upstream(url).http2(true)
+    });
+    let slow: Vec<_> = (0..8)
+        .map(|_| {
+            let mut connection = front.connect();
+            connection.send_raw(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+            connection.read_head().unwrap().expect(200);
+            connection
+        })
+        .collect();
+    // They get no more when all is full on the way to them: somebody else is answered before that, and after it.
+    let (mut connection, mut before, mut unchanged) = (front.connect(), 0, 0);
+    while unchanged < 20 {
+        let answer = connection.send("GET", "/other", "").expect(200);
+        assert_eq!(answer.text().len(), 32 * PIECE);
+        let now = sent.load(Ordering::SeqCst);
+        unchanged = if now == before { unchanged + 1 } else { 0 };
+        before = now;
+    }
+    assert_eq!((slow.len(), connections.load(Ordering::SeqCst)), (8, 1));
 }

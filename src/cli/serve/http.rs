@@ -119,9 +119,9 @@ async fn serve(
 ) {
     let asked = Arc::new(AtomicBool::new(false));
     let asks = Arc::clone(&asked);
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let (stream, app) = client.guard(stream, app);
+    let service = service_fn(move |request: Request<Incoming>| {
         asks.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(client);
         app.clone().call(request)
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
