@@ -380,7 +380,8 @@ async fn check(claims: &Claims) -> Result<(), Failure> {
 fn uncountable(error: &tower_quota::Error) -> Failure {
     let failure = failed(error);
     match error.is_config() {
-        true => failure.hint("where rows are, `table` and `workspace_column` of the type's [[resource]] tell"),
+        true => failure
+            .hint("where rows are, `table`, `workspace_column` and `workspace_type` of the type's [[resource]] tell"),
         false => failure,
     }
 }
