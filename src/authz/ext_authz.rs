@@ -66,6 +66,7 @@ const HEADROOM: usize = 1024 * 1024;
 /// | `allow_partial_message: true` | for uploads that no rule maps. Where a rule needs the body, a part of it is answered with 413 |
 /// | `failure_mode_allow: false` | who can't be asked lets nothing pass |
 /// | `envoy.filters.http.buffer` before it | a client that is slow to send a body could make its row at any time after it has passed |
+/// | `use_remote_address: true` of the connection manager | a client that says that it is internal could have its creation sent again |
 ///
 /// A rule that needs the body refuses with 400 a request of which Envoy tells neither a body nor that there is none:
 /// HTTP/2 without `content-length`, while `with_request_body` is missing or the client sends no body.

@@ -58,7 +58,7 @@ Limits:
 const SERVE: &str = "\
 Signals:
   SIGHUP           read the configuration anew: tokens, mode, level of the log, certificates, rules of the gateway and
-                   of [authz], times of the shutdown
+                   of [authz], [[gateway.claim]], times of the shutdown
   SIGTERM, SIGINT  take no more connections, finish what is under way, and end with exit code 0
 
 Paths:

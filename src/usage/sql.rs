@@ -445,7 +445,8 @@ impl<DB: Counts> SqlUsage<DB> {
     ///
     /// # Errors
     ///
-    /// When a table or a column isn't there ([`Error::is_config`]), or the database doesn't answer.
+    /// When a table or a column isn't there, or isn't of the type that it is compared with ([`Error::is_config`]); or the
+    /// database doesn't answer.
     pub async fn check(&self) -> Result<(), Error> {
         for (resource, statements) in &self.tables {
             // NULL is of any type.
@@ -453,6 +454,8 @@ impl<DB: Counts> SqlUsage<DB> {
             let message = reading_failed::<DB>(resource, statements, &error);
             let failed = match DB::trouble(&error) {
                 Some(Trouble::NoTable | Trouble::NoColumn) => Error::config(message),
+                #[cfg(feature = "postgres")]
+                Some(Trouble::OtherType) => Error::config(message),
                 _ => Error::unavailable(message),
             };
             return Err(failed.with_source(error));

@@ -1,11 +1,8 @@
 //! `auth_request`, with nginx as it is in `contrib`, in front of nginx that writes files.
 
-use std::env;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,32 +11,13 @@ use tempfile::TempDir;
 use tower_quota::{AuthRequest, EnforcementMode, QuotaLayer, Settling};
 
 use crate::files::{Files, LONGEST, SHORT};
+use crate::keeper::{Kept, program};
 use crate::support::client::{Connection, together};
 use crate::support::until;
 
-/// Starts nginx, and stops it when nobody holds the other end of its input any more: the test has ended, however that came.
-const KEEPER: &str = r#"
-set -eu
-"$1" -p "$2" -c nginx.conf -e error.log &
-server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" || true' EXIT
-cat >/dev/null
-"#;
-
-/// `TEST_NGINX`, or what is in the path, or what `test.sh` has put beside what is built.
-fn program() -> PathBuf {
-    let paths = env::var_os("PATH").unwrap_or_default();
-    let in_path = env::split_paths(&paths).map(|folder| folder.join("nginx"));
-    let told = env::var_os("TEST_NGINX").map(PathBuf::from);
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/nginx");
-    let mut all = told.into_iter().chain(in_path).chain([here]);
-    all.find(|path| path.is_file()).expect("the tests need nginx (Debian's nginx), or TEST_NGINX to say where it is")
-}
-
 /// nginx that asks, and nginx that writes files. It ends when this is dropped, or with the process of the tests.
 pub(crate) struct Nginx {
-    // Its input is held open for as long as the server shall live.
-    keeper: Child,
+    _server: Kept,
     folder: TempDir,
     pub(crate) address: SocketAddr,
 }
@@ -76,11 +54,10 @@ impl Nginx {
             files.display()
         );
         fs::write(folder.path().join("nginx.conf"), config).unwrap();
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(program()).arg(folder.path());
-        // In a group of its own, so that what ends the group of the tests leaves it the time to clean up.
-        keeper.process_group(0).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let nginx = Self { keeper: keeper.spawn().unwrap(), folder, address };
+        let arguments = ["-p".as_ref(), folder.path().as_os_str(), "-c".as_ref(), "nginx.conf".as_ref()];
+        let arguments = [arguments.as_slice(), &["-e".as_ref(), "error.log".as_ref()]].concat();
+        let server = Kept::start(&program("nginx", "TEST_NGINX"), &arguments);
+        let nginx = Self { _server: server, folder, address };
         let mut error = String::new();
         until("nginx has started, or said why not", || {
             error = fs::read_to_string(nginx.folder.path().join("error.log")).unwrap_or_default();
@@ -92,13 +69,6 @@ impl Nginx {
 
     pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.address).unwrap()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
     }
 }
 

@@ -19,27 +19,30 @@ use crate::support::quickstart::Server;
 use crate::support::until;
 
 /// A service that answers proxies, and where.
-fn start(folder: &Folder, options: &str) -> (Service, SocketAddr) {
+pub(crate) fn start(folder: &Folder, options: &str) -> (Service, SocketAddr) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     folder.append(&format!("[authz]\nlisten = \"{address}\"\nlongest_request_seconds = 60\n{options}\n"));
     (folder.start(), address)
 }
 
 /// An API that makes a row for each request, and knows nothing of limits.
-async fn product(folder: Arc<Folder>) -> SocketAddr {
+pub(crate) fn product(folder: Arc<Folder>) -> Router {
     let create = post(|Path(workspace): Path<String>| async move {
-        let insert = format!(r#"INSERT INTO "Segment" VALUES ('{workspace}')"#);
+        let insert = format!(r#"INSERT INTO "Segment" ("workspaceId") VALUES ('{workspace}')"#);
         let made = tokio::task::spawn_blocking(move || folder.database().run(insert));
         made.await.map_or(StatusCode::INTERNAL_SERVER_ERROR, |()| StatusCode::CREATED)
     });
-    let app = Router::new().route("/workspaces/{workspace}/segments", create);
+    Router::new().route("/workspaces/{workspace}/segments", create)
+}
+
+pub(crate) async fn serve(app: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
     address
 }
 
-async fn envoy(address: SocketAddr) -> AuthorizationClient<Channel> {
+pub(crate) async fn envoy(address: SocketAddr) -> AuthorizationClient<Channel> {
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     AuthorizationClient::new(channel)
 }
@@ -49,7 +52,8 @@ fn nginx_holds_another_api_to_the_limit() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = Arc::new(Folder::new(Server::Sqlite));
     let (_service, address) = start(&folder, "nginx_path = \"/authz\"");
-    let nginx = Nginx::start(address, Some(runtime.block_on(product(Arc::clone(&folder)))), &folder.path(""));
+    let product = runtime.block_on(serve(product(Arc::clone(&folder))));
+    let nginx = Nginx::start(address, Some(product), &folder.path(""));
     for (round, workspace) in ["acme", "globex"].into_iter().enumerate() {
         let path = format!("/workspaces/{workspace}/segments");
         let answers = together(64, 1, round, |_, _| nginx.connect().send("POST", &path, ""));

@@ -3,10 +3,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::host::{Folder, RULES};
+use crate::host::{Folder, RULES, Service};
+use crate::support::client::Answer;
 use crate::support::quickstart::Server;
 
 const CLAIM: &str = r#"[gateway]
+listen = "127.0.0.1:0"
 upstream = "http://127.0.0.1:9"
 
 [[gateway.claim]]
@@ -20,8 +22,8 @@ fn extension() -> String {
     RULES.replace(r#"[{ path = "workspace" }]"#, r#"["extension"]"#)
 }
 
-#[test]
-fn a_key_says_whose_a_request_is() {
+/// One key of `acme`, and one of `globex`, which may create nothing.
+fn start() -> (Folder, Service) {
     let folder = Folder::new(Server::Sqlite);
     let keys = "CREATE TABLE keys (name TEXT, password TEXT, workspace TEXT);
         INSERT INTO keys VALUES ('ann', 'one', 'acme'), ('ben', 'two', 'globex')";
@@ -30,11 +32,22 @@ fn a_key_says_whose_a_request_is() {
     folder.append(CLAIM);
     let service = folder.start();
     service.admin().send("PUT", "/api/workspaces/globex/quota", r#"{"maxSegments": 0}"#).expect(200);
-    let create = |key: &str| {
-        let headers = [("authorization", key)];
-        service.front().send_with("POST", "/workspaces/acme/segments", &headers, "")
-    };
-    let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+    (folder, service)
+}
+
+/// The answer to a creation that comes with this key.
+fn create(service: &Service, key: &str) -> Answer {
+    service.front().send_with("POST", "/workspaces/acme/segments", &[("authorization", key)], "")
+}
+
+fn basic(text: &str) -> String {
+    format!("Basic {}", STANDARD.encode(text))
+}
+
+#[test]
+fn a_key_says_whose_a_request_is() {
+    let (_folder, service) = start();
+    let create = |key: &str| create(&service, key);
     // Forwarded; but nobody is there.
     assert_eq!(create(&basic("ann:one")).status, 502);
     create(&basic("ben:two")).refused(429, "QUOTA_EXCEEDED");
@@ -43,6 +56,40 @@ fn a_key_says_whose_a_request_is() {
     // In mode `off`, nothing is looked at.
     service.admin().send("PUT", "/api/system/config/quota-enforcement", r#"{"mode": "off"}"#).expect(200);
     assert_eq!(create(&basic("ben:one")).status, 502);
+}
+
+#[test]
+fn claims_change_with_their_rules() {
+    let (folder, service) = start();
+    let holds = || {
+        assert_eq!(create(&service, &basic("ann:one")).status, 502);
+        create(&service, &basic("ben:two")).refused(429, "QUOTA_EXCEEDED");
+        create(&service, &basic("ben:one")).refused(401, "UNAUTHENTICATED");
+    };
+    // Rules without what a claim names.
+    folder.write("routes.toml", &extension().replace("create-segment", "make-segment"));
+    service.reload();
+    service.logs("there is no rule \"create-segment\" in `rules`");
+    holds();
+    // A statement that the database doesn't know.
+    folder.change("\"create-segment\"", "\"make-segment\"");
+    folder.change("FROM keys", "FROM locks");
+    service.reload();
+    service.logs("no such table: locks");
+    holds();
+
+    folder.change("FROM locks", "FROM keys");
+    service.reload();
+    holds();
+    folder.change("scheme = \"basic\"", "scheme = \"bearer\"");
+    folder.change(" AND password = $2", "");
+    service.reload();
+    assert_eq!(create(&service, "Bearer ann").status, 502);
+    create(&service, "Bearer ben").refused(429, "QUOTA_EXCEEDED");
+    create(&service, &basic("ann:one")).refused(401, "UNAUTHENTICATED");
+    let log = service.log();
+    assert_eq!(log.matches("the configuration stays as it was").count(), 2, "{log}");
+    assert!(!log.contains("can't change while it runs"), "{log}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Folder {
     /// Makes rows in the workspace `acme`.
     pub(crate) fn insert(&self, rows: usize) {
         for _ in 0..rows {
-            self.database().run(r#"INSERT INTO "Segment" VALUES ('acme')"#.to_owned());
+            self.database().run(r#"INSERT INTO "Segment" ("workspaceId") VALUES ('acme')"#.to_owned());
         }
     }
 

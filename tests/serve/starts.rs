@@ -74,12 +74,21 @@ fn a_table_that_is_not_there() {
     let told = folder.refused(&[], 2);
     assert!(told.contains("no such table; run the host's migrations, or name another `table`"), "{told}");
     assert_eq!(told.matches("no such table: Segmnt").count(), 1, "{told}");
-    let hint = "hint: where rows are, `table` and `workspace_column` of the type's [[resource]] tell";
+    let hint = "hint: where rows are, `table`, `workspace_column` and `workspace_type` of the type's [[resource]] tell";
     assert!(told.contains(hint), "{told}");
 
     folder.change(resource, "[[resource]]\nname = \"segments\"\nworkspace_column = \"tenant\"\n");
     let told = folder.refused(&[], 2);
     assert!(told.contains("a column is missing; set `workspace_column`") && told.contains(hint), "{told}");
+}
+
+#[test]
+fn a_workspace_column_of_another_type() {
+    let folder = Folder::new(Server::Postgres);
+    folder.database().run(r#"ALTER TABLE "Segment" ADD COLUMN "owner" UUID"#.to_owned());
+    folder.append("[[resource]]\nname = \"segments\"\nworkspace_column = \"owner\"\n");
+    let told = folder.refused(&[], 2);
+    assert!(told.contains("a column isn't text; set `workspace_type`"), "{told}");
 }
 
 #[test]

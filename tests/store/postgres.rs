@@ -444,7 +444,7 @@ async fn ids_of_another_type_are_cast_so_that_an_index_serves() {
     let error = count(&*usage, "acme", None).await.unwrap_err();
     assert!(error.is_unavailable() && error.message().contains("workspace_format"), "{error}");
     let error = host.check(SqlTable::new("Journey")).await.unwrap_err();
-    assert!(error.is_unavailable() && error.message().contains("workspace_type"), "{error}");
+    assert!(error.is_config() && error.message().contains("workspace_type"), "{error}");
     let Err(error) = host.usage(SqlTable::new("Journey").workspace_type("uuid; --")) else { panic!("it was taken") };
     assert!(error.is_config() && error.message().contains("not an identifier"), "{error}");
 }

@@ -28,6 +28,7 @@ use tower_quota::{
 
 use self::app::{Gate, Tokens};
 use self::authz::Authz;
+use self::claims::Claims;
 use self::front::{Front, Rules};
 use self::setup::{Kind, Rows, Setup};
 use self::signals::{Signal, Signals};
@@ -167,7 +168,7 @@ impl Service {
         self.quota = Some(quota.clone());
         while self.signals.next().await == Signal::Reload {
             match Setup::read(config) {
-                Ok(setup) => self.change(&quota, setup),
+                Ok(setup) => self.change(&quota, setup).await,
                 Err(failure) => tracing::error!(%failure, "the configuration stays as it was"),
             }
         }
@@ -182,7 +183,8 @@ impl Service {
         stopped: watch::Receiver<bool>,
     ) -> Result<(), Failure> {
         let Some(gateway) = &self.setup.gateway else { return Ok(()) };
-        let rules = gateway.rules(quota, &self.setup.map).map_err(|error| failed(&error))?;
+        let claims = Claims::new(&gateway.claims, &gateway.keys);
+        let rules = gateway.rules(quota, &self.setup.map, claims).map_err(|error| failed(&error))?;
         let proxy = Gateway::new(gateway.options.clone()).map_err(|error| failed(&error))?;
         self.gate.stands_in_front(proxy.clone());
         let (rules, in_force) = watch::channel(rules);
@@ -212,7 +214,11 @@ impl Service {
     }
 
     /// Puts in force what can change while it runs.
-    fn change(&mut self, quota: &Quota, new: Setup) {
+    async fn change(&mut self, quota: &Quota, new: Setup) {
+        let claims = match self.claims(&new).await {
+            Ok(claims) => claims,
+            Err(failure) => return tracing::error!(%failure, "the configuration stays as it was"),
+        };
         for name in self.setup.fixed_that_differ(&new) {
             tracing::warn!(%name, "this can't change while it runs, and stays as it was: start again");
         }
@@ -221,7 +227,7 @@ impl Service {
         if let (Some(_), Some(tls)) = (&self.setup.tls, &new.tls) {
             self.certificate.send_replace(Some(Arc::clone(tls)));
         }
-        self.change_front(quota, &new);
+        self.change_front(quota, &new, claims);
         self.change_authz(quota, &new);
         self.change_mode(quota, &new);
         tracing::info!(
@@ -236,13 +242,32 @@ impl Service {
         self.setup.config.shutdown = new.config.shutdown;
     }
 
-    fn change_front(&self, quota: &Quota, new: &Setup) {
-        let (Some(front), Some(before), Some(after)) = (&self.front, &self.setup.gateway, &new.gateway) else { return };
+    /// The claims of `new`, looked up where the rows are since the start. Those that are the same keep the keys that they know.
+    async fn claims(&self, new: &Setup) -> Result<Option<Claims>, Failure> {
+        let (Some(front), Some(before), Some(after)) = (&self.front, &self.setup.gateway, &new.gateway) else {
+            return Ok(None);
+        };
+        if before.claims == after.claims {
+            return Ok(Some(front.rules.borrow().claims.clone()));
+        }
+        let claims = Claims::new(&after.claims, &before.keys);
+        check(&claims).await.map(|()| Some(claims))
+    }
+
+    fn change_front(&mut self, quota: &Quota, new: &Setup, claims: Option<Claims>) {
+        let (Some(front), Some(before), Some(after), Some(claims)) =
+            (&self.front, &mut self.setup.gateway, &new.gateway, claims)
+        else {
+            return;
+        };
         if let (Some(_), Some(tls)) = (&before.tls, &after.tls) {
             front.certificate.send_replace(Some(Arc::clone(tls)));
         }
-        match before.rules(quota, &new.map) {
-            Ok(rules) => drop(front.rules.send_replace(rules)),
+        match before.rules(quota, &new.map, claims) {
+            Ok(rules) => {
+                front.rules.send_replace(rules);
+                before.claims.clone_from(&after.claims);
+            }
             Err(error) => tracing::warn!(%error, "the rules stay as they were"),
         }
     }
@@ -311,8 +336,7 @@ async fn start(setup: &Setup) -> Result<Quota, Failure> {
         }
     };
     if let Some(gateway) = &setup.gateway {
-        let checked = gateway.claims.check().await;
-        checked.map_err(|error| Failure::unavailable(format!("a [[gateway.claim]] can't be looked up: {error}")))?;
+        check(&Claims::new(&gateway.claims, &gateway.keys)).await?;
     }
     if let Some(probes) = &setup.probes {
         let asked = Arc::new(probes.usage.clone().build().map_err(|error| failed(&error))?);
@@ -346,11 +370,18 @@ fn with_options(mut builder: QuotaBuilder, setup: &Setup) -> QuotaBuilder {
     builder
 }
 
+/// Has the database run what looks up keys.
+async fn check(claims: &Claims) -> Result<(), Failure> {
+    let checked = claims.check().await;
+    checked.map_err(|error| Failure::unavailable(format!("a [[gateway.claim]] can't be looked up: {error}")))
+}
+
 /// Why rows can't be counted: the database, or what the configuration says of it.
 fn uncountable(error: &tower_quota::Error) -> Failure {
     let failure = failed(error);
     match error.is_config() {
-        true => failure.hint("where rows are, `table` and `workspace_column` of the type's [[resource]] tell"),
+        true => failure
+            .hint("where rows are, `table`, `workspace_column` and `workspace_type` of the type's [[resource]] tell"),
         false => failure,
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration, once all that it says is found to make sense.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Postgres, Sqlite};
-use toml::{Spanned, Table};
+use toml::{Spanned, Table, Value};
 use tower_quota::{
     EmailOptions, Gateway, GatewayOptions, HttpUsage, HttpUsageBuilder, MappedRule, OnFailure, PostgresUsage,
     Principal, Quota, QuotaLayer, ResourceCatalog, ResourceType, RouteMap, SnapshotOptions, SqlTable, SqlUsageBuilder,
@@ -25,7 +25,7 @@ use tower_quota::{
 };
 use url::Url;
 
-use super::claims::{Claims, Lookup, Pool};
+use super::claims::{Claimed, Claims, Pool};
 use super::config::{self, Claim, Config, CountUrl, ExistsUrl, Host, Resource, Role, Smtp, Tls, Webhooks};
 use super::file::{File, Secret};
 use super::front::Rules;
@@ -78,19 +78,21 @@ pub(super) struct InFront {
     pub(super) longest_request: Duration,
     pub(super) rate_limit_headers: bool,
     pub(super) on_failure: OnFailure,
-    pub(super) claims: Claims,
+    pub(super) claims: Vec<Claimed>,
+    /// Where their keys are.
+    pub(super) keys: Pool,
 }
 
 impl InFront {
-    /// The rules, as they are put in front of the API.
+    /// The rules, and the claims of them, as they are put in front of the API.
     ///
     /// # Errors
     ///
     /// Where they are of other resource types than `quota`.
-    pub(super) fn rules(&self, quota: &Quota, map: &RouteMap) -> Result<Rules, tower_quota::Error> {
+    pub(super) fn rules(&self, quota: &Quota, map: &RouteMap, claims: Claims) -> Result<Rules, tower_quota::Error> {
         let layer = QuotaLayer::reading_bodies(quota.clone(), map.clone())?;
         let layer = layer.rate_limit_headers(self.rate_limit_headers).on_failure(self.on_failure);
-        Ok(Rules { quota: quota.clone(), layer, routes: map.clone(), claims: self.claims.clone() })
+        Ok(Rules { quota: quota.clone(), layer, routes: map.clone(), claims })
     }
 }
 
@@ -162,8 +164,8 @@ impl Setup {
         let tls = config.tls.as_ref().map(|tls| tls_of(&file, tls)).transpose()?;
         let gateway = match &config.gateway {
             Some(written) => {
-                let claims = claims(&file, &written.claim, &map, kind, rows_url)?;
-                Some(in_front(&file, written, tls.as_ref(), &map, claims)?)
+                let (claims, keys) = (claims(&file, &written.claim, &map)?, keys(&file, kind, rows_url, &rows_at)?);
+                Some(in_front(&file, written, tls.as_ref(), &map, claims, keys)?)
             }
             None => None,
         };
@@ -183,7 +185,11 @@ impl Setup {
         if secrets.written {
             file.private()?;
         }
-        let (written, referred) = (file.parse()?, secrets.referred);
+        let (mut written, referred): (Table, _) = (file.parse()?, secrets.referred);
+        // Unlike all else of it, they change with the rules.
+        if let Some(Value::Table(gateway)) = written.get_mut("gateway") {
+            gateway.remove("claim");
+        }
         Ok(Self {
             config,
             written,
@@ -571,11 +577,10 @@ fn thresholds(file: &File, config: &Config, catalog: &ResourceCatalog) -> Result
     Ok(Notices { all, of: of.collect::<Result<_, Failure>>()? })
 }
 
-/// Who knows whose the requests of some rules are.
-fn claims(file: &File, written: &[Spanned<Claim>], map: &RouteMap, kind: Kind, rows: &str) -> Result<Claims, Failure> {
-    let Some(first) = written.first() else { return Ok(Claims::default()) };
-    let no_url = |error: sqlx::Error| file.wrong(first.span(), &format!("the URL of the rows can't be read: {error}"));
-    let pool = match kind {
+/// Where keys are looked up, on connections that are opened when they are needed.
+fn keys(file: &File, kind: Kind, rows: &str, at: &Range<usize>) -> Result<Pool, Failure> {
+    let no_url = |error: sqlx::Error| file.wrong(at.clone(), &format!("the URL of the rows can't be read: {error}"));
+    Ok(match kind {
         Kind::Sqlite => {
             let options = rows.parse::<SqliteConnectOptions>().map_err(no_url)?.read_only(true).busy_timeout(PATIENCE);
             let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
@@ -586,8 +591,12 @@ fn claims(file: &File, written: &[Spanned<Claim>], map: &RouteMap, kind: Kind, r
             let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
             Pool::Postgres(pool.connect_lazy_with(options))
         }
-    };
-    let mut lookups = HashMap::new();
+    })
+}
+
+/// Which rules' requests come with a key.
+fn claims(file: &File, written: &[Spanned<Claim>], map: &RouteMap) -> Result<Vec<Claimed>, Failure> {
+    let (mut claims, mut known) = (Vec::new(), HashSet::new());
     for entry in written {
         let (at, claim) = (entry.span(), entry.get_ref());
         let wrong = |message: &str| file.wrong(at.clone(), message);
@@ -600,7 +609,6 @@ fn claims(file: &File, written: &[Spanned<Claim>], map: &RouteMap, kind: Kind, r
             }
             (_, _, false) => return Err(wrong("`sql` goes by the key, `$1`, and by nothing else")),
         }
-        let lookup = Arc::new(Lookup::new(header, claim.scheme, &claim.sql, pool.clone(), claim.keep_seconds.into()));
         if claim.rules.is_empty() {
             return Err(wrong("`rules` is empty: name those whose requests come with such a key"));
         }
@@ -612,12 +620,19 @@ fn claims(file: &File, written: &[Spanned<Claim>], map: &RouteMap, kind: Kind, r
                 }
                 None => return Err(wrong(&format!("there is no rule {name:?} in `rules`"))),
             }
-            if lookups.insert(name.clone(), Arc::clone(&lookup)).is_some() {
+            if !known.insert(name) {
                 return Err(wrong(&format!("rule {name:?} has two claims")));
             }
         }
+        claims.push(Claimed {
+            rules: claim.rules.clone(),
+            header,
+            scheme: claim.scheme,
+            sql: claim.sql.clone(),
+            keep: claim.keep_seconds.into(),
+        });
     }
-    Ok(Claims::new(lookups))
+    Ok(claims)
 }
 
 fn in_front(
@@ -625,7 +640,8 @@ fn in_front(
     written: &config::Gateway,
     tls: Option<&Arc<ServerConfig>>,
     map: &RouteMap,
-    claims: Claims,
+    claims: Vec<Claimed>,
+    keys: Pool,
 ) -> Result<InFront, Failure> {
     let mut options = GatewayOptions::upstream(written.upstream.get_ref())
         .http2(written.http2)
@@ -663,6 +679,7 @@ fn in_front(
         rate_limit_headers: written.rate_limit_headers,
         on_failure: written.on_failure.into(),
         claims,
+        keys,
     })
 }
 
