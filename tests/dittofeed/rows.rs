@@ -6,22 +6,26 @@ use crate::host::{Client, Stand, Workspace};
 use crate::support::random::seed;
 
 /// Rows that one upsert makes and changes.
-struct Kind {
-    resource: &'static str,
+pub(crate) struct Kind {
+    pub(crate) resource: &'static str,
     limit: &'static str,
-    table: &'static str,
-    upsert: &'static [&'static str],
+    pub(crate) table: &'static str,
+    pub(crate) counted: &'static str,
+    pub(crate) upsert: &'static [&'static str],
     /// Method, path, and whether the id is in the query.
     delete: &'static [(&'static str, bool)],
 }
 
 pub(crate) const COUNTED: &str = r#""resourceType" <> 'Internal'"#;
 
-const KINDS: [Kind; 6] = [
+pub(crate) const UNARCHIVED: &str = r#""archived" IS NOT TRUE"#;
+
+pub(crate) const KINDS: [Kind; 6] = [
     Kind {
         resource: "segments",
         limit: "maxSegments",
         table: "Segment",
+        counted: COUNTED,
         upsert: &["/api/segments", "/api/segments/", "/api/admin/segments", "/api/admin/segments/"],
         delete: &[
             ("/api/segments", false),
@@ -34,6 +38,7 @@ const KINDS: [Kind; 6] = [
         resource: "journeys",
         limit: "maxJourneys",
         table: "Journey",
+        counted: COUNTED,
         upsert: &["/api/journeys", "/api/journeys/", "/api/admin/journeys"],
         delete: &[("/api/journeys/", false), ("/api/admin/journeys", false), ("/api/journeys/v2", true)],
     },
@@ -41,6 +46,7 @@ const KINDS: [Kind; 6] = [
         resource: "broadcasts",
         limit: "maxBroadcasts",
         table: "Broadcast",
+        counted: UNARCHIVED,
         upsert: &["/api/broadcasts/v2", "/api/admin/broadcasts/v2"],
         delete: &[],
     },
@@ -48,6 +54,7 @@ const KINDS: [Kind; 6] = [
         resource: "computedProperties",
         limit: "maxComputedProperties",
         table: "UserProperty",
+        counted: COUNTED,
         upsert: &["/api/user-properties", "/api/user-properties/", "/api/admin/user-properties"],
         delete: &[("/api/user-properties", false), ("/api/admin/user-properties/", false)],
     },
@@ -55,6 +62,7 @@ const KINDS: [Kind; 6] = [
         resource: "emailTemplates",
         limit: "maxEmailTemplates",
         table: "MessageTemplate",
+        counted: COUNTED,
         upsert: &["/api/content/templates", "/api/content/templates/reset", "/api/admin/content/templates"],
         delete: &[("/api/content/templates", false), ("/api/admin/content/templates/v2", true)],
     },
@@ -62,6 +70,7 @@ const KINDS: [Kind; 6] = [
         resource: "subscriptionGroups",
         limit: "maxSubscriptionGroups",
         table: "SubscriptionGroup",
+        counted: "true",
         upsert: &["/api/subscription-groups", "/api/subscription-groups/", "/api/admin/subscription-groups"],
         delete: &[("/api/subscription-groups", false), ("/api/admin/subscription-groups/", false)],
     },
@@ -206,7 +215,7 @@ fn broadcasts_are_executed_archived_and_copied() {
     send("PUT", archive, json!({"broadcastId": second})).expect(200);
     send("PUT", archive, json!({"broadcastId": first, "archived": false})).expect(200);
     send("PUT", archive, json!({"broadcastId": second, "archived": false})).refused(429, "QUOTA_EXCEEDED");
-    assert_eq!(workspace.rows("Broadcast", r#""archived" IS NOT TRUE"#), 2);
+    assert_eq!(workspace.rows("Broadcast", UNARCHIVED), 2);
     assert_eq!(workspace.usage("journeys") + workspace.usage("emailTemplates") + workspace.usage("segments"), 0);
 
     // The body says of what it makes a copy.

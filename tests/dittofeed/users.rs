@@ -7,14 +7,18 @@ use crate::support::client::Answer;
 use crate::support::random::seed;
 use crate::support::until;
 
-const TABLE: &str = "ColumnStoreUser";
+pub(crate) const TABLE: &str = "ColumnStoreUser";
 
-fn event(client: &mut Client, kind: &str, key: &str, body: &Value) -> Answer {
-    client.send("POST", &format!("/api/public/apps/{kind}"), &[("authorization", key)], &body.to_string())
+pub(crate) fn event(client: &mut Client, kind: &str, key: &str, body: &Value) -> Answer {
+    post(client, &format!("/api/public/apps/{kind}"), key, body)
+}
+
+pub(crate) fn post(client: &mut Client, path: &str, key: &str, body: &Value) -> Answer {
+    client.send("POST", path, &[("authorization", key)], &body.to_string())
 }
 
 /// A file of users, as a browser sends it.
-fn upload(client: &mut Client, workspace: &Workspace<'_>, path: &str, users: &[String]) -> Answer {
+pub(crate) fn upload(client: &mut Client, workspace: &Workspace<'_>, path: &str, users: &[String]) -> Answer {
     let body = format!(
         "--edge\r\nContent-Disposition: form-data; name=\"csv\"; filename=\"u.csv\"\r\nContent-Type: text/csv\r\n\r\n\
          id,email\n{}\r\n--edge--\r\n",
@@ -65,7 +69,7 @@ fn only_the_write_key_says_whose_an_event_is() {
     event(&mut client, "track;x", &key, &json!({"userId": "v"})).refused(429, "QUOTA_EXCEEDED");
     event(&mut client, "track", &empty, &user).refused(429, "QUOTA_EXCEEDED");
     // What makes nothing needs no key here: upstream has the say.
-    client.send("POST", "/api/public/apps/alias", &[], "{}").expect(404);
+    client.send("POST", "/api/public/apps/alias", &[], "{}").expect(400);
     assert_eq!((workspace.rows(TABLE, "true"), other.rows(TABLE, "true")), (1, 0));
 }
 
