@@ -185,6 +185,41 @@ fn internal_rows_are_not_counted_and_are_charged_when_they_become_others() {
 }
 
 #[test]
+fn what_the_api_makes_of_other_types_is_charged() {
+    let stand = Stand::start(seed(), &[]);
+    let workspace = stand.workspace(&[("maxSegments", 1), ("maxBroadcasts", 1)]);
+    let mut client = stand.connect(0);
+    let mut send = |method: &str, path: &str, body: Value| workspace.send(&mut client, method, path, &body);
+    created(send("PUT", "/api/segments", json!({"name": "s"})));
+    created(send("PUT", "/api/segments", json!({"name": "i", "resourceType": "Internal"})));
+    created(send("PUT", "/api/broadcasts/v2", json!({"name": "old"})));
+    let old = workspace.column("Broadcast", "id", "old");
+    send("PUT", "/api/broadcasts/archive", json!({"broadcastId": old, "archived": [true]})).expect(200);
+    created(send("PUT", "/api/broadcasts/v2", json!({"name": "new"})));
+
+    // A list of one is that one, and `false` has many spellings.
+    send("PUT", "/api/segments", json!({"name": "i", "resourceType": ["Declarative"]})).refused(429, "QUOTA_EXCEEDED");
+    for no in [json!(false), json!("false"), json!(0), json!(null), json!([false])] {
+        let flip = json!({"name": "i", "resourceType": "Declarative", "createOnly": no});
+        send("PUT", "/api/segments", flip).refused(429, "QUOTA_EXCEEDED");
+        let unarchive = json!({"broadcastId": old, "archived": no});
+        send("PUT", "/api/broadcasts/archive", unarchive).refused(429, "QUOTA_EXCEEDED");
+    }
+    // Numbers are their digits, as far as a double has them.
+    for name in [json!(7), json!(null)] {
+        send("PUT", "/api/segments", json!({"name": name})).refused(429, "QUOTA_EXCEEDED");
+    }
+    for name in [json!(9_007_199_254_740_993_u64), json!(true), json!(["n"]), json!({})] {
+        send("PUT", "/api/segments", json!({"name": name})).refused(400, "INVALID_REQUEST");
+    }
+    let copy = json!({"name": "s", "resourceType": ["Segment"]});
+    send("POST", "/api/resources/duplicate", copy).refused(400, "INVALID_REQUEST");
+    send("PUT", "/api/segments", json!({"id": workspace.column("Segment", "id", "s"), "name": 7})).expect(200);
+    created(send("PUT", "/api/segments", json!({"name": 7})));
+    assert_eq!((workspace.rows("Segment", COUNTED), workspace.rows("Broadcast", UNARCHIVED)), (1, 1));
+}
+
+#[test]
 fn broadcasts_are_executed_archived_and_copied() {
     let stand = Stand::start(seed(), &[]);
     let limits = [("maxBroadcasts", 2), ("maxSegments", 1), ("maxJourneys", 0), ("maxEmailTemplates", 0)];

@@ -1,6 +1,6 @@
 //! 64 connections at once, on two gateways: of each resource type as many rows as the limit says, and never one more.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
@@ -163,6 +163,9 @@ fn flips_of_internal_rows_at_once() {
     }
 }
 
+/// Sends what makes the rows of a name, and says how it was answered.
+type Sender<'w> = Box<dyn Fn(&mut Client, &str) -> u16 + Sync + 'w>;
+
 /// Another way to make what counts than the plain upsert.
 struct Way<'w> {
     name: &'static str,
@@ -172,8 +175,7 @@ struct Way<'w> {
     units: usize,
     /// Whether the same name is an edit from then on, which costs nothing.
     edits: bool,
-    /// Sends what makes the rows of a name, and says how it was answered.
-    send: Box<dyn Fn(&mut Client, &str) -> u16 + Sync + 'w>,
+    send: Sender<'w>,
 }
 
 impl<'w> Way<'w> {
@@ -298,8 +300,8 @@ fn templates_are_reset_and_broadcasts_are_executed_and_unarchived_at_once() {
 }
 
 /// Makes archived broadcasts, and tells their ids by their names.
-fn archived(stand: &Stand, workspace: &Workspace<'_>, names: impl Iterator<Item = String>) -> HashMap<String, String> {
-    let ids: HashMap<_, _> = names.map(|name| (name, stand.uuid())).collect();
+fn archived(stand: &Stand, workspace: &Workspace<'_>, names: impl Iterator<Item = String>) -> BTreeMap<String, String> {
+    let ids: BTreeMap<_, _> = names.map(|name| (name, stand.uuid())).collect();
     let rows = ids.iter().map(|(name, id)| format!("('{id}', '{}', '{name}', true)", workspace.id));
     let rows = rows.collect::<Vec<_>>().join(", ");
     stand.database().run(format!(r#"INSERT INTO "Broadcast" ("id", "workspaceId", "name", "archived") VALUES {rows}"#));

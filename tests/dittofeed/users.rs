@@ -133,6 +133,49 @@ fn the_first_event_of_a_user_is_charged() {
 }
 
 #[test]
+fn what_the_api_makes_of_other_types_is_charged() {
+    let stand = Stand::start(seed(), &[]);
+    // Two numbers that are one to a double. Of this one, it makes 9007199254740992.
+    let number = 9_007_199_254_740_993_u64;
+    let workspace = stand.workspace(&[("maxUsers", 2)]);
+    let key = workspace.write_key();
+    let mut client = stand.connect(0);
+    let update = "/api/segments/manual-segment/update";
+    workspace.send(&mut client, "POST", update, &json!({"userIds": ["known", number.to_string()]})).expect(200);
+
+    let group = |user: Value, group: Value| json!({"type": "group", "userId": user, "groupId": group});
+    let track = |user: Value| json!({"type": "track", "userId": user, "anonymousId": "known"});
+    let mut events: Vec<(&str, Value)> = vec![
+        ("batch", json!({"batch": [{"type": ["group"], "userId": "known", "groupId": "new"}]})),
+        ("batch", json!({"batch": track("new".into())})),
+        ("batch", json!({"batch": "new"})),
+        ("batch", json!([{"batch": [track("new".into())]}])),
+        ("track", json!([track("new".into())])),
+    ];
+    for user in [json!(["new"]), json!(true), json!(null), json!([null]), json!([["new"]]), json!({}), json!(number)] {
+        events.push(("track", track(user.clone())));
+        events.push(("batch", json!({"batch": [track(user.clone())]})));
+        events.push(("group", group("known".into(), user.clone())));
+        events.push(("batch", json!({"batch": [group("known".into(), user)]})));
+    }
+    for (kind, body) in &events {
+        let answer = event(&mut client, kind, &key, body);
+        assert!([400, 429].contains(&answer.status), "{kind} {body}: {answer}");
+    }
+    let mut send = |method: &str, path: &str, body: Value| {
+        let answer = workspace.send(&mut client, method, path, &body);
+        assert!([400, 429].contains(&answer.status), "{path} {body}: {answer}");
+    };
+    for user in [json!("new"), json!(["new"]), json!(true), json!(null), json!(number)] {
+        send("POST", update, json!({"userIds": user}));
+        send("POST", update, json!({"userIds": [user]}));
+        send("PUT", "/api/subscription-groups/assignments", json!({"userUpdates": [{"userId": user, "changes": {}}]}));
+    }
+    send("PUT", "/api/subscription-groups/assignments", json!({"userUpdates": {"userId": "new", "changes": {}}}));
+    assert_eq!(workspace.rows(TABLE, "true"), 2);
+}
+
+#[test]
 fn files_are_imported_after_the_response_and_never_beyond_the_limit() {
     let stand = Stand::start(seed(), &[]);
     let workspace = stand.workspace(&[("maxUsers", 20)]);
