@@ -67,6 +67,7 @@ fn as_many_creations_succeed_as_there_is_room_for() {
     let seed = seed();
     let stand = Stand::start(seed, &[]);
     for (round, storm) in STORMS.iter().enumerate() {
+        stand.database().watch_where(storm.table, storm.counted);
         let workspace = stand.workspace(&[(storm.limit, LIMIT as u64)]);
         let answers = together(CONNECTIONS, seed, round, |thread, _| {
             let mut client = stand.connect(thread);
@@ -78,7 +79,16 @@ fn as_many_creations_succeed_as_there_is_room_for() {
         let answers: Vec<_> = answers.into_iter().flatten().collect();
         let created = answers.iter().filter(|status| **status == 200).count();
         assert!(answers.iter().all(|status| [200, 429].contains(status)), "{} {answers:?}", storm.table);
-        assert_eq!((created, workspace.rows(storm.table, storm.counted)), (LIMIT, LIMIT as i64), "{}", storm.table);
+        let rows = || usize::try_from(workspace.rows(storm.table, storm.counted)).unwrap();
+        assert_eq!(rows(), created, "{}", storm.table);
+        // On a busy machine the other gateway may hold the last units longer than a creation waits for them.
+        let mut client = stand.connect(0);
+        let mut create = |name: &str| workspace.send(&mut client, "PUT", storm.path, &json!({"name": name})).status;
+        for number in created..LIMIT {
+            until("there is room", || create(&format!("last-{number}")) == 200);
+        }
+        assert_eq!((rows(), create("more")), (LIMIT, 429), "{}", storm.table);
+        assert!(stand.database().peak(storm.table, &workspace.id) <= LIMIT as i64, "{}", storm.table);
     }
 }
 
@@ -211,8 +221,7 @@ impl<'w> Way<'w> {
         let created = answers.iter().filter(|status| passed(**status)).count() * self.units;
         let rows = || usize::try_from(workspace.rows(table, self.counted)).unwrap();
         assert_eq!(rows(), before + created, "{way}");
-        // Edits may hold the last units longer than a creation waits for them.
-        assert!(self.edits || rows() == Self::LIMIT, "{way}: {} rows", rows());
+        // On a busy machine the last units may be held, by an edit or by the other gateway, longer than a creation waits.
         for number in (rows()..Self::LIMIT).step_by(self.units) {
             until("there is room", || passed((self.send)(&mut client, &format!("last-{number}"))));
         }
