@@ -24,6 +24,7 @@ pub(super) struct Defaults {
     pub(super) reading: PathReading,
     pub(super) workspace: Vec<WorkspaceSource>,
     pub(super) body_cap: usize,
+    pub(super) doubles: bool,
 }
 
 /// A rule of a [`RouteMap`](super::RouteMap).
@@ -37,6 +38,8 @@ pub struct MappedRule {
     /// Its body is counted by lines, and is no JSON.
     pub(super) counts_lines: bool,
     late_rows: Option<Duration>,
+    /// Numbers are doubles to the service behind.
+    pub(super) doubles: bool,
     pub(super) workspace: Vec<WorkspaceSource>,
     pub(super) charges: Vec<MappedCharge>,
     pub(super) templates: Vec<Template>,
@@ -57,6 +60,7 @@ pub(super) struct MappedCharge {
     pub(super) when: Vec<Predicate>,
     pub(super) when_each: Vec<Predicate>,
     pub(super) probes: Vec<Probe>,
+    pub(super) null_is_empty: bool,
 }
 
 #[derive(Debug)]
@@ -205,6 +209,7 @@ impl MappedRule {
             // What is left to do after the response isn't done at once.
             direct: if rule.late_rows.is_none() { DirectPlan::of(&workspace, &charges) } else { None },
             late_rows: rule.late_rows,
+            doubles: defaults.doubles,
             workspace,
             charges,
             templates,
@@ -268,8 +273,8 @@ impl MappedCharge {
             }
             _ => {}
         }
-        let Charge { amount, when, when_each, probes, .. } = charge;
-        Ok(Self { resource, amount, when, when_each, probes })
+        let Charge { amount, when, when_each, probes, null_is_empty, .. } = charge;
+        Ok(Self { resource, amount, when, when_each, probes, null_is_empty })
     }
 
     /// Whether it goes by a field of the body.

@@ -34,6 +34,8 @@ struct File<T, R> {
     workspace: Vec<Source>,
     body_cap: Option<NonZeroUsize>,
     #[serde(default)]
+    numbers_are_doubles: bool,
+    #[serde(default)]
     strict_prefixes: Vec<Prefix>,
     #[serde(default = "Vec::new")]
     resource: Vec<T>,
@@ -97,6 +99,8 @@ struct ChargeEntry {
     when_each: Vec<PredicateEntry>,
     #[serde(default)]
     probe: Vec<ProbeEntry>,
+    #[serde(default)]
+    null_is_empty: bool,
 }
 
 /// A name, or a table for a type that the body chooses.
@@ -451,6 +455,7 @@ impl From<ChargeEntry> for Charge {
             when: entry.when.into_iter().map(|entry| entry.0).collect(),
             when_each: entry.when_each.into_iter().map(|entry| entry.0).collect(),
             probes: entry.probe.into_iter().map(|entry| entry.0).collect(),
+            null_is_empty: entry.null_is_empty,
             ..Self::new(resource)
         }
     }
@@ -578,6 +583,9 @@ impl File<Placed<ResourceSpec>, Placed<Rule>> {
         if let Some(bytes) = self.body_cap {
             builder = builder.body_cap(bytes.get());
         }
+        if self.numbers_are_doubles {
+            builder = builder.numbers_are_doubles();
+        }
         builder = self.workspace.into_iter().map(WorkspaceSource::from).fold(builder, RouteMapBuilder::workspace);
         builder = self.strict_prefixes.into_iter().map(|prefix| prefix.0).fold(builder, RouteMapBuilder::strict_prefix);
         let lines: Vec<usize> = self.rule.iter().map(|placed| placed.line).collect();
@@ -600,6 +608,7 @@ impl<T, R> File<T, R> {
             workspace_format: self.workspace_format,
             workspace: self.workspace,
             body_cap: self.body_cap,
+            numbers_are_doubles: self.numbers_are_doubles,
             strict_prefixes: self.strict_prefixes,
             resource: self.resource.into_iter().map(resource).collect::<Result<_, _>>()?,
             rule: self.rule.into_iter().map(rule).collect::<Result<_, _>>()?,

@@ -68,6 +68,7 @@ impl RouteMap {
                 reading: PathReading::default(),
                 workspace: Vec::new(),
                 body_cap: Self::DEFAULT_BODY_CAP,
+                doubles: false,
             },
             rules: Vec::new(),
             strict_prefixes: Vec::new(),
@@ -264,6 +265,14 @@ impl RouteMapBuilder {
     #[must_use]
     pub fn body_cap(mut self, bytes: usize) -> Self {
         self.defaults.body_cap = bytes;
+        self
+    }
+
+    /// The service behind reads numbers as doubles, as all JavaScript does: one beyond 2^53 - 1 would be another there, so
+    /// that it names nothing, and is refused with 400.
+    #[must_use]
+    pub fn numbers_are_doubles(mut self) -> Self {
+        self.defaults.doubles = true;
         self
     }
 

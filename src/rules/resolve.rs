@@ -253,9 +253,20 @@ impl Request<'_> {
     /// What the string or number at `pointer` names.
     fn named(&self, pointer: &str) -> Result<Option<Identity<'_>>, Problem> {
         let Some(value) = self.field(pointer) else { return Ok(None) };
-        match Identity::of(value) {
+        match self.identity(value) {
             Some(identity) => Ok(Some(identity)),
-            None => Err(invalid(format!("the body field `{pointer}` is {}", Identity::EXPECTED))),
+            None => Err(invalid(format!("the body field `{pointer}` is {}", self.expected()))),
+        }
+    }
+
+    fn identity<'v>(&self, value: &'v Value) -> Option<Identity<'v>> {
+        Identity::of(value).filter(|identity| !self.matched.rule.doubles || identity.is_exact_as_double())
+    }
+
+    fn expected(&self) -> &'static str {
+        match self.matched.rule.doubles {
+            true => "a string or a whole number of at most 2^53 - 1",
+            false => "a string or a whole number that fits 64 bits",
         }
     }
 
@@ -287,7 +298,7 @@ impl Request<'_> {
             return Ok(None);
         }
         for probe in &charge.probes {
-            let Some((value, identity)) = self.probed(probe)? else { continue };
+            let Some((value, identity)) = self.probed(charge, probe)? else { continue };
             let mut is_new = |identity| named.insert((resource, &*probe.column, probe.uncounted, identity));
             if !identity.is_none_or(&mut is_new) && charge.amount == Amount::Constant(1) {
                 return Ok(None);
@@ -340,11 +351,16 @@ impl Request<'_> {
         let mut seen = HashSet::with_capacity(elements.len());
         let mut values = Vec::new();
         for (at, value) in elements {
-            let found = element.iter().filter_map(|pointer| value.pointer(pointer)).find(|value| !value.is_null());
+            let mut found = element.iter().filter_map(|pointer| value.pointer(pointer));
+            let found = found.find(|value| charge.null_is_empty || !value.is_null());
+            let identity = match found {
+                Some(Value::Null) => Some(Identity::EMPTY),
+                found => found.and_then(|value| self.identity(value)),
+            };
             // An element without a value may well become a row, so that it can't be passed over.
-            let Some(identity) = found.and_then(Identity::of) else {
+            let Some(identity) = identity else {
                 let places: Vec<String> = element.iter().map(|pointer| format!("`{array}/{at}{pointer}`")).collect();
-                return Err(invalid(format!("the body field {} is {}", places.join(" or "), Identity::EXPECTED)));
+                return Err(invalid(format!("the body field {} is {}", places.join(" or "), self.expected())));
             };
             if seen.insert(identity) && new(identity) {
                 values.push(identity);
@@ -354,11 +370,15 @@ impl Request<'_> {
     }
 
     /// The value that is looked up; where it is of the body, what it is there, too.
-    fn probed(&self, probe: &Probe) -> Result<Option<(String, Option<Identity<'_>>)>, Problem> {
+    fn probed(&self, charge: &MappedCharge, probe: &Probe) -> Result<Option<(String, Option<Identity<'_>>)>, Problem> {
         let mut identity = None;
         let value = match &probe.source {
             ProbeSource::Body(pointer) => {
-                identity = self.named(pointer)?;
+                let found = self.body.as_ref().and_then(|body| body.pointer(pointer));
+                identity = match charge.null_is_empty && found.is_some_and(Value::is_null) {
+                    true => Some(Identity::EMPTY),
+                    false => self.named(pointer)?,
+                };
                 identity.map(Identity::into_text)
             }
             ProbeSource::Path(param) => self.matched.param(param)?,
@@ -453,7 +473,7 @@ enum Identity<'v> {
 }
 
 impl<'v> Identity<'v> {
-    const EXPECTED: &'static str = "a string or a whole number that fits 64 bits";
+    const EMPTY: Identity<'static> = Identity::Text("");
 
     /// `None` too for a fraction and a number beyond 64 bits: read as doubles, two of them may be one here and two there.
     fn of(value: &'v Value) -> Option<Self> {
@@ -463,6 +483,16 @@ impl<'v> Identity<'v> {
                 number.as_u64().map(Self::Unsigned).or_else(|| number.as_i64().map(Self::Negative))
             }
             _ => None,
+        }
+    }
+
+    /// Whether it is the same where numbers are doubles, to which those next to it are others (RFC 8259, 6).
+    fn is_exact_as_double(self) -> bool {
+        const MOST: u64 = (1 << 53) - 1;
+        match self {
+            Self::Text(_) => true,
+            Self::Unsigned(number) => number <= MOST,
+            Self::Negative(number) => number.unsigned_abs() <= MOST,
         }
     }
 

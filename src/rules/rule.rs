@@ -154,6 +154,7 @@ pub struct Charge {
     pub(super) when: Vec<Predicate>,
     pub(super) when_each: Vec<Predicate>,
     pub(super) probes: Vec<Probe>,
+    pub(super) null_is_empty: bool,
 }
 
 /// Which resource type is charged.
@@ -182,7 +183,14 @@ impl Charge {
     }
 
     pub(super) fn new(resource: Resource) -> Self {
-        Self { resource, amount: Amount::Constant(1), when: Vec::new(), when_each: Vec::new(), probes: Vec::new() }
+        Self {
+            resource,
+            amount: Amount::Constant(1),
+            when: Vec::new(),
+            when_each: Vec::new(),
+            probes: Vec::new(),
+            null_is_empty: false,
+        }
     }
 
     /// How many units.
@@ -214,6 +222,14 @@ impl Charge {
     #[must_use]
     pub fn probe(mut self, probe: Probe) -> Self {
         self.probes.push(probe);
+        self
+    }
+
+    /// A `null` of the body where a probe or an element has its value is the empty text, and not absent: for a service behind
+    /// that makes texts of what it is sent, as Fastify does where its schema wants one.
+    #[must_use]
+    pub fn null_is_empty(mut self) -> Self {
+        self.null_is_empty = true;
         self
     }
 }

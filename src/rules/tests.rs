@@ -657,6 +657,52 @@ mod amounts {
     }
 
     #[test]
+    fn a_number_that_a_double_rounds_names_nothing_where_numbers_are_doubles() {
+        let upsert = by_header("upsert", Method::PUT, "/x").operation(Operation::Upsert);
+        let create = Rule::new("create", Method::POST, "/x").workspace(WorkspaceSource::body("/0"));
+        let map = RouteMap::builder(&catalog())
+            .numbers_are_doubles()
+            .rule(upsert.charge(Charge::of("users").probe(Probe::body("/0", "id"))))
+            .rule(create.charge(Charge::of("users").amount(Amount::distinct("", ["/0", ""]))))
+            .build()
+            .unwrap();
+        for method in [Method::PUT, Method::POST] {
+            for number in ["9007199254740991", "-9007199254740991", "7", r#""9007199254740992""#] {
+                assert_eq!(resolve(&map, &method, "/x", &format!("[{number}]")).unwrap().charges.len(), 1, "{number}");
+            }
+            for number in ["9007199254740992", "-9007199254740992", "18446744073709551615", "-9223372036854775808"] {
+                let says = "`/0` is a string or a whole number of at most 2^53 - 1";
+                assert_invalid(resolve(&map, &method, "/x", &format!("[{number}]")), says);
+            }
+        }
+        let problem = resolve(&map, &Method::POST, "/x", r#"["ws", 9007199254740993]"#).unwrap_err();
+        assert!(problem.message().contains("`/1/0` or `/1` is a string"), "{}", problem.message());
+    }
+
+    #[test]
+    fn null_is_the_empty_text_to_a_charge_that_says_so() {
+        let unknown = |charge: Charge| charge.amount(Amount::distinct_unknown("/a", ["/x", "/y"], "id"));
+        let body = r#"{"a":[{"x":null,"y":"b"},{"x":"","y":"c"},{"y":null}]}"#;
+        let rows = |values: &[&str]| {
+            let values: Vec<String> = values.iter().copied().map(str::to_owned).collect();
+            ("users".to_owned(), values.len() as u64, Existing::Rows { column: "id".into(), values })
+        };
+        assert_eq!(charged(unknown(Charge::of("users").null_is_empty()), body).unwrap(), [rows(&[""])]);
+        let absent = charged(unknown(Charge::of("users")), body).unwrap_err();
+        assert!(absent.message().contains("`/a/2/x` or `/a/2/y`"), "{}", absent.message());
+
+        let probes = |charge: Charge| charge.probe(Probe::body("/x", "id")).probe(Probe::body("/y", "id"));
+        let map =
+            |charge: Charge| one(by_header("rule", Method::PUT, "/x").operation(Operation::Upsert).charge(charge));
+        let empty = map(probes(Charge::of("users").null_is_empty()));
+        let told = |map: &RouteMap, body: &str| charges(&resolve(map, &Method::PUT, "/x", body).unwrap());
+        for (body, value) in [(r#"{"x":null,"y":"b"}"#, ""), (r#"{"y":"b"}"#, "b"), (r#"{"x":"a","y":null}"#, "a")] {
+            assert_eq!(told(&empty, body), [row("users", "id", value)]);
+        }
+        assert_eq!(told(&map(probes(Charge::of("users"))), r#"{"x":null,"y":"b"}"#), [row("users", "id", "b")]);
+    }
+
+    #[test]
     fn of_what_is_not_there() {
         let refused = |of: Amount, body: &str, says: &str| {
             let problem = amount(of, body).unwrap_err();
@@ -1515,17 +1561,22 @@ mod dittofeed {
     fn events() {
         let event = |kind: &str, body: &str| told(&Method::POST, &format!("/api/public/apps/{kind}"), body);
         assert_eq!(event("track", r#"{"userId":"u"}"#), [row("users", "userId", "u")]);
-        assert_eq!(event("track", r#"{"userId":null,"anonymousId":"u"}"#), [row("users", "userId", "u")]);
+        assert_eq!(event("track", r#"{"anonymousId":"u"}"#), [row("users", "userId", "u")]);
+        // Upstream makes a text of it.
+        assert_eq!(event("track", r#"{"userId":null,"anonymousId":"u"}"#), [row("users", "userId", "")]);
         assert_eq!(event("track", r#"{"userId":"u","groupId":"g"}"#), [row("users", "userId", "u")]);
         let both = [row("users", "userId", "u"), row("users", "userId", "g")];
         assert_eq!(event("group", r#"{"userId":"u","groupId":"g"}"#), both);
         assert_eq!(event("group", r#"{"userId":"u","groupId":"u"}"#), [row("users", "userId", "u")]);
-        let batch = r#"{"batch":[{"type":"track","userId":"a","groupId":"x"},{"userId":null,"anonymousId":"b"},
+        let batch = r#"{"batch":[{"type":"track","userId":"a","groupId":"x"},{"anonymousId":"b"},
             {"type":"group","userId":"a","groupId":"b"},{"type":"group","userId":"a","groupId":"g"},
-            {"type":"group","userId":"a"}]}"#;
-        assert_eq!(event("batch", batch), [users(&["a", "b"]), users(&["g"])]);
-        let webhook = told(&Method::POST, "/api/webhooks/segment", r#"{"type":"group","userId":"u","groupId":"g"}"#);
-        assert_eq!(webhook, both);
+            {"type":"group","userId":"a"},{"type":["group"],"userId":"a","groupId":"h"}]}"#;
+        assert_eq!(event("batch", batch), [users(&["a", "b"]), users(&["g", "h"])]);
+        for mount in ["/api", "/api/public"] {
+            let webhook = |body: &str| told(&Method::POST, &format!("{mount}/webhooks/segment"), body);
+            assert_eq!(webhook(r#"{"type":"group","userId":"u","groupId":"g"}"#), both);
+            assert_eq!(webhook(r#"{"userId":null,"anonymousId":"u"}"#), [row("users", "userId", "u")]);
+        }
         let update = told(&Method::POST, "/api/segments/manual-segment/update", r#"{"userIds":["a","b","a"]}"#);
         assert_eq!(update, [users(&["a", "b"])]);
         let assigned = r#"{"userUpdates":[{"userId":"a","changes":{}},{"userId":"b","changes":{}}]}"#;

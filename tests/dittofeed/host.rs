@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
+use sha2::Sha256;
 use tempfile::TempDir;
 
 use crate::support::client::{Answer, Connection};
@@ -16,6 +18,12 @@ use crate::support::random::Random;
 use crate::support::{postgres, until};
 
 const ADMIN: &str = "admin-s3cret";
+
+const SHARED: &str = "shared-s3cret";
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// An API, on a database of its own, behind two gateways.
 pub(crate) struct Stand {
@@ -206,6 +214,23 @@ impl Workspace<'_> {
     pub(crate) fn usage(&self, resource: &str) -> u64 {
         let answer = self.stand.api().send("GET", &format!("/api/workspaces/{}/quota", self.id), "");
         answer.expect(200).json()["usage"][resource].as_u64().unwrap()
+    }
+
+    /// Lets Segment's webhook in.
+    pub(crate) fn take_webhooks(&self) {
+        let insert = format!(
+            r#"INSERT INTO "SegmentIOConfiguration" ("workspaceId", "sharedSecret") VALUES ('{}', '{SHARED}')"#,
+            self.id
+        );
+        self.stand.database().run(insert);
+    }
+
+    /// What Segment sends: a body that is signed as it stands.
+    pub(crate) fn webhook(&self, client: &mut Client, path: &str, body: &str) -> Answer {
+        let mut mac = Hmac::<Sha256>::new_from_slice(SHARED.as_bytes()).unwrap();
+        mac.update(body.as_bytes());
+        let signature = hex(&mac.finalize().into_bytes());
+        client.send("POST", path, &[("df-workspace-id", &self.id), ("x-signature", &signature)], body)
     }
 
     /// A write key, as the `Authorization` header has it.

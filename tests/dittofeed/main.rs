@@ -9,6 +9,7 @@ mod support;
 
 mod host;
 mod paths;
+mod routes;
 mod rows;
 mod storms;
 mod users;

@@ -1,15 +1,10 @@
 //! Requests that are written otherwise than a plain client would, and mean the same to a router behind that decodes.
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::host::Stand;
+use crate::host::{Stand, hex};
 use crate::support::random::seed;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 #[test]
 fn each_spelling_of_a_path_is_charged() {
@@ -117,21 +112,16 @@ fn bodies_are_read_by_what_they_are_and_are_handed_on_as_they_are() {
     stand.connect(1).begin("PUT", "/api/segments", &announced).refused(413, "PAYLOAD_TOO_LARGE");
 
     // Signed over its bytes, with a spelling that no writer of JSON would choose.
-    let mut database = stand.database();
-    database.run(format!(
-        r#"INSERT INTO "SegmentIOConfiguration" ("workspaceId", "sharedSecret") VALUES ('{}', 'shared')"#,
-        workspace.id
-    ));
-    let mut webhook = |user: &str| {
+    workspace.take_webhooks();
+    let mut webhook = |mount: &str, user: &str| {
         let body =
             format!("{{\"type\"\t: \"track\", \"messageId\": \"m\",\n \"userId\": \"\\u0075{user}\", \"n\": 1.50e0 }}");
-        let mut mac = Hmac::<Sha256>::new_from_slice(b"shared").unwrap();
-        mac.update(body.as_bytes());
-        let signature = hex(&mac.finalize().into_bytes());
-        client.send("POST", "/api/webhooks/segment", &[header[0], ("x-signature", &signature)], &body)
+        workspace.webhook(&mut client, &format!("{mount}/webhooks/segment"), &body)
     };
-    webhook("1").expect(200);
-    webhook("1").expect(200);
-    webhook("2").refused(429, "QUOTA_EXCEEDED");
+    webhook("/api", "1").expect(200);
+    for mount in ["/api", "/api/public", "/api/admin"] {
+        webhook(mount, "1").expect(200);
+        webhook(mount, "2").refused(429, "QUOTA_EXCEEDED");
+    }
     assert_eq!(workspace.rows("ColumnStoreUser", r#""userId" = 'u1'"#), 1);
 }

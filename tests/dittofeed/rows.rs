@@ -6,22 +6,26 @@ use crate::host::{Client, Stand, Workspace};
 use crate::support::random::seed;
 
 /// Rows that one upsert makes and changes.
-struct Kind {
-    resource: &'static str,
+pub(crate) struct Kind {
+    pub(crate) resource: &'static str,
     limit: &'static str,
-    table: &'static str,
-    upsert: &'static [&'static str],
+    pub(crate) table: &'static str,
+    pub(crate) counted: &'static str,
+    pub(crate) upsert: &'static [&'static str],
     /// Method, path, and whether the id is in the query.
     delete: &'static [(&'static str, bool)],
 }
 
 pub(crate) const COUNTED: &str = r#""resourceType" <> 'Internal'"#;
 
-const KINDS: [Kind; 6] = [
+pub(crate) const UNARCHIVED: &str = r#""archived" IS NOT TRUE"#;
+
+pub(crate) const KINDS: [Kind; 6] = [
     Kind {
         resource: "segments",
         limit: "maxSegments",
         table: "Segment",
+        counted: COUNTED,
         upsert: &["/api/segments", "/api/segments/", "/api/admin/segments", "/api/admin/segments/"],
         delete: &[
             ("/api/segments", false),
@@ -34,6 +38,7 @@ const KINDS: [Kind; 6] = [
         resource: "journeys",
         limit: "maxJourneys",
         table: "Journey",
+        counted: COUNTED,
         upsert: &["/api/journeys", "/api/journeys/", "/api/admin/journeys"],
         delete: &[("/api/journeys/", false), ("/api/admin/journeys", false), ("/api/journeys/v2", true)],
     },
@@ -41,6 +46,7 @@ const KINDS: [Kind; 6] = [
         resource: "broadcasts",
         limit: "maxBroadcasts",
         table: "Broadcast",
+        counted: UNARCHIVED,
         upsert: &["/api/broadcasts/v2", "/api/admin/broadcasts/v2"],
         delete: &[],
     },
@@ -48,6 +54,7 @@ const KINDS: [Kind; 6] = [
         resource: "computedProperties",
         limit: "maxComputedProperties",
         table: "UserProperty",
+        counted: COUNTED,
         upsert: &["/api/user-properties", "/api/user-properties/", "/api/admin/user-properties"],
         delete: &[("/api/user-properties", false), ("/api/admin/user-properties/", false)],
     },
@@ -55,6 +62,7 @@ const KINDS: [Kind; 6] = [
         resource: "emailTemplates",
         limit: "maxEmailTemplates",
         table: "MessageTemplate",
+        counted: COUNTED,
         upsert: &["/api/content/templates", "/api/content/templates/reset", "/api/admin/content/templates"],
         delete: &[("/api/content/templates", false), ("/api/admin/content/templates/v2", true)],
     },
@@ -62,6 +70,7 @@ const KINDS: [Kind; 6] = [
         resource: "subscriptionGroups",
         limit: "maxSubscriptionGroups",
         table: "SubscriptionGroup",
+        counted: "true",
         upsert: &["/api/subscription-groups", "/api/subscription-groups/", "/api/admin/subscription-groups"],
         delete: &[("/api/subscription-groups", false), ("/api/admin/subscription-groups/", false)],
     },
@@ -176,6 +185,41 @@ fn internal_rows_are_not_counted_and_are_charged_when_they_become_others() {
 }
 
 #[test]
+fn what_the_api_makes_of_other_types_is_charged() {
+    let stand = Stand::start(seed(), &[]);
+    let workspace = stand.workspace(&[("maxSegments", 1), ("maxBroadcasts", 1)]);
+    let mut client = stand.connect(0);
+    let mut send = |method: &str, path: &str, body: Value| workspace.send(&mut client, method, path, &body);
+    created(send("PUT", "/api/segments", json!({"name": "s"})));
+    created(send("PUT", "/api/segments", json!({"name": "i", "resourceType": "Internal"})));
+    created(send("PUT", "/api/broadcasts/v2", json!({"name": "old"})));
+    let old = workspace.column("Broadcast", "id", "old");
+    send("PUT", "/api/broadcasts/archive", json!({"broadcastId": old, "archived": [true]})).expect(200);
+    created(send("PUT", "/api/broadcasts/v2", json!({"name": "new"})));
+
+    // A list of one is that one, and `false` has many spellings.
+    send("PUT", "/api/segments", json!({"name": "i", "resourceType": ["Declarative"]})).refused(429, "QUOTA_EXCEEDED");
+    for no in [json!(false), json!("false"), json!(0), json!(null), json!([false])] {
+        let flip = json!({"name": "i", "resourceType": "Declarative", "createOnly": no});
+        send("PUT", "/api/segments", flip).refused(429, "QUOTA_EXCEEDED");
+        let unarchive = json!({"broadcastId": old, "archived": no});
+        send("PUT", "/api/broadcasts/archive", unarchive).refused(429, "QUOTA_EXCEEDED");
+    }
+    // Numbers are their digits, as far as a double has them.
+    for name in [json!(7), json!(null)] {
+        send("PUT", "/api/segments", json!({"name": name})).refused(429, "QUOTA_EXCEEDED");
+    }
+    for name in [json!(9_007_199_254_740_993_u64), json!(true), json!(["n"]), json!({})] {
+        send("PUT", "/api/segments", json!({"name": name})).refused(400, "INVALID_REQUEST");
+    }
+    let copy = json!({"name": "s", "resourceType": ["Segment"]});
+    send("POST", "/api/resources/duplicate", copy).refused(400, "INVALID_REQUEST");
+    send("PUT", "/api/segments", json!({"id": workspace.column("Segment", "id", "s"), "name": 7})).expect(200);
+    created(send("PUT", "/api/segments", json!({"name": 7})));
+    assert_eq!((workspace.rows("Segment", COUNTED), workspace.rows("Broadcast", UNARCHIVED)), (1, 1));
+}
+
+#[test]
 fn broadcasts_are_executed_archived_and_copied() {
     let stand = Stand::start(seed(), &[]);
     let limits = [("maxBroadcasts", 2), ("maxSegments", 1), ("maxJourneys", 0), ("maxEmailTemplates", 0)];
@@ -206,7 +250,7 @@ fn broadcasts_are_executed_archived_and_copied() {
     send("PUT", archive, json!({"broadcastId": second})).expect(200);
     send("PUT", archive, json!({"broadcastId": first, "archived": false})).expect(200);
     send("PUT", archive, json!({"broadcastId": second, "archived": false})).refused(429, "QUOTA_EXCEEDED");
-    assert_eq!(workspace.rows("Broadcast", r#""archived" IS NOT TRUE"#), 2);
+    assert_eq!(workspace.rows("Broadcast", UNARCHIVED), 2);
     assert_eq!(workspace.usage("journeys") + workspace.usage("emailTemplates") + workspace.usage("segments"), 0);
 
     // The body says of what it makes a copy.

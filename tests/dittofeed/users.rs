@@ -7,14 +7,18 @@ use crate::support::client::Answer;
 use crate::support::random::seed;
 use crate::support::until;
 
-const TABLE: &str = "ColumnStoreUser";
+pub(crate) const TABLE: &str = "ColumnStoreUser";
 
-fn event(client: &mut Client, kind: &str, key: &str, body: &Value) -> Answer {
-    client.send("POST", &format!("/api/public/apps/{kind}"), &[("authorization", key)], &body.to_string())
+pub(crate) fn event(client: &mut Client, kind: &str, key: &str, body: &Value) -> Answer {
+    post(client, &format!("/api/public/apps/{kind}"), key, body)
+}
+
+pub(crate) fn post(client: &mut Client, path: &str, key: &str, body: &Value) -> Answer {
+    client.send("POST", path, &[("authorization", key)], &body.to_string())
 }
 
 /// A file of users, as a browser sends it.
-fn upload(client: &mut Client, workspace: &Workspace<'_>, path: &str, users: &[String]) -> Answer {
+pub(crate) fn upload(client: &mut Client, workspace: &Workspace<'_>, path: &str, users: &[String]) -> Answer {
     let body = format!(
         "--edge\r\nContent-Disposition: form-data; name=\"csv\"; filename=\"u.csv\"\r\nContent-Type: text/csv\r\n\r\n\
          id,email\n{}\r\n--edge--\r\n",
@@ -65,7 +69,7 @@ fn only_the_write_key_says_whose_an_event_is() {
     event(&mut client, "track;x", &key, &json!({"userId": "v"})).refused(429, "QUOTA_EXCEEDED");
     event(&mut client, "track", &empty, &user).refused(429, "QUOTA_EXCEEDED");
     // What makes nothing needs no key here: upstream has the say.
-    client.send("POST", "/api/public/apps/alias", &[], "{}").expect(404);
+    client.send("POST", "/api/public/apps/alias", &[], "{}").expect(400);
     assert_eq!((workspace.rows(TABLE, "true"), other.rows(TABLE, "true")), (1, 0));
 }
 
@@ -126,6 +130,49 @@ fn the_first_event_of_a_user_is_charged() {
     workspace.send(&mut client, "PUT", assign, &two).expect(200);
     refused(event(&mut client, "track", &key, &json!({"userId": "new"})));
     assert_eq!(workspace.rows(TABLE, "true"), 7);
+}
+
+#[test]
+fn what_the_api_makes_of_other_types_is_charged() {
+    let stand = Stand::start(seed(), &[]);
+    // Two numbers that are one to a double. Of this one, it makes 9007199254740992.
+    let number = 9_007_199_254_740_993_u64;
+    let workspace = stand.workspace(&[("maxUsers", 2)]);
+    let key = workspace.write_key();
+    let mut client = stand.connect(0);
+    let update = "/api/segments/manual-segment/update";
+    workspace.send(&mut client, "POST", update, &json!({"userIds": ["known", number.to_string()]})).expect(200);
+
+    let group = |user: Value, group: Value| json!({"type": "group", "userId": user, "groupId": group});
+    let track = |user: Value| json!({"type": "track", "userId": user, "anonymousId": "known"});
+    let mut events: Vec<(&str, Value)> = vec![
+        ("batch", json!({"batch": [{"type": ["group"], "userId": "known", "groupId": "new"}]})),
+        ("batch", json!({"batch": track("new".into())})),
+        ("batch", json!({"batch": "new"})),
+        ("batch", json!([{"batch": [track("new".into())]}])),
+        ("track", json!([track("new".into())])),
+    ];
+    for user in [json!(["new"]), json!(true), json!(null), json!([null]), json!([["new"]]), json!({}), json!(number)] {
+        events.push(("track", track(user.clone())));
+        events.push(("batch", json!({"batch": [track(user.clone())]})));
+        events.push(("group", group("known".into(), user.clone())));
+        events.push(("batch", json!({"batch": [group("known".into(), user)]})));
+    }
+    for (kind, body) in &events {
+        let answer = event(&mut client, kind, &key, body);
+        assert!([400, 429].contains(&answer.status), "{kind} {body}: {answer}");
+    }
+    let mut send = |method: &str, path: &str, body: Value| {
+        let answer = workspace.send(&mut client, method, path, &body);
+        assert!([400, 429].contains(&answer.status), "{path} {body}: {answer}");
+    };
+    for user in [json!("new"), json!(["new"]), json!(true), json!(null), json!(number)] {
+        send("POST", update, json!({"userIds": user}));
+        send("POST", update, json!({"userIds": [user]}));
+        send("PUT", "/api/subscription-groups/assignments", json!({"userUpdates": [{"userId": user, "changes": {}}]}));
+    }
+    send("PUT", "/api/subscription-groups/assignments", json!({"userUpdates": {"userId": "new", "changes": {}}}));
+    assert_eq!(workspace.rows(TABLE, "true"), 2);
 }
 
 #[test]

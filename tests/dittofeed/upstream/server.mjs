@@ -7,6 +7,7 @@ import { createHash, createHmac, randomUUID } from "node:crypto";
 import http from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { Ajv } from "ajv";
 import pg from "pg";
 
 const BODY_LIMIT = 5 * 1024 * 1024;
@@ -27,6 +28,28 @@ class Failure extends Error {
 }
 
 const UNIQUE_VIOLATION = "23505";
+
+/** Checks bodies as Fastify does, which makes of a value what its schema wants where it can: a list of one is that one. */
+const ajv = new Ajv({ coerceTypes: "array", useDefaults: true, removeAdditional: true });
+
+const checked = (schema, handle) => {
+  const fits = ajv.compile(schema);
+  return (request) => {
+    if (!fits(request.body)) throw new Failure(400, ajv.errorsText(fits.errors, { dataVar: "body" }));
+    return handle(request);
+  };
+};
+
+const TEXT = { type: "string" };
+const FLAG = { type: "boolean" };
+const literal = (text) => ({ type: "string", const: text });
+const oneOf = (texts) => ({ anyOf: texts.map(literal) });
+const listOf = (items) => ({ type: "array", items });
+const object = (required, optional = {}) => ({
+  type: "object",
+  properties: { ...required, ...optional },
+  required: Object.keys(required),
+});
 
 /** Tables whose rows are made and changed by one route: what they have beside a name. */
 const TABLES = {
@@ -49,6 +72,8 @@ const insert = async (table, workspace, { id = randomUUID(), name, resourceType 
   const [row] = await query(sql, [id, workspace, name, ...typed[2]]);
   return row;
 };
+
+const UPSERT = object({}, { id: TEXT, name: TEXT, createOnly: FLAG, resourceType: oneOf(["Declarative", "Internal"]) });
 
 /** Makes a row, or changes the one that is there: by id where there is one, otherwise by name. */
 const upsert = async (table, { body, workspace }) => {
@@ -74,7 +99,7 @@ const upsert = async (table, { body, workspace }) => {
   return insert(table, workspace, { id: id ?? found?.id, name: name ?? found?.name, resourceType });
 };
 
-const upserts = (table) => async (request) => [200, await upsert(table, request)];
+const upserts = (table) => checked(UPSERT, async (request) => [200, await upsert(table, request)]);
 
 const removes = (table, { anyWorkspace = false } = {}) => async ({ id, workspace }) => {
   if (!UUID.test(id ?? "")) return [404];
@@ -94,10 +119,15 @@ const addUser = async (workspace, user) => {
   await query(`INSERT INTO "ColumnStoreUser" VALUES ($1, $2) ON CONFLICT DO NOTHING`, [workspace, user]);
 };
 
+/** An event is one of a user, or of somebody whose name isn't known yet. */
+const eventOf = (fields) => ({ anyOf: ["userId", "anonymousId"].map((who) => object({ ...fields, [who]: TEXT })) });
+
+/** What an event of a kind has beside that. */
+const EVENTS = { identify: {}, track: {}, page: {}, screen: {}, group: { groupId: TEXT } };
+
 /** The users that an event makes known. */
 const usersOf = (event, kind) => {
   const user = event.userId ?? event.anonymousId;
-  if (user === undefined || user === null) throw new Failure(400, "an event has a userId or an anonymousId");
   return kind === "group" ? [user, event.groupId] : [user];
 };
 
@@ -105,22 +135,25 @@ const addUsers = async (workspace, users) => {
   for (const user of new Set(users)) await addUser(workspace, String(user));
 };
 
-const event = (kind) => async ({ body, workspace }) => {
-  await addUsers(workspace, usersOf(body, kind));
-  return [204];
-};
+const event = ([kind, fields]) =>
+  checked(eventOf(fields), async ({ body, workspace }) => {
+    await addUsers(workspace, usersOf(body, kind));
+    return [204];
+  });
 
-const batch = async ({ body, workspace }) => {
-  if (!Array.isArray(body.batch)) throw new Failure(400, "`batch` is an array");
+const ITEMS = Object.entries(EVENTS).map(([kind, fields]) => eventOf({ type: literal(kind), ...fields }));
+
+const batch = checked(object({ batch: listOf({ anyOf: ITEMS }) }), async ({ body, workspace }) => {
   await addUsers(workspace, body.batch.flatMap((item) => usersOf(item, item.type)));
   return [204];
-};
+});
 
 const webhook = async ({ headers, raw, body, workspace }) => {
   const [config] = await query(`SELECT "sharedSecret" FROM "SegmentIOConfiguration" WHERE "workspaceId" = $1`, [workspace]);
   if (!config) return [503];
   const signature = createHmac("sha256", config.sharedSecret).update(raw).digest("hex");
   if (headers["x-signature"] !== signature) return [401];
+  // Its bytes are stored, so that nothing is made of its values.
   await addUsers(workspace, usersOf(body, body.type));
   return [200];
 };
@@ -141,22 +174,21 @@ const upload = async ({ headers, raw, workspace }) => {
   return [200];
 };
 
-const execute = async ({ body, workspace }) => {
-  if (typeof body.broadcastName !== "string") throw new Error("a broadcast has a name");
+const execute = checked(object({ broadcastName: TEXT }), async ({ body, workspace }) => {
   const broadcast = await insert("Broadcast", workspace, { name: body.broadcastName });
   for (const table of ["Segment", "MessageTemplate", "Journey"]) {
     await insert(table, workspace, { name: `Broadcast - ${broadcast.id}`, resourceType: "Internal" });
   }
   return [200, { broadcastId: broadcast.id }];
-};
+});
 
-const archive = async ({ body, workspace }) => {
+const archive = checked(object({ broadcastId: TEXT }, { archived: FLAG }), async ({ body, workspace }) => {
   const sql = `UPDATE "Broadcast" SET "archived" = $3 WHERE "workspaceId" = $1 AND "id" = $2 RETURNING *`;
   const [row] = await query(sql, [workspace, body.broadcastId, body.archived ?? true]);
   return row ? [200, { message: "Broadcast archived" }] : [404, { message: "Broadcast not found" }];
-};
+});
 
-const subscriptionGroup = async (request) => {
+const subscriptionGroup = checked(UPSERT, async (request) => {
   const group = await upsert("SubscriptionGroup", request);
   for (const kind of ["in", "out"]) {
     await query(
@@ -166,10 +198,11 @@ const subscriptionGroup = async (request) => {
     );
   }
   return [200, group];
-};
+});
 
-const duplicate = async ({ body, workspace }) => {
-  if (!Object.hasOwn(TABLES, body.resourceType)) throw new Failure(400, "unknown resource type");
+const COPY = object({ name: TEXT, resourceType: oneOf(Object.keys(TABLES)) });
+
+const duplicate = checked(COPY, async ({ body, workspace }) => {
   const [found] = await find(body.resourceType, workspace, { name: body.name });
   if (!found) throw new Failure(400, "there is no such resource");
   for (let copy = 1; ; copy += 1) {
@@ -180,7 +213,7 @@ const duplicate = async ({ body, workspace }) => {
       if (error.code !== UNIQUE_VIOLATION) throw error;
     }
   }
-};
+});
 
 const renameBroadcast = async ({ body, workspace }) => {
   const sql = `UPDATE "Broadcast" SET "name" = $3 WHERE "workspaceId" = $1 AND "id" = $2 RETURNING *`;
@@ -203,19 +236,32 @@ const users = {
   },
 };
 
+const USER_IDS = object({ userIds: listOf(TEXT) });
+
+const updateManualSegment = checked(USER_IDS, async ({ body, workspace }) => {
+  await addUsers(workspace, body.userIds);
+  return [200, {}];
+});
+
+const assign = checked(object({ userUpdates: listOf(object({ userId: TEXT })) }), async ({ body, workspace }) => {
+  await addUsers(workspace, body.userUpdates.map((update) => update.userId));
+  return [200];
+});
+
 const nothing = async () => [200, {}];
 
-/** By method and path below a mount. A path that ends with a slash is there without it, too: a controller's root. */
+/**
+ * By method and path below a mount. A path that ends with a slash is there without it, too: a controller's root. All that the
+ * map has a rule for is served, be it that one version of Dittofeed or another lacks some of it.
+ */
 const ROUTES = {
   "PUT /segments/": upserts("Segment"),
   "DELETE /segments/": byBody(removes("Segment")),
   "DELETE /segments/v2": byQuery(removes("Segment")),
   "PATCH /segments/status": nothing,
   "POST /segments/upload-csv": upload,
-  "POST /segments/manual-segment/update": async ({ body, workspace }) => {
-    await addUsers(workspace, body.userIds);
-    return [200, {}];
-  },
+  "POST /segments/manual-segment/update": updateManualSegment,
+  "PUT /segments/manual-segment/update": updateManualSegment,
   "PUT /journeys/": upserts("Journey"),
   "DELETE /journeys/": byBody(removes("Journey")),
   "DELETE /journeys/v2": byQuery(removes("Journey")),
@@ -235,16 +281,15 @@ const ROUTES = {
   "DELETE /content/templates": byBody(removes("MessageTemplate")),
   "DELETE /content/templates/v2": byQuery(removes("MessageTemplate")),
   "POST /content/templates/render": nothing,
+  "POST /content/templates/test": nothing,
   "PUT /subscription-groups/": subscriptionGroup,
   "DELETE /subscription-groups/": byBody(removes("SubscriptionGroup", { anyWorkspace: true })),
-  "PUT /subscription-groups/assignments": async ({ body, workspace }) => {
-    await addUsers(workspace, body.userUpdates.map((update) => update.userId));
-    return [200];
-  },
+  "POST /subscription-groups/assignments": assign,
+  "PUT /subscription-groups/assignments": assign,
   "POST /subscription-groups/upload-csv": upload,
   "POST /users/": users.list,
   "POST /users/count": users.count,
-  "DELETE /users/": ({ body, workspace }) => users.remove(workspace, body.userIds),
+  "DELETE /users/": checked(USER_IDS, ({ body, workspace }) => users.remove(workspace, body.userIds)),
   "DELETE /users/v2": ({ query, workspace }) => users.remove(workspace, query.getAll("userIds")),
   "POST /computed-properties/trigger-recompute": nothing,
   "PUT /computed-properties/periods": nothing,
@@ -253,19 +298,11 @@ const ROUTES = {
 
 const ONLY_AT_THE_ROOT = { "POST /resources/duplicate": duplicate, "PUT /secrets/": nothing };
 
-const EVENTS = { batch, ...Object.fromEntries(["identify", "track", "page", "screen", "group"].map((kind) => [kind, event(kind)])) };
+const PUBLIC = { "POST /webhooks/segment": webhook };
 
-const TABLE = new Map();
-for (const [mount, routes] of [["/api", ROUTES], ["/api/admin", ROUTES], ["/api", ONLY_AT_THE_ROOT]]) {
-  for (const [route, handle] of Object.entries(routes)) {
-    const [method, path] = route.split(" ");
-    TABLE.set(`${method} ${mount}${path}`, handle);
-    if (path.endsWith("/")) TABLE.set(`${method} ${mount}${path.slice(0, -1)}`, handle);
-  }
-}
-for (const [kind, handle] of Object.entries(EVENTS)) {
-  TABLE.set(`POST /api/public/apps/${kind}`, Object.assign((request) => handle(request), { writeKey: true }));
-}
+const APPS = { batch, ...Object.fromEntries(Object.entries(EVENTS).map((kind) => [kind[0], event(kind)])) };
+
+const alias = async () => [400, { message: "Not yet implemented." }];
 
 /** The path as the router reads it, and the query: what is behind a semicolon is of the query, too. */
 const target = (url) => {
@@ -276,7 +313,7 @@ const target = (url) => {
 };
 
 /** The workspace by the write key of a request. */
-const byWriteKey = async (authorization = "") => {
+const byWriteKey = async ({ authorization = "" }) => {
   const [id, value] = Buffer.from(authorization.split(" ")[1] ?? "", "base64").toString("utf8").split(":");
   if (!UUID.test(id)) throw new Failure(401, "Invalid write key.");
   const [secret] = await query(`SELECT "workspaceId", "value" FROM "Secret" WHERE "id" = $1`, [id]);
@@ -293,6 +330,26 @@ const named = (headers, query, body) => {
   if (!UUID.test(workspace)) throw new Failure(400, "a workspace is a UUID");
   return workspace;
 };
+
+const TABLE = new Map();
+for (const [mount, routes] of [
+  ["/api", ROUTES],
+  ["/api/admin", ROUTES],
+  ["/api", ONLY_AT_THE_ROOT],
+  ["/api/public", PUBLIC],
+]) {
+  for (const [route, handle] of Object.entries(routes)) {
+    const [method, path] = route.split(" ");
+    TABLE.set(`${method} ${mount}${path}`, { handle, whose: named });
+    if (path.endsWith("/")) TABLE.set(`${method} ${mount}${path.slice(0, -1)}`, { handle, whose: named });
+  }
+}
+for (const mount of ["/api", "/api/admin"]) {
+  for (const [kind, handle] of Object.entries(APPS)) {
+    TABLE.set(`POST ${mount}/public/apps/${kind}`, { handle, whose: byWriteKey });
+  }
+  TABLE.set(`POST ${mount}/public/apps/alias`, { handle: alias, whose: () => undefined });
+}
 
 const read = async (request) => {
   const chunks = [];
@@ -318,14 +375,14 @@ const parsed = (headers, raw) => {
 
 const answer = async (request) => {
   const { path, query } = target(request.url);
-  const handle = TABLE.get(`${request.method} ${path}`);
-  if (!handle) throw new Failure(404, `Route ${request.method}:${path} not found`);
+  const route = TABLE.get(`${request.method} ${path}`);
+  if (!route) throw new Failure(404, `Route ${request.method}:${path} not found`);
   const { headers } = request;
   const raw = await read(request);
   const seen = { "x-body-sha256": createHash("sha256").update(raw).digest("hex") };
   const body = parsed(headers, raw);
-  const workspace = handle.writeKey ? await byWriteKey(headers.authorization) : named(headers, query, body);
-  const [status, value] = await handle({ headers, query, raw, body, workspace });
+  const workspace = await route.whose(headers, query, body);
+  const [status, value] = await route.handle({ headers, query, raw, body, workspace });
   return [status, value, seen];
 };
 
