@@ -786,6 +786,10 @@ impl Admin {
     /// Rows of requests that are in flight meanwhile count on top. To set the same twice changes nothing the second time, but for
     /// what was posted in between: take numbers that were counted a moment ago.
     ///
+    /// With several processes, deletions that another one couldn't tell the database of before, such as one that is cut off from it,
+    /// come off what was set when it can: by so many, there may be more rows then than the ledger knows. Set it again once all
+    /// processes reach the database.
+    ///
     /// # Errors
     ///
     /// [`Error::is_invalid`] for no type or one that is not counted so, for one that is named twice, and for more than

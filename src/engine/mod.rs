@@ -665,11 +665,16 @@ impl Inner {
         });
     }
 
+    /// Where what nobody waits for goes on, wherever it is begun.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Counts the rows of some resource types again without making anybody wait.
     pub(crate) fn count_behind(self: &Arc<Self>, workspace: &WorkspaceId, resources: Vec<ResourceId>) {
         let Some(tenant) = self.tenants.get(workspace.as_str()) else { return };
         let quota = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             if let Err(error) = quota.each(&tenant, resources.into_iter(), Self::recount_one).await {
                 // The units stay posted: too many rather than too few, until the next count.
                 tracing::warn!(error = %error, workspace = %tenant.id, "the rows could not be counted again");

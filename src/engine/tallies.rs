@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::Inner;
+use super::replica::Replica;
 use super::reservation::Unit;
 use crate::BoxFuture;
 use crate::authority::AHEAD_OF_TALLY;
@@ -396,13 +397,28 @@ impl Inner {
         if tally.state().deleted == 0 {
             return Ok(());
         }
-        // Rows that nobody was told of yet may be among them.
-        self.within("tell the ledger", || self.flush_key(workspace, resource)).await?;
-        let deleted = std::mem::take(&mut tally.state().deleted);
-        // Not again where nobody knows what came of it: too many is safe, too few is not.
-        self.within("tell the ledger", || replica.authority.deleted(workspace, resource_type, deleted)).await?;
+        self.flush_tally(replica, &tally, workspace, resource).await?;
         self.wake_for_room(workspace, resource);
         Ok(())
+    }
+
+    /// Tells the authority what it hasn't heard of a key. Whoever calls it has the turn.
+    async fn flush_tally(
+        self: &Arc<Self>,
+        replica: &Replica,
+        tally: &Tally,
+        workspace: &WorkspaceId,
+        resource: ResourceId,
+    ) -> Result<(), Error> {
+        // Rows that nobody was told of yet may be among those that were deleted.
+        self.within("tell the ledger", || self.flush_key(workspace, resource)).await?;
+        let deleted = std::mem::take(&mut tally.state().deleted);
+        if deleted == 0 {
+            return Ok(());
+        }
+        // Not again where nobody knows what came of it: too many is safe, too few is not.
+        let resource = self.catalog.get(resource);
+        self.within("tell the ledger", || replica.authority.deleted(workspace, resource, deleted)).await
     }
 
     fn wake_for_room(&self, workspace: &WorkspaceId, resource: ResourceId) {
@@ -465,9 +481,11 @@ impl Inner {
         for tally in &tallies {
             turns.push(tally.turn.lock().await);
         }
-        for ((resource, _), _) in order.iter().filter(|_| self.replica.is_some()) {
-            // Whatever is told after that counts on top.
-            self.flush_key(workspace, *resource).await?;
+        if let Some(replica) = &self.replica {
+            // Whatever is told after that counts on top, and comes off.
+            for (tally, ((resource, _), _)) in tallies.iter().zip(&order) {
+                self.flush_tally(replica, tally, workspace, *resource).await?;
+            }
         }
         let mut before = vec![0; rows.len()];
         let mut marks = Vec::with_capacity(tallies.len());

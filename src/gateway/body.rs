@@ -28,8 +28,10 @@ pub(super) struct Progress(Mutex<State>);
 struct State {
     /// When a piece of the body was last taken from the client.
     last: Instant,
-    /// The upstream would take more of the body than the client has sent.
-    awaits_client: bool,
+    /// Since when the upstream would take more of the body than the client has sent.
+    awaits_client: Option<Instant>,
+    /// For how long it would before, in all.
+    awaited_client: Duration,
     failed: Option<ClientFailure>,
     /// The response has ended: nobody needs what is left of the body.
     answered: bool,
@@ -47,7 +49,14 @@ pub(super) enum ClientFailure {
 impl Progress {
     pub(super) fn new() -> Arc<Self> {
         let last = Instant::now();
-        Arc::new(Self(Mutex::new(State { last, awaits_client: false, failed: None, answered: false, sender: None })))
+        Arc::new(Self(Mutex::new(State {
+            last,
+            awaits_client: None,
+            awaited_client: Duration::ZERO,
+            failed: None,
+            answered: false,
+            sender: None,
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,12 +81,24 @@ impl Progress {
         loop {
             let since = {
                 let state = self.state();
-                if state.awaits_client { Instant::now() } else { state.last }
+                if state.awaits_client.is_some() { Instant::now() } else { state.last }
             };
             if since.elapsed() >= time {
                 return;
             }
             tokio::time::sleep_until(since + time).await;
+        }
+    }
+
+    /// Returns when the client has been awaited for so long in all, whatever pieces it has sent meanwhile.
+    pub(super) async fn client_awaited_for(&self, time: Duration) {
+        loop {
+            let awaited = {
+                let state = self.state();
+                state.awaited_client + state.awaits_client.map_or(Duration::ZERO, |since| since.elapsed())
+            };
+            let Some(left) = time.checked_sub(awaited).filter(|left| !left.is_zero()) else { return };
+            sleep(left).await;
         }
     }
 }
@@ -216,9 +237,15 @@ where
         }
         let frame = this.body.poll_frame(context);
         let mut state = this.progress.state();
-        state.awaits_client = frame.is_pending();
+        let now = Instant::now();
+        if frame.is_pending() {
+            state.awaits_client.get_or_insert(now);
+            return Poll::Pending;
+        }
+        let awaited = state.awaits_client.take().map_or(Duration::ZERO, |since| now - since);
+        state.awaited_client += awaited;
+        state.last = now;
         let frame = ready!(frame);
-        state.last = Instant::now();
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|error| {
                 let failure = if error.is::<TooSlow>() { ClientFailure::TooSlow } else { ClientFailure::BrokenOff };

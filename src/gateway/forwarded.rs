@@ -13,6 +13,7 @@ use crate::peer;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The connection on which a request came, as a server says so in the request's extensions for a
 /// [`Gateway`](crate::Gateway) to tell the upstream.
@@ -77,14 +78,18 @@ impl Trusted {
 
     /// Tells who asks, and for which host. What the request says about that itself counts only from a trusted proxy.
     pub(super) fn tell(&self, headers: &mut HeaderMap, client: Option<ClientConnection>, host: Option<&str>) {
-        if !client.is_some_and(|client| self.trusts(client.address.ip())) {
+        let scheme = client.map(|client| if client.encrypted { "https" } else { "http" });
+        let address = client.map(|client| client.address.ip().to_canonical());
+        if !address.is_some_and(|address| self.trusts(address)) {
             let claims: Vec<_> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
             for name in claims {
                 headers.remove(name);
             }
+            // Of a trusted proxy it would be the proxy's own.
+            if let Some(address) = address {
+                append(headers, X_REAL_IP, &address.to_string());
+            }
         }
-        let scheme = client.map(|client| if client.encrypted { "https" } else { "http" });
-        let address = client.map(|client| client.address.ip().to_canonical());
         let mut element = match address {
             None => "for=unknown".to_owned(),
             Some(IpAddr::V4(address)) => format!("for={address}"),
@@ -171,6 +176,7 @@ mod tests {
             ("x-forwarded-for", "198.51.100.1"),
             ("x-forwarded-host", "api.example.com"),
             ("x-forwarded-proto", "http"),
+            ("x-real-ip", "198.51.100.1"),
         ]);
         assert_eq!(told(&[], Some("198.51.100.1"), &forged), honest);
         assert_eq!(told(&["10.0.0.0/8"], Some("198.51.100.1"), &forged), honest);
@@ -179,6 +185,7 @@ mod tests {
         // Nobody's word is not a proxy's.
         let unknown = told(&["0.0.0.0/0"], None, &forged);
         assert_eq!(unknown[0].1, "for=unknown;host=\"api.example.com\"");
+        assert!(unknown.iter().all(|(name, _)| name != "x-real-ip"), "{unknown:?}");
     }
 
     #[test]
@@ -189,14 +196,19 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "www.example.com"),
             ("forwarded", "for=192.0.2.7;proto=https"),
+            ("x-real-ip", "192.0.2.7"),
         ];
         let kept = pairs(&[
             ("forwarded", "for=192.0.2.7;proto=https, for=\"[fd00::1]\";host=\"api.example.com\";proto=http"),
             ("x-forwarded-for", "192.0.2.7, 192.0.2.8, fd00::1"),
             ("x-forwarded-host", "www.example.com"),
             ("x-forwarded-proto", "https"),
+            ("x-real-ip", "192.0.2.7"),
         ]);
         assert_eq!(told(&["fd00::/8"], Some("fd00::1"), &given), kept);
+        // What it doesn't say is not its own address.
+        let silent = told(&["fd00::/8"], Some("fd00::1"), &given[..1]);
+        assert!(silent.iter().all(|(name, _)| name != "x-real-ip"), "{silent:?}");
     }
 
     #[test]

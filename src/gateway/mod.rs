@@ -74,7 +74,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// | the upstream breaks off before it has answered, or what it says is no HTTP | 502 `BAD_GATEWAY` | unknown |
 /// | it breaks off or falls silent after that | the response breaks off, too | by its status |
 /// | the upstream is known to be down, by its [`health`](GatewayOptions::health) | 503 `SERVICE_UNAVAILABLE` | given back |
-/// | the client is too slow with its body, or sends none that is one | 408 `REQUEST_TIMEOUT` | unknown |
+/// | the client is too slow with its body ([`idle_timeout`](GatewayOptions::idle_timeout), [`body_timeout`](GatewayOptions::body_timeout)), or sends none that is one | 408 `REQUEST_TIMEOUT` | unknown |
 /// | the request can't be forwarded | 400 `INVALID_REQUEST`, 405 `METHOD_NOT_ALLOWED` | given back |
 ///
 /// gRPC calls are answered in their own terms, with `UNAVAILABLE` and `DEADLINE_EXCEEDED`.
@@ -188,6 +188,10 @@ impl Shared {
         let response = tokio::select! {
             response = self.upstream.send(request.map(|()| body)) => response,
             () = progress.stalled_for(self.options.response_timeout) => return Err(Failed::slow()),
+            // A body that comes byte by byte is never late, and its units are held all the while.
+            () = progress.client_awaited_for(self.options.body_timeout) => {
+                return Err(Failed::by_client(ClientFailure::TooSlow));
+            }
         };
         let (mut head, body) = match (response, progress.client_failure()) {
             (Ok(response), _) => response.into_parts(),
@@ -254,7 +258,7 @@ impl Failed {
 
     fn by_client(failure: ClientFailure) -> Self {
         let message = match failure {
-            ClientFailure::TooSlow => "the body has not come in time: send it without pauses",
+            ClientFailure::TooSlow => "the body has not come in time: send it faster, and without pauses",
             ClientFailure::BrokenOff => "the body broke off before its end: send it whole",
         };
         Self::after(ErrorCode::RequestTimeout, message)

@@ -26,6 +26,7 @@ pub struct GatewayOptions {
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
     pub(super) idle_timeout: Duration,
+    pub(super) body_timeout: Duration,
     pub(super) keep_alive: Duration,
     pub(super) health: Option<(Arc<str>, Duration)>,
     pub(super) roots: Vec<Vec<u8>>,
@@ -35,8 +36,9 @@ impl GatewayOptions {
     /// Forwards to the server at `url`, which has a scheme, a host and perhaps a port, and nothing else: paths are forwarded
     /// as they are.
     ///
-    /// HTTP/1.1; the client's `Host`; no trusted proxies; nobody looks after the upstream's health; 5 seconds to connect, 60 up to the head of a response, 60 between
-    /// two pieces of a body; idle connections are kept for 4 seconds; the system's root certificates.
+    /// HTTP/1.1; the client's `Host`; no trusted proxies; nobody looks after the upstream's health; 5 seconds to connect, 60 up to
+    /// the head of a response, 60 between two pieces of a body, 300 for all of a request's; idle connections are kept for 4 seconds;
+    /// the system's root certificates.
     pub fn upstream(url: impl Into<String>) -> Self {
         Self {
             upstream: url.into(),
@@ -46,6 +48,7 @@ impl GatewayOptions {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(300),
             keep_alive: Duration::from_secs(4),
             health: None,
             roots: Vec::new(),
@@ -67,7 +70,9 @@ impl GatewayOptions {
     }
 
     /// Networks such as `10.0.0.0/8`, or single addresses, of proxies in front of this one. What they say in `Forwarded` and
-    /// `X-Forwarded-*` about the client is passed on, with what is known here added; of all others it is replaced.
+    /// `X-Forwarded-*` about the client is passed on, with what is known here added; of all others it is replaced, and so is `X-Real-IP`.
+    /// Other fields that networks of their own kind have for it, such as `CF-Connecting-IP`, are passed on as they are, whoever sends
+    /// them: an upstream that goes by one must only be reached through the network that sets it.
     pub fn trusted_proxies<I>(mut self, networks: I) -> Self
     where
         I: IntoIterator,
@@ -91,9 +96,16 @@ impl GatewayOptions {
     }
 
     /// How long the next piece of a body may take, in either direction. A request's is answered with 408 after that, a
-    /// response breaks off.
+    /// response breaks off. How long a client may take to read is up to the server around.
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.idle_timeout = time;
+        self
+    }
+
+    /// How long the pieces of a request's body may take in all, counted while the upstream would take more than has come. 408 after
+    /// that. It counts no more once the response has begun, so that calls in both directions may take as long as they like.
+    pub fn body_timeout(mut self, time: Duration) -> Self {
+        self.body_timeout = time;
         self
     }
 

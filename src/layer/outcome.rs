@@ -1,5 +1,6 @@
 //! What a response says about the rows that the request was to create.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,9 +71,11 @@ pub(super) fn grpc_outcome(headers: &HeaderMap) -> Option<RowOutcome> {
     Some(match status.as_bytes() {
         // OK
         b"0" => RowOutcome::Posted,
-        // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
-        // OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED: the server refused the call.
-        b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"11" | b"12" | b"16" => RowOutcome::Voided,
+        // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED:
+        // the server refused the call, as with a 4xx.
+        b"3" | b"5" | b"6" | b"7" | b"9" | b"12" | b"16" => RowOutcome::Voided,
+        // Among them RESOURCE_EXHAUSTED and OUT_OF_RANGE, by which libraries also tell that the handler's answer was too large to be
+        // sent: then it has done its work.
         _ => RowOutcome::Unknown,
     })
 }
@@ -85,7 +88,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     matches!(rest.first(), None | Some(b'+' | b';'))
 }
 
-/// What is left to do for a request once its outcome is known.
+/// What is left to do for a request once its outcome is known. Dropped, by a client that hangs up or a panic, its outcome isn't.
 #[derive(Debug)]
 pub(super) struct Pending {
     reservation: Reservation,
@@ -139,15 +142,11 @@ impl Pending {
     }
 
     #[inline]
-    pub(super) fn end(self, outcome: RowOutcome) {
-        let Self { reservation, after, .. } = self;
-        let Some(after) = after else { return outcome.end(reservation) };
-        match after.late.filter(|_| outcome != RowOutcome::Voided) {
-            None => after.end(reservation, outcome),
-            Some(late) => drop(tokio::spawn(async move {
-                tokio::time::sleep(late).await;
-                after.end(reservation, outcome);
-            })),
+    pub(super) fn end(mut self, outcome: RowOutcome) {
+        let reservation = mem::replace(&mut self.reservation, Reservation::nothing());
+        match self.after.take() {
+            None => outcome.end(reservation),
+            Some(after) => after.end(reservation, outcome),
         }
     }
 
@@ -201,8 +200,31 @@ impl Pending {
     }
 }
 
+impl Drop for Pending {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(after) = self.after.take() {
+            after.end(mem::replace(&mut self.reservation, Reservation::nothing()), RowOutcome::Unknown);
+        }
+    }
+}
+
 impl After {
     fn end(self, reservation: Reservation, outcome: RowOutcome) {
+        match self.late.filter(|_| outcome != RowOutcome::Voided) {
+            None => self.end_now(reservation, outcome),
+            Some(late) => {
+                // Not that of whoever drops it, who may be outside of any.
+                let runtime = self.quota.runtime().clone();
+                runtime.spawn(async move {
+                    tokio::time::sleep(late).await;
+                    self.end_now(reservation, outcome);
+                });
+            }
+        }
+    }
+
+    fn end_now(self, reservation: Reservation, outcome: RowOutcome) {
         outcome.end(reservation);
         if outcome != RowOutcome::Voided {
             self.tell(outcome);

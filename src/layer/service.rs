@@ -15,7 +15,7 @@ use tracing::{Instrument, Span};
 use super::answer::{self, RefusalResponse, contract, refused_rate_limit_headers, with_status};
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
-use super::outcome::{After, Pending, What, is_grpc};
+use super::outcome::{After, Pending, RowOutcome, What, is_grpc};
 use super::request_body::{BodyMode, Replayed, ResponseMode, Untouched};
 use crate::decision::{Existing, Refusal, ResolvedCharge};
 use crate::engine::{Decision, Quota, Reservation};
@@ -73,6 +73,10 @@ use crate::spans::{self, Asked};
 /// | 2xx and 3xx; for gRPC, status `OK` in the head or the trailers | posted: the rows exist |
 /// | 4xx but 408 and 499; for gRPC, a status that says the call was refused | given back |
 /// | anything else; an error, a panic, a dropped request | unknown: see [`Settling`](crate::Settling) |
+///
+/// The gRPC statuses that say so are `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `PERMISSION_DENIED`,
+/// `FAILED_PRECONDITION`, `UNIMPLEMENTED` and `UNAUTHENTICATED`, by convention, as with 4xx. `RESOURCE_EXHAUSTED` and `OUT_OF_RANGE` are
+/// unknown: libraries have them for an answer that is too large to be sent, too, when the handler has made its rows.
 ///
 /// A [`RowOutcome`](crate::RowOutcome) in its extensions comes before all of that.
 ///
@@ -542,6 +546,8 @@ impl Shared {
             refused_rate_limit_headers(response.headers_mut(), &refusal);
         }
         response.extensions_mut().insert(ErrorCode::QuotaExceeded);
+        // A layer around this one has reserved units, too, and doesn't know this answer's status from a handler's.
+        response.extensions_mut().insert(RowOutcome::Voided);
         response.extensions_mut().insert(refusal.receipt.clone());
         response.extensions_mut().insert(refusal);
         response

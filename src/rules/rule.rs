@@ -106,7 +106,8 @@ impl Rule {
     }
 
     /// Its rows may come to exist after the response, up to this long after: from a queue, or a task that the handler has
-    /// left behind. So long the units are held, and then a count tells how many rows there are.
+    /// left behind. So long the units are held, whatever the response and also where the client hangs up, unless the request
+    /// was refused; and then a count tells how many rows there are.
     #[must_use]
     pub fn late_rows(mut self, within: Duration) -> Self {
         self.late_rows = Some(within);

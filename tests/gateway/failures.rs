@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use tower_quota::GatewayOptions;
@@ -195,6 +196,42 @@ fn the_client_is_slow_with_its_body() {
     unknown(&front);
     // The upstream is not left with half a request.
     until("it is closed", || upstream.received().len() == 1 && upstream.closed() == 1);
+}
+
+#[test]
+fn the_client_sends_its_body_byte_by_byte() {
+    let upstream = Upstream::start(|talk| talk.outlast());
+    let front = Front::with(GatewayOptions::upstream(upstream.url()).body_timeout(SHORT));
+    let mut stream = TcpStream::connect(front.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut sends = stream.try_clone().unwrap();
+    write!(sends, "POST {CREATE} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n").unwrap();
+    // Until nobody takes it any more.
+    let sends = thread::spawn(move || {
+        while sends.write_all(b"x").is_ok() {
+            thread::sleep(SHORT / 40);
+        }
+    });
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    drop(stream);
+    unknown(&front);
+    until("it is closed", || upstream.closed() == 1);
+    sends.join().unwrap();
+}
+
+#[test]
+fn an_upstream_that_is_slow_is_no_fault_of_the_client() {
+    let upstream = Upstream::start(|talk| {
+        talk.head()?;
+        talk.up_to("whole")?;
+        thread::sleep(SHORT * 3);
+        talk.send("HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")
+    });
+    let front = Front::with(GatewayOptions::upstream(upstream.url()).body_timeout(SHORT));
+    front.connect().send("POST", CREATE, "whole").expect(201);
+    assert_eq!(front.state(), State { believed: 1, reserved: 0 });
 }
 
 #[test]

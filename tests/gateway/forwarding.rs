@@ -137,6 +137,7 @@ fn the_upstream_is_told_who_asks() {
     assert!(!received.contains("192.0.2.1"), "{received}");
     assert_eq!(lines(&received, "forwarded"), ["for=127.0.0.1;host=\"api.example.com\";proto=http"]);
     assert_eq!(lines(&received, "x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(lines(&received, "x-real-ip"), ["127.0.0.1"]);
     assert_eq!(lines(&received, "x-forwarded-host"), ["api.example.com"]);
     assert_eq!(
         (lines(&received, "x-forwarded-proto"), lines(&received, "host")),

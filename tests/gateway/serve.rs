@@ -11,6 +11,8 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -204,16 +206,17 @@ fn an_upstream_that_is_down_is_left_alone() {
     let service = folder.start();
     service.front().send("POST", PATH, "").expect(201);
     api.well.store(false, Ordering::SeqCst);
-    until("it is known", || service.probe("/readyz") == Some(503));
+    service.logs("the upstream is down");
     let answer = service.front().send("POST", PATH, "");
     answer.refused(503, "SERVICE_UNAVAILABLE");
     assert_eq!(answer.header("retry-after"), Some("1"));
-    service.logs("the upstream is down");
     // Nothing is held for it.
     let body = r#"{"resourceType": "segments", "increment": 2}"#;
     service.admin().send("POST", &format!("{QUOTA}/validate"), body).expect(200);
+    // Nor is the API of limits taken out of service, which needs no upstream.
+    assert_eq!(service.probe("/readyz"), Some(200));
     api.well.store(true, Ordering::SeqCst);
-    until("it is up", || service.probe("/readyz") == Some(200));
+    service.logs("the upstream is up again");
     service.front().send("POST", PATH, "").expect(201);
 }
 
@@ -240,6 +243,40 @@ fn nobody_is_waited_for_forever() {
     sender.send_raw(format!("POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n").as_bytes()).unwrap();
     sender.read().unwrap().refused(400, "INVALID_REQUEST");
     until("the upstream is rid of it", || upstream.closed() == 1);
+}
+
+#[test]
+fn who_leaves_a_response_lying_is_not_waited_for() {
+    let upstream = Upstream::start(|talk| {
+        talk.head()?;
+        talk.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+        loop {
+            talk.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000)))?;
+        }
+    });
+    let folder = Folder::new(Server::Sqlite);
+    let gateway =
+        format!("[gateway]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\nidle_timeout_seconds = 1\n", upstream.url());
+    folder.append(&gateway);
+    let service = folder.start();
+    // One that never lets any of it come, and one that takes the first of it and no more.
+    for window in [0, 65_535] {
+        Runtime::new().unwrap().block_on(async {
+            let stream = tokio::net::TcpStream::connect(service.gateway.unwrap()).await.unwrap();
+            let mut http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+            let client = http.initial_stream_window_size(window).handshake(TokioIo::new(stream)).await;
+            let (mut client, connection) = client.unwrap();
+            let connection = tokio::spawn(connection);
+            let request = http::Request::get("http://a/x").body(Empty::<Bytes>::new()).unwrap();
+            let response = client.send_request(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            // It answers pings, and so it lives; but it is left.
+            let ended = tokio::time::timeout(Duration::from_secs(60), connection).await;
+            ended.expect("never: the connection ends").unwrap().ok();
+            drop(response);
+        });
+    }
+    until("the upstream is rid of them", || upstream.closed() == 2);
 }
 
 #[test]

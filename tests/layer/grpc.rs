@@ -37,9 +37,9 @@ async fn listen(world: &World) -> SocketAddr {
 }
 
 /// Statuses that say that the call was refused: nothing came of it.
-const VOID: [u8; 9] = [3, 5, 6, 7, 8, 9, 11, 12, 16];
-/// Statuses that say nothing about what came of it.
-const UNKNOWN: [u8; 7] = [1, 2, 4, 10, 13, 14, 15];
+const VOID: [u8; 7] = [3, 5, 6, 7, 9, 12, 16];
+/// Statuses that say nothing about what came of it. 8 and 11 are also of answers that were too large to be sent.
+const UNKNOWN: [u8; 9] = [1, 2, 4, 8, 10, 11, 13, 14, 15];
 
 #[tokio::test]
 async fn the_status_of_a_call_settles_it() {
@@ -116,6 +116,20 @@ async fn a_refusal_is_resource_exhausted() {
     client.send(list, Client::request(0)).await.unwrap();
     world.quota.set_mode(EnforcementMode::Strict);
     assert_eq!(client.send(list, Client::request(0)).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_refusal_is_known_as_one_to_a_layer_around() {
+    let (outer, inner) =
+        (World::new(&[("segments", 50)], |builder| builder), World::new(&[("segments", 0)], |builder| builder));
+    let (outer, inner) = (outer.await, inner.await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder().layer(layer(&outer)).layer(layer(&inner)).add_service(Shop);
+    tokio::spawn(async move { server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap() });
+    let refused = Client::connect(address).await.create(0).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "Segment quota exceeded"));
+    assert_eq!(outer.state("segments").await, State { believed: 0, reserved: 0 });
 }
 
 #[tokio::test]

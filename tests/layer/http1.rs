@@ -1,6 +1,7 @@
 //! Plain hyper, HTTP/1.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tower::{Service, ServiceBuilder};
 use tower_quota::{
     Amount, Charge, DecisionReceipt, Evidence, Limit, Principal, Promise, Provisioning, QuotaLayer, Refusal,
@@ -137,6 +139,49 @@ async fn units_are_held_for_as_long_as_rows_may_come() {
     assert_eq!(world.state("segments").await.reserved, 1);
     world.settled("segments").await;
     assert_eq!(world.state("journeys").await.reserved, 2);
+}
+
+#[tokio::test]
+async fn units_are_held_as_long_where_the_client_hangs_up() {
+    let world = World::new(&[("segments", 50), ("journeys", 50)], |builder| builder).await;
+    let rules = [
+        rule("plain", "/{ws}/segments").charge(Charge::of("segments")),
+        rule("late", "/{ws}/journeys").charge(Charge::of("journeys")).late_rows(Duration::from_secs(3600)),
+    ];
+    let layer = QuotaLayer::new(world.quota.clone(), routes(&world, rules)).unwrap();
+    // Tells when a handler begins, and when it is dropped.
+    let (tells, mut told) = mpsc::unbounded_channel();
+    let hang = move |_: Request<Incoming>| {
+        let tells = tells.clone();
+        async move {
+            tells.send("begun").unwrap();
+            let _dropped = Dropped(tells);
+            pending::<Result<Response<Full<Bytes>>, Infallible>>().await
+        }
+    };
+    let address = serve(ServiceBuilder::new().layer(layer).service_fn(hang)).await;
+    for path in ["/acme/journeys", "/acme/segments"] {
+        let connection = blocking(move || {
+            let mut connection = Connection::open(address).unwrap();
+            connection.send_raw(&request("POST", path, None, &[], "")).unwrap();
+            connection
+        })
+        .await;
+        assert_eq!(told.recv().await, Some("begun"));
+        drop(connection);
+        assert_eq!(told.recv().await, Some("dropped"));
+    }
+    // Abandoned units are settled in their order: those of before would be, too.
+    world.settled("segments").await;
+    assert_eq!(world.state("journeys").await, State { believed: 0, reserved: 1 });
+}
+
+struct Dropped(mpsc::UnboundedSender<&'static str>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let _ = self.0.send("dropped");
+    }
 }
 
 #[tokio::test]

@@ -71,6 +71,11 @@ impl Host {
         self.replicas = self.place.start(&self.upstream).await;
     }
 
+    /// Whether the processes keep the rows together, in the database.
+    pub(crate) fn shares(&self) -> bool {
+        matches!(self.place, Place::Postgres(_, 1..))
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.upstream.rows.count("acme", "segments")
     }

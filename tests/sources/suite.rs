@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tower_quota::{Actor, Demand, Expect, ImportOptions, Limit, LimitSet, PolicyChange, Promise};
+use tower_quota::{Actor, Decision, Demand, Expect, ImportOptions, Limit, LimitSet, PolicyChange, Promise};
 
 use crate::host::{Host, acme, audited, segments};
 
@@ -74,6 +74,24 @@ pub(crate) async fn deletions_of_what_is_not_there_are_never_less_than_nothing(h
     host.admits(5).await;
 }
 
+pub(crate) async fn deletions_of_what_never_came_to_be_are_forgotten_with_it(mut host: Host) {
+    host.set(1).await;
+    let quota = host.replicas[0].quota.clone();
+    let acme = acme(&quota);
+    let one = Demand::one(segments(&quota));
+    let Decision::Admitted(reservation) = quota.reserve(&acme, &[one]).await.unwrap() else { panic!("refused") };
+    // The one that there is; and one that may be what the reservation is of.
+    quota.deleted(&acme, &[one, one]).unwrap();
+    until("they are told", || async { host.replicas[0].usage().await == 0 }).await;
+    reservation.void();
+    drop(quota);
+    if host.shares() {
+        // The database knows that it can't be any more once the units are back.
+        host.restart().await;
+    }
+    host.admits(5).await;
+}
+
 pub(crate) async fn what_failed_makes_no_row_and_what_nobody_knows_does(host: Host) {
     host.limit(Limit::of(2)).await;
     for turn in 0..4 {
@@ -122,6 +140,24 @@ pub(crate) async fn a_tally_that_is_set_counts(host: Host) {
         assert!(error.is_invalid() && error.message().contains(says), "{error}");
     }
     host.admits(0).await;
+}
+
+pub(crate) async fn deletions_of_before_a_tally_was_set_do_not_come_off_it(mut host: Host) {
+    // Whether a deletion is told of before the tally is set is a race, which some lose.
+    let workspaces: Vec<_> = (0..50).map(|number| format!("workspace-{number}")).collect();
+    for workspace in &workspaces {
+        let quota = &host.replicas[0].quota;
+        let (admin, workspace) = (quota.admin(Actor::library()), quota.workspace(workspace).unwrap());
+        quota.deleted(&workspace, &[Demand::one(segments(quota))]).unwrap();
+        admin.set_tally(&workspace, &[(segments(quota), 5)], None).await.unwrap();
+    }
+    // By now all are told.
+    host.restart().await;
+    let quota = &host.replicas[0].quota;
+    for workspace in &workspaces {
+        let check = quota.check(&quota.workspace(workspace).unwrap(), Demand::one(segments(quota))).await.unwrap();
+        assert_eq!(check.usage.current, 5, "{workspace}");
+    }
 }
 
 pub(crate) async fn a_storm_of_creations_and_deletions_ends_with_what_there_is(host: Host) {

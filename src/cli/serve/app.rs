@@ -13,8 +13,8 @@ use http::{Request, StatusCode};
 use tower::Service;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_quota::{
-    Authenticator, BoxFuture, ClientConnection, Dashboard, ErrorCode, Gateway, Principal, Problem, ProblemFormat,
-    Quota, QuotaApi, StaticTokens,
+    Authenticator, BoxFuture, ClientConnection, Dashboard, ErrorCode, Principal, Problem, ProblemFormat, Quota,
+    QuotaApi, StaticTokens,
 };
 
 use super::config::Config;
@@ -27,7 +27,6 @@ pub(super) const PROBES: [&str; 2] = ["/livez", "/readyz"];
 #[derive(Default)]
 pub(super) struct Gate {
     open: OnceLock<(Quota, Router)>,
-    gateway: OnceLock<Gateway>,
     closing: AtomicBool,
 }
 
@@ -37,16 +36,12 @@ impl Gate {
         let _ = self.open.set((quota, app));
     }
 
-    /// From now on, it is ready only while the API behind it is up.
-    pub(super) fn stands_in_front(&self, gateway: Gateway) {
-        // It is done once.
-        let _ = self.gateway.set(gateway);
-    }
-
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
     }
 
+    /// Whether it can answer. An upstream that is down is no reason: the gateway itself says so to whoever asks for it, and limits
+    /// can be read and set all the same.
     async fn state(&self) -> Result<(), &'static str> {
         if self.closing.load(Ordering::Acquire) {
             return Err("the service is shutting down");
@@ -55,11 +50,7 @@ impl Gate {
         quota.ping().await.map_err(|error| {
             tracing::warn!(%error, "the quota store does not answer");
             "the quota store does not answer"
-        })?;
-        match self.gateway.get().is_none_or(Gateway::is_up) {
-            true => Ok(()),
-            false => Err("the upstream is down"),
-        }
+        })
     }
 }
 

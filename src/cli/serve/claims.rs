@@ -24,6 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Keys that are remembered.
 const REMEMBERED: u64 = 10_000;
 
+/// How long it is remembered at most that nobody has a key, so that whoever sends one over and over asks the database now and then
+/// only, and a new key counts soon.
+const IN_VAIN: Duration = Duration::from_secs(2);
+
+/// How many bytes of such keys are remembered: anybody can send more of them.
+const REMEMBERED_IN_VAIN: u64 = 1 << 20;
+
 /// Where keys are looked up.
 #[derive(Clone)]
 pub(super) enum Pool {
@@ -79,8 +86,10 @@ pub(super) struct Lookup {
     scheme: Scheme,
     sql: String,
     pool: Pool,
-    /// Those that were found: who asks in vain is not remembered, so that a new key counts at once.
+    /// Those that were found.
     known: Cache<Key, Arc<str>>,
+    /// Those that were not, for a moment.
+    unknown: Cache<Key, ()>,
 }
 
 /// What a header has: with the scheme `basic` a name and a password, otherwise one text.
@@ -88,6 +97,13 @@ pub(super) struct Lookup {
 struct Key {
     text: String,
     password: Option<String>,
+}
+
+impl Key {
+    /// About how many bytes it takes, in memory and beside it.
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.text.len() + self.password.as_ref().map_or(0, String::len)
+    }
 }
 
 impl Lookup {
@@ -98,7 +114,13 @@ impl Lookup {
             claimed.sql.trim().trim_end_matches(';')
         );
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(claimed.keep).build();
-        Self { header: claimed.header.clone(), scheme: claimed.scheme, sql, pool, known }
+        let unknown = Self::unknown(claimed.keep.min(IN_VAIN));
+        Self { header: claimed.header.clone(), scheme: claimed.scheme, sql, pool, known, unknown }
+    }
+
+    fn unknown(keep: Duration) -> Cache<Key, ()> {
+        let size = |key: &Key, (): &()| u32::try_from(key.size()).unwrap_or(u32::MAX);
+        Cache::builder().weigher(size).max_capacity(REMEMBERED_IN_VAIN).time_to_live(keep).build()
     }
 
     /// The answer in place of the API's.
@@ -122,13 +144,18 @@ impl Lookup {
         if let Some(workspace) = self.known.get(&key) {
             return Ok(workspace.as_ref().to_owned());
         }
+        let nobody = || Problem::new(ErrorCode::Unauthenticated, format!("no workspace has this `{}`", self.header));
+        if self.unknown.contains_key(&key) {
+            return Err(nobody());
+        }
         match self.ask(&key).await {
             Ok(Some(workspace)) => {
                 self.known.insert(key, workspace.as_str().into());
                 Ok(workspace)
             }
             Ok(None) => {
-                Err(Problem::new(ErrorCode::Unauthenticated, format!("no workspace has this `{}`", self.header)))
+                self.unknown.insert(key, ());
+                Err(nobody())
             }
             Err(error) => {
                 tracing::error!(%error, header = %self.header, "whose a request is can't be looked up: refused");
@@ -312,10 +339,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_was_found_is_remembered() {
+    async fn what_was_found_is_remembered() {
         let pool = keys().await;
         let lookup = lookup(&pool, Scheme::Plain);
-        assert_eq!(told(&lookup, &["new"]).await, Err(ErrorCode::Unauthenticated));
         assert_eq!(told(&lookup, &["ann"]).await.unwrap(), "acme");
         let change = "DELETE FROM keys; INSERT INTO keys (name, workspace) VALUES ('new', 'acme')";
         sqlx::raw_sql(change).execute(&pool).await.unwrap();
@@ -325,6 +351,30 @@ mod tests {
         pool.close().await;
         assert_eq!(told(&lookup, &["ann"]).await.unwrap(), "acme");
         assert_eq!(told(&lookup, &["ben"]).await, Err(ErrorCode::QuotaUnavailable));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_found_is_remembered_for_a_moment() {
+        let pool = keys().await;
+        let mut lookup = lookup(&pool, Scheme::Plain);
+        assert_eq!(told(&lookup, &["new"]).await, Err(ErrorCode::Unauthenticated));
+        let change = "INSERT INTO keys (name, workspace) VALUES ('new', 'acme')";
+        sqlx::raw_sql(change).execute(&pool).await.unwrap();
+        // Of itself, a new key is known soon.
+        while told(&lookup, &["new"]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // And with a longer moment, that nothing more is asked can be seen.
+        lookup.unknown = Lookup::unknown(Duration::from_secs(3600));
+        let long = "x".repeat(2 * usize::try_from(REMEMBERED_IN_VAIN).unwrap());
+        for key in ["late", &long] {
+            assert_eq!(told(&lookup, &[key]).await, Err(ErrorCode::Unauthenticated));
+        }
+        lookup.unknown.run_pending_tasks();
+        pool.close().await;
+        assert_eq!(told(&lookup, &["late"]).await, Err(ErrorCode::Unauthenticated));
+        // It has no room for all that anybody may send.
+        assert_eq!(told(&lookup, &[&long]).await, Err(ErrorCode::QuotaUnavailable));
     }
 
     #[tokio::test]

@@ -267,6 +267,8 @@ pub(super) struct Gateway {
     pub(super) response_timeout_seconds: Seconds,
     #[serde(default = "sixty")]
     pub(super) idle_timeout_seconds: Seconds,
+    #[serde(default = "five_minutes")]
+    pub(super) body_timeout_seconds: Seconds,
     #[serde(default = "four")]
     pub(super) keep_alive_seconds: Seconds,
     pub(super) health_path: Option<Place>,
@@ -540,6 +542,10 @@ fn thirty() -> Seconds {
 
 fn sixty() -> Seconds {
     Seconds(60)
+}
+
+fn five_minutes() -> Seconds {
+    Seconds(300)
 }
 
 fn two_minutes() -> Spanned<Seconds> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,6 +26,8 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 use tower_quota::ClientConnection;
+
+use super::taken::{Offers, Taken};
 
 /// How long a client may take to say what it wants, to agree on how to encrypt that, and for the next bytes of a body.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,7 +54,7 @@ where
 }
 
 /// Takes connections until `stop` says so; tells then what is left to do. A client that takes nothing of what it is sent for as
-/// long as `reading` is left.
+/// long as `reading` is left, and over HTTP/2 one that takes nothing of one response, with all others.
 pub(super) async fn accept(
     listener: TcpListener,
     app: impl App,
@@ -74,7 +76,7 @@ pub(super) async fn accept(
                 let mut stream = TimeoutStream::new(stream);
                 stream.set_write_timeout(Some(reading));
                 let tls = certificate.borrow().clone();
-                connections.spawn(connection(Box::pin(stream), peer, tls, app.clone(), stop.clone()));
+                connections.spawn(connection(Box::pin(stream), peer, tls, app.clone(), reading, stop.clone()));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -95,17 +97,18 @@ async fn connection(
     peer: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     app: impl App,
+    reading: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     let client = ClientConnection::new(peer);
-    let Some(tls) = tls else { return serve(stream, client, app, stop).await };
+    let Some(tls) = tls else { return serve(stream, client, app, reading, stop).await };
     let agreed = tokio::select! {
         agreed = timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)) => agreed,
         // It has asked for nothing yet.
         _ = stop.wait_for(|stop| *stop) => return,
     };
     match agreed {
-        Ok(Ok(stream)) => serve(stream, client.encrypted(true), app, stop).await,
+        Ok(Ok(stream)) => serve(stream, client.encrypted(true), app, reading, stop).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
         Err(_) => tracing::debug!(%peer, "no TLS in time"),
     }
@@ -115,14 +118,20 @@ async fn serve(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     client: ClientConnection,
     app: impl App,
+    reading: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
+    let offers = Arc::new(Offers::default());
+    let offered = Arc::clone(&offers);
     let asked = Arc::new(AtomicBool::new(false));
     let asks = Arc::clone(&asked);
     let (stream, app) = client.guard(stream, app);
     let service = service_fn(move |request: Request<Incoming>| {
         asks.store(true, Ordering::Relaxed);
-        app.clone().call(request)
+        // Over HTTP/1.1 the stream's time-out sees it.
+        let offers = (request.version() == Version::HTTP_2).then(|| Arc::clone(&offered));
+        let answer = app.clone().call(request);
+        async move { answer.await.map(|response| response.map(|body| Taken::new(body, offers))) }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -133,6 +142,7 @@ async fn serve(
         ended = connection.as_mut() => Some(ended),
         _ = stop.wait_for(|stop| *stop) => None,
         () = silence(&asked) => return tracing::debug!(%peer, "no request in time"),
+        () = offers.left_for(reading) => return tracing::debug!(%peer, "a response is not taken"),
     };
     let ended = match ended {
         Some(ended) => ended,

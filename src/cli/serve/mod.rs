@@ -10,6 +10,7 @@ mod front;
 mod http;
 mod setup;
 mod signals;
+mod taken;
 mod telemetry;
 
 use std::error::Error;
@@ -186,7 +187,6 @@ impl Service {
         let claims = Claims::new(&gateway.claims, &gateway.keys);
         let rules = gateway.rules(quota, &self.setup.map, claims).map_err(|error| failed(&error))?;
         let proxy = Gateway::new(gateway.options.clone()).map_err(|error| failed(&error))?;
-        self.gate.stands_in_front(proxy.clone());
         let (rules, in_force) = watch::channel(rules);
         let patience = gateway.idle_timeout;
         let (certificate, certificates) = watch::channel(gateway.tls.clone());

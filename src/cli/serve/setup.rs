@@ -650,6 +650,7 @@ fn in_front(
         .connect_timeout(written.connect_timeout_seconds.into())
         .response_timeout(written.response_timeout_seconds.into())
         .idle_timeout(written.idle_timeout_seconds.into())
+        .body_timeout(written.body_timeout_seconds.into())
         .keep_alive(written.keep_alive_seconds.into());
     if let Some(path) = &written.health_path {
         options = options.health(path.as_str(), written.health_every_seconds.into());
