@@ -32,21 +32,23 @@ pub(super) async fn measure(quota: Weak<Inner>, delivers: bool) {
 }
 
 impl Inner {
-    /// `busy` are the workspaces that may have had requests in flight when last looked at, by where they are in memory.
+    /// `busy` are the workspaces that had requests in flight when last looked at, by where they are in memory.
     fn measure_holdings(&self, busy: &mut HashMap<usize, Arc<Tenant>>) {
-        // What those may become who went out of use for others is in the books of those, and what counts for a subtree counts
-        // for a workspace, too.
-        let counts = |tenant: &Tenant| tenant.id.top().is_none() && (tenant.leased || !tenant.retired());
-        busy.retain(|_, tenant| counts(tenant) && !tenant.is_idle());
-        // Of all others it is known that they have none: nobody has looked them up since. Those that were are looked at for once
-        // more: units are taken a moment after that.
+        // Of all others it is known that they have none: nobody has looked them up since.
         let place = |tenant: &Arc<Tenant>| Arc::as_ptr(tenant).addr();
-        let looked_up = self.tenants.take_looked_up().into_iter().filter(|tenant| counts(tenant));
-        busy.extend(looked_up.map(|tenant| (place(&tenant), tenant)));
+        busy.extend(self.tenants.take_busy().into_iter().map(|tenant| (place(&tenant), tenant)));
         let mut reserved = vec![0_u64; self.catalog.len()];
-        for (index, key) in busy.values().flat_map(|tenant| tenant.keys()) {
-            reserved[index] = reserved[index].saturating_add(key.cell.in_flight());
-        }
+        busy.retain(|_, tenant| {
+            // What those may become who went out of use for others is in the books of those, and what counts for a subtree counts
+            // for a workspace, too.
+            if tenant.id.top().is_some() || tenant.retired() && !tenant.leased {
+                return false;
+            }
+            for (index, key) in tenant.keys() {
+                reserved[index] = reserved[index].saturating_add(key.cell.in_flight());
+            }
+            !tenant.is_idle()
+        });
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let replicas = self.replica.as_ref().map_or(1, |replica| replica.peers());
         self.metrics.holds(count(self.tenants.len()), &reserved, count(self.tenants.leases()), replicas);

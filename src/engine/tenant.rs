@@ -27,6 +27,9 @@ const RING: u8 = 1;
 const WATCH: u8 = 2;
 /// Somebody comes by to see what is in flight.
 const MEASURE: u8 = 4;
+/// The same, once more.
+const MEASURE_AGAIN: u8 = 8;
+const ALL: u8 = RING | WATCH | MEASURE | MEASURE_AGAIN;
 
 /// One resource type of one workspace.
 #[derive(Debug)]
@@ -68,7 +71,7 @@ pub(crate) struct Tenant {
     /// When the limits are due to be read again, by the coarse clock; 0 before the first reading.
     due: AtomicU64,
     refreshing: AtomicBool,
-    /// Who has not come by since it was last looked up: see `RING`, `WATCH` and `MEASURE`.
+    /// Who has not come by since it was last looked up: see `RING`, `WATCH`, `MEASURE` and `MEASURE_AGAIN`.
     used: AtomicU8,
     /// Requests have more to do than to take units: see [`Limits::is_special`].
     special: AtomicBool,
@@ -324,8 +327,8 @@ impl Tenant {
     #[inline]
     pub(super) fn mark_used(&self) {
         // Nearly always set already: a write would take the line from the other cores.
-        if self.used.load(Ordering::Relaxed) != RING | WATCH | MEASURE {
-            self.used.store(RING | WATCH | MEASURE, Ordering::Relaxed);
+        if self.used.load(Ordering::Relaxed) != ALL {
+            self.used.store(ALL, Ordering::Relaxed);
         }
     }
 
@@ -556,10 +559,13 @@ impl Tenants {
         self.index.pin().values().filter(|tenant| tenant.take_used(WATCH)).cloned().collect()
     }
 
-    /// Those that were looked up since the last call of this: they may have something in flight.
+    /// Those that were looked up since the call before the last of this, and have something in flight: units are taken a moment
+    /// after a tenant was looked up, when it may have been called already.
     #[cfg(feature = "metrics")]
-    pub(super) fn take_looked_up(&self) -> Vec<Arc<Tenant>> {
-        self.index.pin().values().filter(|tenant| tenant.take_used(MEASURE)).cloned().collect()
+    pub(super) fn take_busy(&self) -> Vec<Arc<Tenant>> {
+        let looked_up = |tenant: &Tenant| tenant.take_used(MEASURE) || tenant.take_used(MEASURE_AGAIN);
+        let busy = |tenant: &&Arc<Tenant>| looked_up(tenant) && !tenant.is_idle();
+        self.index.pin().values().filter(busy).cloned().collect()
     }
 
     /// How many keys of all tenants in use have a lease, or are asking for one.
